@@ -1,0 +1,51 @@
+r"""Fine-tune a checkpoint on a dataset of your own (paper 3.3), end to end.
+
+  python main.py --workdir=runs/finetune \
+    --config=configs/finetune.py:kind=segmentation,data=DIR,init=CKPT
+
+Arguments: kind (classification, detection, segmentation, depth in metres,
+normals), data (an imported image set), train and validation (its splits), init
+(a checkpoint or a run's workdir; empty: from scratch), small, smoke.
+The paper sweeps the learning rate and the number of steps:
+--config.optimizer.lr=... --config.train.steps=...
+
+Cost: not measured at this size. Result: see the tables of the paper; ours: not
+run at this size.
+"""
+
+from ml_collections import ConfigDict
+
+from must_jax.config import base_config, dataset, parse_arg, sized, task
+
+OPTIONS = {"depth": {"unit": "metres", "objective": "berhu"}}  # ref BYOL D.6
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(
+    arg,
+    kind="classification",
+    data="data/mine",
+    train="train",
+    validation="validation",
+    init="",
+    small=False,
+    smoke=False,
+  )
+  config = base_config()
+  config.init_from = args.init
+  config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
+  config.datasets.train = dataset(args.data, args.train)
+  config.datasets.validation = dataset(args.data, args.validation)
+  config.train_on = ("train",)
+  config.evaluate_on = ("validation",)
+  config.tasks[args.kind] = task(
+    args.kind,
+    labels={"train": "supervised", "validation": "supervised"},
+    **OPTIONS.get(args.kind, {}),
+  )
+  config.data.batch_size = 64  # ours
+  config.optimizer.update(
+    {"lr": 0.02, "warmup_steps": 500, "warmup_lr": 0.0, "clip_norm": 10.0}
+  )  # ours
+  config.train.steps = 10_000  # ours
+  return sized(config, args)

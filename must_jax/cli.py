@@ -1,0 +1,103 @@
+"""`must-jax <command>`: everything that is not a run of a config."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="must-jax", description="Multi-Task Self-Training in JAX."
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+
+  demo = commands.add_parser(
+    "demo", help="the paper's whole chain on an embedded world"
+  )
+  demo.add_argument("--workdir", type=pathlib.Path, default="runs/demo")
+  demo.add_argument(
+    "--full", action="store_true", help="longer training and three seeds"
+  )
+  demo.add_argument(
+    "--jobs", type=int, default=2, help="stages that run at a time"
+  )
+  demo.set_defaults(run=_demo)
+
+  importer = commands.add_parser(
+    "import", help="bring a dataset into sharded TFRecords"
+  )
+  importer.set_defaults(run=_import)
+  from must_jax.data import importers
+
+  importers.add_arguments(importer.add_subparsers(dest="kind", required=True))
+
+  inspect = commands.add_parser(
+    "inspect", help="progress, statistics and quality of a label set"
+  )
+  inspect.add_argument("labels", type=pathlib.Path, help="label set")
+  inspect.add_argument(
+    "--status", action="store_true", help="progress of the labelling job"
+  )
+  inspect.add_argument(
+    "--images", type=pathlib.Path, help="image set, to draw labels on"
+  )
+  inspect.add_argument(
+    "--truth",
+    type=pathlib.Path,
+    help="image set with the same records and true labels, to measure against",
+  )
+  inspect.add_argument(
+    "--gallery", type=pathlib.Path, help="PNG to write, needs --images"
+  )
+  inspect.set_defaults(run=_inspect)
+
+  predict = commands.add_parser(
+    "predict", help="draw a checkpoint's predictions for images"
+  )
+  predict.add_argument("checkpoint", type=pathlib.Path)
+  predict.add_argument("images", type=pathlib.Path, nargs="+")
+  predict.add_argument("--out", type=pathlib.Path, required=True)
+  predict.set_defaults(run=_predict)
+  return parser
+
+
+def _demo(args: argparse.Namespace) -> int:
+  from must_jax.experiments import demo
+
+  return demo.run(args.workdir, full=args.full, jobs=args.jobs)
+
+
+def _import(args: argparse.Namespace) -> int:
+  from must_jax.data import importers
+
+  return importers.run(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+  from must_jax.pseudo_label import inspect
+
+  return inspect.run(args)
+
+
+def _predict(args: argparse.Namespace) -> int:
+  from must_jax.export import predict
+
+  return predict.run(args.checkpoint, args.images, args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point of `must-jax`; returns the exit status."""
+  args = _parser().parse_args(argv)
+  try:
+    return args.run(args)
+  except (ValueError, FileNotFoundError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("\nInterrupted. The same command continues.", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,336 @@
+r"""The configuration of a run: every default, and what makes one valid.
+
+A config file holds `get_config(arg)` and starts from `base_config()`:
+
+  python main.py --config=configs/student_demo.py:smoke \
+    --workdir=/tmp/run --config.optimizer.lr=0.1
+
+Numbers are tagged with their origin: `paper` (section), `ref` (a reference of
+the paper), `tfm` (TensorFlow Model Garden), `tpu` (TPU detection repository)
+or `ours`.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from must_jax.tasks import make_task, task_options
+
+# Exit status of a run that saved itself because it was told to end.
+PREEMPTED = 42
+STAGES = ("train", "evaluate", "label")
+# Names become directories and parameter names, so they stay harmless.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TASK_KEYS = ("kind", "labels", "weight", "classes")
+
+
+def base_config() -> ConfigDict:
+  """Every option with its default."""
+  return ConfigDict(
+    {
+      "stage": "train",
+      "seed": 0,
+      # Warm start: a checkpoint, and the parts to take from it. A head is
+      # taken where task name and shapes agree.
+      "init_from": "",
+      "init_parts": ("backbone", "fpn", "heads"),
+      "model": {
+        "backbone": "resnet50",  # paper: "ResNet", depth not published
+        "width": 64,  # channels of the stem
+        "channels": 256,  # tpu: FPN and heads
+        "min_level": 3,  # paper 3.2
+        "max_level": 7,  # paper 3.2
+        "dtype": "bfloat16",
+        "norm_momentum": 0.99,  # tfm r50fpn_640_coco_scratch
+        "norm_epsilon": 1e-3,  # tfm
+      },
+      # name -> task(...)
+      "tasks": {},
+      # name -> dataset(...)
+      "datasets": {},
+      "train_on": (),  # names of datasets, sampled uniformly from their union
+      "evaluate_on": (),  # names of datasets
+      "data": {
+        "image_size": (640, 640),  # ref CP "640" tables
+        "batch_size": 256,  # paper: derived from 4.2
+        "eval_batch_size": 64,
+        "label_stride": 4,  # per-pixel labels in training, in pixels
+        "scale_jitter": (0.5, 2.0),  # tfm
+        "flip": True,
+        "color_jitter": 0.0,  # strength of brightness, contrast, saturation
+        "block_size": 128,  # ours: neighbouring records read together
+        "window_blocks": 16,  # ours: blocks that are mixed
+        "max_bad": 100,  # undecodable records before the run stops
+        "num_threads": 0,  # 0: one per core
+      },
+      "optimizer": {
+        "lr": 0.32,  # tfm r50fpn_640_coco_scratch
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 4e-5,  # ref CP; kernels only
+        "clip_norm": 0.0,  # 0: off
+        "schedule": "cosine",  # or "steps"
+        "warmup_steps": 2000,  # tfm
+        "warmup_lr": 0.0067,  # tfm
+        "boundaries": (0.9, 0.95),  # of the steps, for "steps"
+        "decay": 0.1,  # at each boundary
+      },
+      "train": {
+        "steps": 450_000,  # paper: 90 epochs of ImageNet at 256
+        "log_every": 100,
+        "evaluate_every": 10_000,  # 0: at the end only
+        "checkpoint_every": 5_000,
+        "keep_checkpoints": 2,
+      },
+      "mesh": {"data": -1, "fsdp": 1},  # -1: all remaining devices
+      "label": {
+        "teacher": "",  # checkpoint directory
+        "task": "",  # task of the teacher; empty: its only one
+        "dataset": "",  # name in `datasets`
+        "output": "",  # label set to write; empty: the workdir
+        "batch_size": 64,
+        "lease_seconds": 600.0,  # a silent worker's shard is taken over after
+        "max_undecodable": 0.01,  # fraction of the records
+      },
+    }
+  )
+
+
+def task(
+  kind: str,
+  *,
+  labels: dict[str, str],
+  weight: float | None = None,
+  classes: tuple[str, ...] = (),
+  **options: Any,
+) -> ConfigDict:
+  """An entry of `config.tasks`.
+
+  Args:
+    kind: key of `must_jax.tasks.TASKS`.
+    labels: where the task's labels come from, by name of dataset:
+      "supervised" for the dataset's own, or the directory of a label set.
+    weight: of the task's loss; by default the paper's rule (3.2) where its
+      labels come from a teacher, else 1.
+    classes: class names; by default those of the labels' sources.
+    **options: options of the kind, see its file in `must_jax/tasks`.
+  """
+  unknown = sorted(set(options) - set(task_options(kind)))
+  if unknown:
+    raise ValueError(
+      f"A {kind!r} task has no option {unknown}; it has"
+      f" {sorted(task_options(kind))}."
+    )
+  entry = ConfigDict({"kind": kind, "classes": tuple(classes)})
+  entry.labels = ConfigDict(labels, convert_dict=False)
+  entry.weight = config_dict.placeholder(float)
+  entry.weight = weight
+  entry.update(task_options(kind) | options)
+  return entry
+
+
+def dataset(directory: str, split: str) -> ConfigDict:
+  """An entry of `config.datasets`: one split of an imported image set."""
+  return ConfigDict({"dir": str(directory), "split": split})
+
+
+def task_kwargs(entry: ConfigDict) -> dict[str, Any]:
+  """The options of the kind in an entry of `config.tasks`."""
+  return {k: v for k, v in entry.items() if k not in _TASK_KEYS}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+  """Parses the part of `--config=FILE:ARG` after the colon.
+
+  `ARG` is `name=value,name2=value2`; a bare `name` means `name=True`. Values
+  take the type of their default.
+
+  Raises:
+    ValueError: a name without a default, or a value of another type.
+  """
+  values = dict(defaults)
+  for item in filter(None, (arg or "").split(",")):
+    name, _, text = item.partition("=")
+    if name not in defaults:
+      raise ValueError(
+        f"Config argument {name!r} is not known; expected some of"
+        f" {sorted(defaults)}, as in --config=FILE.py:{sorted(defaults)[0]}=..."
+      )
+    default = defaults[name]
+    try:
+      if isinstance(default, bool):
+        values[name] = {"": True, "true": True, "false": False}[text.lower()]
+      elif default is None:
+        values[name] = text
+      else:
+        values[name] = type(default)(text)
+    except (KeyError, ValueError):
+      raise ValueError(
+        f"Config argument {name}={text!r}: expected a"
+        f" {type(default).__name__}, such as {default!r}."
+      ) from None
+  return ConfigDict(values)
+
+
+def small(config: ConfigDict) -> ConfigDict:
+  """The same run at a size that a CPU trains in minutes."""
+  config = config.copy_and_resolve_references()
+  config.model.update(
+    {"backbone": "resnet18", "width": 16, "channels": 32, "dtype": "float32"}
+  )
+  config.data.update(
+    {
+      "image_size": (96, 96),
+      "batch_size": 16,
+      "eval_batch_size": 16,
+      "scale_jitter": (0.8, 1.25),
+      "block_size": 16,
+      "num_threads": 2,
+    }
+  )
+  config.optimizer.update(
+    {"lr": 0.02, "warmup_steps": 20, "warmup_lr": 0.002, "clip_norm": 10.0}
+  )
+  config.train.update(
+    {"steps": 600, "log_every": 20, "evaluate_every": 0}
+    | {"checkpoint_every": 200}
+  )
+  config.label.batch_size = 16
+  detector = {
+    "anchor_scale": 2.0,
+    "fc_dims": 64,
+    "num_rois": 32,
+    "rpn_samples": 64,
+    "rpn_pre_nms": 128,
+    "rpn_post_nms": 64,
+    "roi_canonical_size": 48.0,
+    "max_boxes": 20,
+    "max_detections": 30,
+  }
+  for entry in config.tasks.values():
+    entry.update({k: v for k, v in detector.items() if k in entry})
+  return config
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+  """`:smoke`: ten steps of the small run, to see that everything works."""
+  config = small(config)
+  config.model.update({"width": 8, "channels": 16})
+  config.data.update(
+    {"image_size": (64, 64), "batch_size": 8, "eval_batch_size": 8}
+  )
+  config.optimizer.update({"warmup_steps": 2})
+  config.train.update({"steps": 10, "log_every": 2, "checkpoint_every": 5})
+  config.label.batch_size = 8
+  return config
+
+
+def sized(config: ConfigDict, args: ConfigDict) -> ConfigDict:
+  """Applies the arguments that every config file takes: `small`, `smoke`."""
+  if args.smoke:
+    return smoke(config)
+  return small(config) if args.small else config
+
+
+def to_json(config: ConfigDict) -> str:
+  """Canonical JSON of a config, for storing beside what it made."""
+  return json.dumps(
+    json.loads(config.to_json_best_effort()), indent=2, sort_keys=True
+  )
+
+
+def from_json(text: str) -> ConfigDict:
+  """Reads `to_json`; unknown options are an error, missing ones default.
+
+  Raises:
+    ValueError: the text holds an option that this version does not have.
+  """
+  raw = json.loads(text)
+  config = base_config()
+  tasks, datasets = raw.pop("tasks", {}), raw.pop("datasets", {})
+  try:
+    with config.ignore_type():
+      config.update(_tuples(raw))
+  except KeyError as error:
+    raise ValueError(
+      f"The stored config has an option this version does not know: {error}."
+      " It was written by another version of must_jax."
+    ) from None
+  with config.unlocked():
+    for name, entry in tasks.items():
+      config.tasks[name] = task(**_tuples(entry))
+    for name, entry in datasets.items():
+      config.datasets[name] = dataset(entry["dir"], entry["split"])
+  return config
+
+
+def validate(config: ConfigDict) -> None:
+  """Checks what can be checked without reading data.
+
+  Raises:
+    ValueError: says what was given, what is expected and how to mend it.
+  """
+  _one_of("stage", config.stage, STAGES)
+  _one_of("optimizer.schedule", config.optimizer.schedule, ("cosine", "steps"))
+  _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+  for name in (*config.tasks, *config.datasets):
+    if not NAME_PATTERN.fullmatch(name):
+      raise ValueError(
+        f"{name!r} is no name for a task or dataset; expected letters, digits"
+        " and '_.-', beginning with a letter or digit."
+      )
+  for key in ("train_on", "evaluate_on"):
+    for name in config[key]:
+      _one_of(key, name, tuple(config.datasets))
+  for name, entry in config.tasks.items():
+    for source in entry.labels:
+      _one_of(f"tasks.{name}.labels", source, tuple(config.datasets))
+    make_task(entry.kind, name, ("class",), task_kwargs(entry))
+  if config.stage == "label":
+    for key in ("teacher", "dataset"):
+      if not config.label[key]:
+        raise ValueError(
+          f"label.{key} is empty; a labelling job needs it:"
+          f" --config.label.{key}=..."
+        )
+    _one_of("label.dataset", config.label.dataset, tuple(config.datasets))
+    return
+  if not config.tasks:
+    raise ValueError(
+      "The config has no tasks; add some: config.tasks.NAME ="
+      " task('classification', labels={'DATASET': 'supervised'})."
+    )
+  if config.stage == "train" and not config.train_on:
+    raise ValueError(
+      "train_on is empty; name datasets to train on, out of"
+      f" {sorted(config.datasets)}."
+    )
+  stride = config.data.label_stride
+  for size in config.data.image_size:
+    if size <= 0 or size % stride:
+      raise ValueError(
+        f"data.image_size is {tuple(config.data.image_size)}; expected"
+        f" positive multiples of data.label_stride ({stride})."
+      )
+  if config.train.steps <= config.optimizer.warmup_steps:
+    raise ValueError(
+      f"optimizer.warmup_steps ({config.optimizer.warmup_steps}) must be below"
+      f" train.steps ({config.train.steps})."
+    )
+
+
+def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+  if value not in allowed:
+    raise ValueError(f"{key} is {value!r}; expected one of {sorted(allowed)}.")
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has no tuples; configs have no lists."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(v) for v in value)
+  return value

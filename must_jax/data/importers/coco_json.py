@@ -1,0 +1,191 @@
+"""Objects from a JSON file in the format of COCO."""
+
+import argparse
+import collections
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from must_jax.data.importers import base, files
+
+HELP = "objects from a COCO JSON file"
+
+_SLACK = 1.0  # pixels that a box may lie outside without being counted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer."""
+  parser.add_argument(
+    "--annotations",
+    type=pathlib.Path,
+    required=True,
+    metavar="FILE",
+    help="JSON with images, annotations and categories",
+  )
+  parser.add_argument(
+    "--images",
+    type=pathlib.Path,
+    required=True,
+    metavar="DIR",
+    help="where the file names of the JSON begin",
+  )
+
+
+def plan(args: argparse.Namespace) -> base.Plan:
+  """Reads the JSON file.
+
+  Categories become classes 0, 1, ... in the order of the file; `iscrowd` or
+  `ignore` marks objects that count neither way. Images without annotations
+  are images without objects.
+
+  Raises:
+    ValueError: the file is missing or has another format.
+  """
+  if not args.images.is_dir():
+    raise ValueError(f"{args.images} is no directory of images.")
+  images, annotations, categories = _load(args.annotations)
+  class_of = {c["id"]: i for i, c in enumerate(categories)}
+  objects = collections.defaultdict(list)
+  for annotation in annotations:
+    objects[annotation["image_id"]].append(annotation)
+  items: dict[str, base.Item] = {}
+  for image in images:
+    path = pathlib.PurePosixPath(image["file_name"])
+    if path.is_absolute() or ".." in path.parts or not path.name:
+      raise ValueError(
+        f"{args.annotations} has file_name {image['file_name']!r}; expected a"
+        " path below --images."
+      )
+    key = files.key_of(image["file_name"])
+    if key in items:
+      raise ValueError(
+        f"{args.annotations} has two images with key {key!r} (file_name"
+        " without extension); expected different ones."
+      )
+    label = (image, objects.pop(image["id"], []))
+    items[key] = base.Item(key, args.images / path, label)
+  strays = sum(map(len, objects.values()))
+  notes = [f"annotations of images not listed: {strays}"] if strays else []
+
+  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
+    image, annotations = item.label
+    given = tuple(
+      image.get(k, s) for k, s in zip(_SIZE, picture.size, strict=True)
+    )
+    if given != picture.size:
+      turned = " once turned as its EXIF tells" if picture.turned else ""
+      raise files.Rejected(
+        f"the JSON gives {given[0]} x {given[1]} (height x width); the image"
+        f" is {picture.size[0]} x {picture.size[1]}{turned}"
+      )
+    return _read_objects(annotations, class_of, picture.size)
+
+  fields = {
+    "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
+  }
+  return base.Plan(fields, list(items.values()), read_labels, _summarize, notes)
+
+
+_SIZE = ("height", "width")
+_NEEDED: dict[str, dict[str, Any]] = {
+  "images": {"id": (int, str), "file_name": str},
+  "annotations": {"image_id": (int, str), "category_id": int},
+  "categories": {"id": int, "name": str},
+}
+
+
+def _load(path: pathlib.Path) -> tuple[list, list, list]:
+  value = files.load_json(path)
+  lists = []
+  for name, needed in _NEEDED.items():
+    entries = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+      raise ValueError(
+        f"{path} has no list {name!r}; expected a COCO JSON object with"
+        f" {list(_NEEDED)}."
+      )
+    for entry in entries:
+      for field, types in needed.items():
+        if not isinstance(entry, dict) or not isinstance(
+          entry.get(field), types
+        ):
+          raise ValueError(
+            f"{path}, {name!r}: {str(entry)[:80]} lacks {field!r} of type"
+            f" {types}; expected the COCO format."
+          )
+    if name != "annotations":
+      ids = [entry["id"] for entry in entries]
+      if not ids or len(set(ids)) != len(ids):
+        raise ValueError(
+          f"{path} has no {name!r}, or an id twice; expected some, with"
+          " different ids."
+        )
+    lists.append(entries)
+  images, annotations, categories = lists
+  return images, annotations, categories
+
+
+def _read_objects(
+  annotations: Sequence[Mapping[str, Any]],
+  class_of: Mapping[int, int],
+  size: tuple[int, int],
+) -> base.Labels:
+  boxes, classes, ignore, rejected = [], [], [], []
+  counts: collections.Counter[str] = collections.Counter()
+  limit = np.array([*size, *size], np.float64)
+  for annotation in annotations:
+    try:
+      corners = _corners(annotation)
+      category = annotation["category_id"]
+      if category not in class_of:
+        raise files.Rejected(
+          f"category {category} is none of {sorted(class_of)[:10]}"
+        )
+      clipped = np.clip(corners, 0, limit)
+      box = (clipped / limit).astype(np.float32)
+      if not (box[2:] > box[:2]).all():
+        raise files.Rejected(
+          f"bbox {annotation['bbox']} lies outside the image, height x width"
+          f" {size[0]} x {size[1]}"
+        )
+    except files.Rejected as error:
+      rejected.append(f"annotation {annotation.get('id')}: {error}")
+      continue
+    boxes.append(box)
+    classes.append(class_of[category])
+    crowd = annotation.get("iscrowd") or annotation.get("ignore")
+    ignore.append(bool(crowd))
+    counts["clipped"] += bool(np.abs(clipped - corners).max() > _SLACK)
+  counts["objects"], counts["ignored"] = len(boxes), sum(ignore)
+  arrays = {
+    "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+    "classes": np.array(classes, np.int64),
+    "ignore": np.array(ignore, bool),
+  }
+  return base.Labels({"objects": arrays}, rejected, counts)
+
+
+def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
+  """Absolute yxyx of a bbox xywh."""
+  bbox: Any = annotation.get("bbox")
+  try:
+    x, y, width, height = (float(v) for v in bbox)
+  except (TypeError, ValueError):
+    raise files.Rejected(
+      f"bbox is {bbox!r}; expected [x, y, width, height]"
+    ) from None
+  if not all(map(math.isfinite, (x, y, width, height))):
+    raise files.Rejected(f"bbox {bbox} is not finite")
+  if width <= 0 or height <= 0:
+    raise files.Rejected(f"bbox {bbox} has no area")
+  return np.array([y, x, y + height, x + width])
+
+
+def _summarize(counts: Mapping[str, float]) -> list[str]:
+  return [
+    f"objects: {counts['objects']}, of these to be ignored:"
+    f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
+  ]

@@ -1,0 +1,296 @@
+"""Records to tensors, inside a TensorFlow graph; `schema` lists the features.
+
+What a record holds is checked here once more. Whatever is out of its range
+raises `InvalidArgumentError`, which costs the record, not the run.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from must_jax.data.encoders import MAX_CODE
+from must_jax.data.schema import MAX_PIXELS
+from must_jax.data.transforms import MEAN_COLOR
+from must_jax.types import (
+  IGNORE_LABEL,
+  Boxes,
+  ClassMap,
+  ClassVector,
+  Field,
+  ValueMap,
+  VectorMap,
+)
+
+Tensors = dict[str, tf.Tensor]
+
+_STRING = tf.io.FixedLenFeature([], tf.string, "")
+_INT = tf.io.FixedLenFeature([], tf.int64, 0)
+_FLOAT = tf.io.FixedLenFeature([], tf.float32, 0.0)
+_INTS = tf.io.RaggedFeature(tf.int64)
+_FLOATS = tf.io.RaggedFeature(tf.float32)
+
+_FEATURES = {
+  ClassVector: {"classes": _INTS, "probs": _FLOATS},
+  Boxes: {
+    "boxes": _FLOATS,
+    "classes": _INTS,
+    "ignore": _INTS,
+    "scores": _FLOATS,
+  },
+  ClassMap: {"png": _STRING, "confidence": _STRING},
+  ValueMap: {"png": _STRING, "scale": _FLOAT, "shift": _FLOAT},
+  VectorMap: {"png": _STRING},
+}
+
+
+def parse_image(record: tf.Tensor) -> Tensors:
+  """Key, encoded image and its size from an image record.
+
+  Args:
+    record: scalar string; an empty one gives an empty image of one pixel.
+
+  Returns:
+    key, image: scalar strings; size: int32 [2], height and width.
+  """
+  one = tf.io.FixedLenFeature([], tf.int64, 1)
+  parsed = tf.io.parse_single_example(
+    record, {"key": _STRING, "image": _STRING, "height": one, "width": one}
+  )
+  size = tf.stack([parsed["height"], parsed["width"]])
+  pixels = tf.reduce_prod(size)
+  _require((pixels > 0) & (pixels <= MAX_PIXELS), "size of the image")
+  return {
+    "key": parsed["key"],
+    "image": parsed["image"],
+    "size": tf.cast(size, tf.int32),
+  }
+
+
+def parse_key(record: tf.Tensor) -> tf.Tensor:
+  """Key of an image or label record; empty for an empty record."""
+  return tf.io.parse_single_example(record, {"key": _STRING})["key"]
+
+
+def check_key(record: tf.Tensor, key: tf.Tensor) -> None:
+  """Requires a record to have a key, unless the record is empty."""
+  same = (parse_key(record) == key) | (tf.strings.length(record) == 0)
+  _require(same, "key of the label record")
+
+
+def decode_image(
+  image: tf.Tensor, size: tf.Tensor, window: tf.Tensor
+) -> tf.Tensor:
+  """A window of an image; only so much of a JPEG is decoded.
+
+  Args:
+    image: scalar string, JPEG or PNG; an empty one gives the mean colour.
+    size: int32 [2], height and width that the image must have.
+    window: int32 [4], the y, x, height and width to return.
+
+  Returns:
+    uint8 [height, width, 3]
+  """
+  y, x, height, width = tf.unstack(window)
+
+  def jpeg() -> tf.Tensor:
+    header = tf.io.extract_jpeg_shape(image)[:2]
+    with _require(tf.reduce_all(header == size), "size in the JPEG's header"):
+      return tf.io.decode_and_crop_jpeg(image, window, channels=3)
+
+  def png() -> tf.Tensor:
+    header = _png_size(image)
+    with _require(tf.reduce_all(header == size), "size in the PNG's header"):
+      pixels = tf.io.decode_png(image, channels=3)
+    return pixels[y : y + height, x : x + width]
+
+  def empty() -> tf.Tensor:
+    with _require(tf.strings.length(image) == 0, "neither JPEG nor PNG"):
+      color = tf.constant(MEAN_COLOR, tf.uint8)
+      return tf.broadcast_to(color, tf.stack([height, width, 3]))
+
+  pixels = tf.cond(
+    tf.strings.substr(image, 0, 2) == b"\xff\xd8",
+    jpeg,
+    lambda: tf.cond(tf.strings.substr(image, 0, 4) == b"\x89PNG", png, empty),
+  )
+  return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def parse_labels(
+  record: tf.Tensor, fields: Mapping[str, Field]
+) -> dict[str, Tensors]:
+  """The labels of a record at their own resolution, thresholds applied.
+
+  Args:
+    record: scalar string, an image or label record; an empty one has no
+      labels.
+    fields: what to read.
+
+  Returns:
+    {field: arrays}, where every field has `present` (bool) and, by kind,
+      ClassVector: probs float32 [K]
+      Boxes: boxes float32 [n, 4] normalised yxyx, classes int32 [n], ignore
+        bool [n], scores float32 [n]
+      ClassMap: classes int32 [h, w]
+      ValueMap: values float32 [h, w], valid bool [h, w]
+      VectorMap: vectors float32 [h, w, 3], valid bool [h, w]
+  """
+  spec = {f"{name}/present": _INT for name in fields}
+  for name, field in fields.items():
+    for array, feature in _FEATURES[type(field)].items():
+      spec[f"{name}/{array}"] = feature
+  parsed = tf.io.parse_single_example(record, spec) if spec else {}
+  labels = {}
+  for name, field in fields.items():
+    features = {a: parsed[f"{name}/{a}"] for a in _FEATURES[type(field)]}
+    labels[name] = _PARSERS[type(field)](name, features, field)
+    labels[name]["present"] = parsed[f"{name}/present"] > 0
+  return labels
+
+
+def read_labels(
+  record: bytes, fields: Mapping[str, Field]
+) -> dict[str, dict[str, np.ndarray]]:
+  """`parse_labels` outside of a graph, as numpy arrays; absent fields left out.
+
+  Raises:
+    ValueError: the record holds what it may not hold.
+  """
+  try:
+    labels = parse_labels(tf.constant(record), fields)
+  except tf.errors.InvalidArgumentError as error:
+    raise ValueError(f"The label record is broken: {error.message}") from None
+  return {
+    name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
+    for name, arrays in labels.items()
+    if arrays["present"]
+  }
+
+
+def _parse_class_vector(
+  name: str, features: Tensors, field: ClassVector
+) -> Tensors:
+  classes = _class_ids(name, features["classes"], field.num_classes)
+  probs = _or_ones(f"{name}/probs", features["probs"], classes)
+  return {"probs": tf.scatter_nd(classes[:, None], probs, [field.num_classes])}
+
+
+def _parse_boxes(name: str, features: Tensors, field: Boxes) -> Tensors:
+  classes = _class_ids(name, features["classes"], field.num_classes)
+  ignore = features["ignore"] > 0
+  scores = _or_ones(f"{name}/scores", features["scores"], classes)
+  flat = features["boxes"]
+  fine = tf.reduce_all((flat >= 0) & (flat <= 1))  # no nan is
+  same = (tf.size(flat) == 4 * tf.size(classes)) & (
+    tf.size(ignore) == tf.size(classes)
+  )
+  with _require(fine & same, f"{name}/boxes"):
+    boxes = tf.reshape(flat, [-1, 4])
+  # Some may be a rounding error wide; the crop drops what is too small.
+  keep = scores >= field.min_score
+  return {
+    "boxes": tf.boolean_mask(boxes, keep),
+    "classes": tf.boolean_mask(classes, keep),
+    "ignore": tf.boolean_mask(ignore, keep),
+    "scores": tf.boolean_mask(scores, keep),
+  }
+
+
+def _parse_class_map(name: str, features: Tensors, field: ClassMap) -> Tensors:
+  classes = _decode_map(name, features["png"], 1, tf.uint8)[..., 0]
+  known = (classes < field.num_classes) | (classes == IGNORE_LABEL)
+  _require(tf.reduce_all(known), f"{name}: class id")
+
+  def threshold() -> tf.Tensor:
+    code = _decode_map(
+      f"{name}/confidence", features["confidence"], 1, tf.uint8
+    )
+    same = tf.reduce_all(tf.shape(code)[:2] == tf.shape(classes))
+    with _require(same, f"{name}/confidence"):
+      confidence = tf.cast(code[..., 0], tf.float32) / 255
+    return tf.where(confidence >= field.min_score, classes, IGNORE_LABEL)
+
+  classes = tf.cond(
+    tf.strings.length(features["confidence"]) > 0, threshold, lambda: classes
+  )
+  return {"classes": tf.cast(classes, tf.int32)}
+
+
+def _parse_value_map(name: str, features: Tensors, field: ValueMap) -> Tensors:
+  del field
+  codes = _decode_map(name, features["png"], 1, tf.uint16)[..., 0]
+  scale, shift = features["scale"], features["shift"]
+  finite = tf.math.is_finite(scale * MAX_CODE) & tf.math.is_finite(shift)
+  _require(finite, f"{name}/scale")
+  valid = codes > 0
+  values = scale * tf.cast(codes, tf.float32) + shift
+  return {"values": tf.where(valid, values, 0), "valid": valid}
+
+
+def _parse_vector_map(
+  name: str, features: Tensors, field: VectorMap
+) -> Tensors:
+  del field
+  codes = _decode_map(name, features["png"], 3, tf.uint16)
+  valid = tf.reduce_all(codes > 0, -1)
+  vectors = 2 * (tf.cast(codes, tf.float32) - 1) / (MAX_CODE - 1) - 1
+  vectors = tf.math.l2_normalize(vectors, -1)
+  return {"vectors": tf.where(valid[..., None], vectors, 0), "valid": valid}
+
+
+_PARSERS = {
+  ClassVector: _parse_class_vector,
+  Boxes: _parse_boxes,
+  ClassMap: _parse_class_map,
+  ValueMap: _parse_value_map,
+  VectorMap: _parse_vector_map,
+}
+
+
+def _decode_map(
+  name: str, png: tf.Tensor, channels: int, dtype: tf.DType
+) -> tf.Tensor:
+  """A map [h, w, channels]; one pixel of zeros where there is none."""
+
+  def decode() -> tf.Tensor:
+    pixels = tf.reduce_prod(tf.cast(_png_size(png), tf.int64))
+    fine = (pixels > 0) & (pixels <= MAX_PIXELS)
+    with _require(fine, f"{name}: size of the map"):
+      return tf.io.decode_png(png, channels, dtype)
+
+  codes = tf.cond(
+    tf.strings.length(png) > 0,
+    decode,
+    lambda: tf.zeros([1, 1, channels], dtype),
+  )
+  return tf.ensure_shape(codes, [None, None, channels])
+
+
+def _png_size(png: tf.Tensor) -> tf.Tensor:
+  """Height and width from the header, int32 [2]."""
+  magic = tf.strings.substr(png, 0, 8) == b"\x89PNG\r\n\x1a\n"
+  with _require(magic, "PNG"):
+    header = tf.strings.substr(png, 16, 8)
+  return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
+
+
+def _class_ids(name: str, ids: tf.Tensor, num_classes: int) -> tf.Tensor:
+  fine = tf.reduce_all((ids >= 0) & (ids < num_classes))
+  with _require(fine, f"{name}: class id"):
+    return tf.cast(ids, tf.int32)
+
+
+def _or_ones(name: str, values: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+  """Scores of the classes; 1 where a record has none."""
+  none = tf.size(values) == 0
+  values = tf.cond(none, lambda: tf.ones(tf.shape(classes)), lambda: values)
+  fine = tf.reduce_all((values >= 0) & (values <= 1))  # no nan is
+  with _require(fine & (tf.size(values) == tf.size(classes)), name):
+    return tf.identity(values)
+
+
+def _require(condition: tf.Tensor, what: str):
+  """Raises where a record is broken, before what is done in its context."""
+  check = tf.debugging.Assert(condition, [f"{what} is not as it must be"])
+  return tf.control_dependencies([check] if check is not None else [])

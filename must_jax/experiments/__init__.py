@@ -1,0 +1,1 @@
+"""Chains of runs, and the tables and reports they end in."""

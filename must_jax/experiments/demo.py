@@ -1,0 +1,362 @@
+"""`must-jax demo`: the paper's chain on the embedded world.
+
+Four teachers, each on a dataset with one kind of label; pseudo labels of all
+four on an unlabelled pile; three pre-trainings (none, supervised
+classification, MuST); each fine-tuned on six small datasets (paper's Table 2).
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from must_jax import config as config_lib
+from must_jax.config import base_config, dataset, task
+from must_jax.data import synthetic
+from must_jax.experiments import showcase
+from must_jax.experiments.pipeline import Pipeline
+from must_jax.experiments.tables import Column, Row, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How long everything trains.
+
+  Attributes:
+    counts: images by set and split, see `synthetic.build`.
+    teacher_steps: by kind of task.
+    student_steps: of both pre-trainings.
+    transfer_steps: by column.
+    seeds: of pre-training and fine-tuning.
+  """
+
+  counts: dict[str, dict[str, int]]
+  teacher_steps: dict[str, int]
+  student_steps: int
+  transfer_steps: dict[str, int]
+  seeds: tuple[int, ...]
+
+
+IMAGE_SIZE = 96
+_SMALL = {"train": 120, "validation": 120}
+QUICK = Scale(
+  counts={
+    **dict.fromkeys(
+      ("src_cls", "src_det", "src_seg", "src_depth"),
+      {"train": 1000, "validation": 128},
+    ),
+    "pile": {"train": 2000},
+    "pile_truth": {"train": 2000},
+    **dict.fromkeys(
+      (
+        "down_cls",
+        "down_det",
+        "down_seg",
+        "down_depth",
+        "down_ade",
+        "down_normals",
+      ),
+      _SMALL,
+    ),
+  },
+  teacher_steps={
+    "classification": 600,
+    "detection": 500,
+    "segmentation": 400,
+    "depth": 400,
+  },
+  student_steps=600,
+  transfer_steps={
+    "cls": 150,
+    "det": 150,
+    "seg": 150,
+    "depth": 150,
+    "ade": 150,
+    "normals": 150,
+  },
+  seeds=(0,),
+)
+FULL = dataclasses.replace(
+  QUICK,
+  counts={
+    name: {
+      split: 4 * n if not name.startswith("down") else n
+      for split, n in splits.items()
+    }
+    for name, splits in QUICK.counts.items()
+  },
+  teacher_steps={k: 4 * n for k, n in QUICK.teacher_steps.items()},
+  student_steps=4 * QUICK.student_steps,
+  transfer_steps={k: 2 * n for k, n in QUICK.transfer_steps.items()},
+  seeds=(0, 1, 2),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A dataset with one kind of label and the teacher it makes."""
+
+  kind: str
+  set_name: str
+  role: str
+  metric: str
+  lr: float
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+SOURCES = (
+  Source("classification", "src_cls", "ImageNet", "top1", 0.05),
+  Source("detection", "src_det", "Objects365", "AP50", 0.02),
+  Source("segmentation", "src_seg", "COCO", "mIoU", 0.05),
+  Source("depth", "src_depth", "MiDaS", "aligned_delta1", 0.02),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """A column of the table: a dataset to fine-tune on."""
+
+  name: str
+  kind: str
+  set_name: str
+  title: str
+  metric: str
+  lr: float
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+TRANSFERS = (
+  Transfer("cls", "classification", "down_cls", "Classif.", "top1", 0.02),
+  Transfer(
+    "det", "detection", "down_det", "Detection", "AP50", 0.02, {"metric": "voc"}
+  ),
+  Transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.05),
+  Transfer(
+    "depth",
+    "depth",
+    "down_depth",
+    "Depth",
+    "delta1",
+    0.01,
+    {"unit": "metres", "objective": "berhu", "max_depth": 20.0},
+  ),
+  Transfer("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.05),
+  Transfer(
+    "normals", "normals", "down_normals", "Normals", "within_11.25", 0.05
+  ),
+)
+# Rows of the table: none is the initialisation at random.
+PRETRAININGS = {
+  "none": "No pre-training",
+  "supervised": "Supervised classification",
+  "must": "MuST",
+}
+# The paper's figures in the same columns (Table 2), for the eye only: other
+# data, other sizes.
+PAPER = {
+  "supervised": (85.4, 79.3, 70.6, 81.0, 39.8, 48.9),
+  "must": (86.3, 85.1, 80.6, 87.8, 43.5, 52.7),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """The directories of all stages."""
+
+  world: pathlib.Path
+  teachers: dict[str, pathlib.Path]
+  labels: dict[str, pathlib.Path]
+  pretrained: dict[tuple[str, int], pathlib.Path]
+  transfers: dict[tuple[str, str, int], pathlib.Path]
+
+
+def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
+  """Runs what is not done yet, prints the table and writes the report.
+
+  Args:
+    workdir: keeps everything; the same call continues an interrupted one.
+    full: longer training and three seeds.
+    jobs: stages that run at a time.
+
+  Returns:
+    The exit status.
+  """
+  start = time.monotonic()
+  workdir = pathlib.Path(workdir).absolute()
+  workdir.mkdir(parents=True, exist_ok=True)
+  scale = FULL if full else QUICK
+  print("Rendering the world ...", flush=True)
+  world = workdir / "world"
+  synthetic.build(
+    world, image_size=IMAGE_SIZE, counts=scale.counts, workers=jobs
+  )
+  pipeline = Pipeline(workdir, jobs)
+  chain = build(pipeline, world, scale)
+  pipeline.run()
+  table = make_table(pipeline, chain, scale)
+  print(f"\n{table.to_text()}\n")
+  report = workdir / "report.html"
+  showcase.write(report, pipeline, chain, table, time.monotonic() - start)
+  print(f"Report: {report}")
+  return 0
+
+
+def build(pipeline: Pipeline, world: pathlib.Path, scale: Scale) -> Chain:
+  """Adds all stages of the chain to a pipeline."""
+  teachers, labels = {}, {}
+  for source in SOURCES:
+    teachers[source.kind] = pipeline.add(
+      f"teach-{source.kind}",
+      train,
+      _json(_teacher_config(source, world, scale)),
+    )
+    labels[source.kind] = pipeline.add(
+      f"label-{source.kind}",
+      label,
+      _json(_label_config(world, teachers[source.kind])),
+      str(world / "pile_truth"),
+      after=(teachers[source.kind],),
+    )
+  pretrained, transfers = {}, {}
+  for seed in scale.seeds:
+    pretrained["supervised", seed] = pipeline.add(
+      f"pretrain-supervised-{seed}",
+      train,
+      _json(_supervised_config(world, scale, seed)),
+    )
+    pretrained["must", seed] = pipeline.add(
+      f"pretrain-must-{seed}",
+      train,
+      _json(_student_config(world, labels, scale, seed)),
+      after=tuple(labels.values()),
+    )
+    for transfer in TRANSFERS:
+      for row in PRETRAININGS:
+        init = pretrained.get((row, seed))
+        transfers[row, transfer.name, seed] = pipeline.add(
+          f"transfer-{row}-{transfer.name}-{seed}",
+          train,
+          _json(_transfer_config(transfer, world, init, scale, seed)),
+          after=(init,) if init else (),
+        )
+  return Chain(world, teachers, labels, pretrained, transfers)
+
+
+def train(directory: pathlib.Path, config: str) -> dict[str, float]:
+  """Stage: trains; returns the final evaluation."""
+  from must_jax.main import run_stage
+
+  return run_stage(config_lib.from_json(config), str(directory))
+
+
+def label(directory: pathlib.Path, config: str, truth: str) -> dict[str, Any]:
+  """Stage: labels the pile; returns the labels' quality against the truth."""
+  from must_jax.main import run_stage
+  from must_jax.pseudo_label import inspect
+
+  run_stage(config_lib.from_json(config), str(directory))
+  return inspect.quality(directory, truth)
+
+
+def make_table(pipeline: Pipeline, chain: Chain, scale: Scale) -> Table:
+  """The paper's Table 2 in the small."""
+  rows = []
+  for row, title in PRETRAININGS.items():
+    cells = []
+    for transfer in TRANSFERS:
+      key = f"validation/{transfer.name}/{transfer.metric}"
+      cells.append(
+        [
+          pipeline.stages[chain.transfers[row, transfer.name, s]].result[key]
+          for s in scale.seeds
+        ]
+      )
+    rows.append(Row(title, cells))
+  columns = [Column(t.title, t.metric) for t in TRANSFERS]
+  return Table(columns, rows, baseline=PRETRAININGS["supervised"])
+
+
+def _json(config: ConfigDict) -> str:
+  config_lib.validate(config)
+  return config_lib.to_json(config)
+
+
+def _teacher_config(
+  source: Source, world: pathlib.Path, scale: Scale
+) -> ConfigDict:
+  config = base_config()
+  for split in ("train", "validation"):
+    config.datasets[split] = dataset(world / source.set_name, split)
+  config.train_on, config.evaluate_on = ("train",), ("validation",)
+  config.tasks[source.kind] = task(
+    source.kind,
+    labels={"train": "supervised", "validation": "supervised"},
+    **source.options,
+  )
+  config = config_lib.small(config)
+  config.optimizer.lr = source.lr
+  config.train.steps = scale.teacher_steps[source.kind]
+  return config
+
+
+def _label_config(world: pathlib.Path, teacher: pathlib.Path) -> ConfigDict:
+  config = base_config()
+  config.stage = "label"
+  config.datasets.pile = dataset(world / "pile", "train")
+  config.label.update({"teacher": str(teacher), "dataset": "pile"})
+  config.label.batch_size = 32
+  return config
+
+
+def _supervised_config(
+  world: pathlib.Path, scale: Scale, seed: int
+) -> ConfigDict:
+  config = _teacher_config(SOURCES[0], world, scale)
+  config.seed = 100 + seed
+  config.train.steps = scale.student_steps
+  return config
+
+
+def _student_config(
+  world: pathlib.Path,
+  labels: dict[str, pathlib.Path],
+  scale: Scale,
+  seed: int,
+) -> ConfigDict:
+  config = base_config()
+  config.seed = 100 + seed
+  config.datasets.pile = dataset(world / "pile", "train")
+  config.train_on = ("pile",)
+  for kind, directory in labels.items():
+    config.tasks[kind] = task(kind, labels={"pile": str(directory)})
+  config = config_lib.small(config)
+  config.optimizer.lr = 0.02
+  config.train.steps = scale.student_steps
+  return config
+
+
+def _transfer_config(
+  transfer: Transfer,
+  world: pathlib.Path,
+  init: pathlib.Path | None,
+  scale: Scale,
+  seed: int,
+) -> ConfigDict:
+  config = base_config()
+  config.seed = 200 + seed
+  config.init_from = str(init or "")
+  config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
+  for split in ("train", "validation"):
+    config.datasets[split] = dataset(world / transfer.set_name, split)
+  config.train_on, config.evaluate_on = ("train",), ("validation",)
+  config.tasks[transfer.name] = task(
+    transfer.kind,
+    labels={"train": "supervised", "validation": "supervised"},
+    **transfer.options,
+  )
+  config = config_lib.small(config)
+  config.optimizer.lr = transfer.lr
+  config.train.steps = scale.transfer_steps[transfer.name]
+  return config

@@ -1,0 +1,1 @@
+"""Ways out: predictions and pictures."""

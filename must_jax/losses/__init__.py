@@ -1,0 +1,1 @@
+"""Losses: pure functions that return sums with counts (`types.Mean`)."""

@@ -1,0 +1,50 @@
+"""What a metric is: it takes batches, merges with its like, gives numbers."""
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from must_jax.types import Labels
+
+
+class Metric(abc.ABC):
+  """A streaming metric on the host.
+
+  Its result depends neither on the order of batches and merges nor on how the
+  examples were spread over hosts. It pickles, so that hosts can exchange it.
+  No result is ever nan; each metric says what stands for "nothing to measure".
+
+  Attributes:
+    headline: the name, in `compute`'s result, of the number to compare runs by.
+  """
+
+  headline: str
+
+  @abc.abstractmethod
+  def update(
+    self, prediction: dict[str, np.ndarray], labels: Labels, batch: dict
+  ) -> None:
+    """Takes in one batch.
+
+    Args:
+      prediction: the task's predictions, arrays with leading dimension B.
+      labels: the task's label fields; examples without a label are skipped.
+      batch: the batch (`must_jax.types`); the filler of a last partial batch
+        is skipped.
+    """
+
+  @abc.abstractmethod
+  def merge(self, other: "Metric") -> None:
+    """Takes in what another metric of the same kind has seen."""
+
+  @abc.abstractmethod
+  def compute(self) -> dict[str, float]:
+    """The numbers by name."""
+
+
+def counted(field: dict[str, Any], batch: dict) -> np.ndarray:
+  """Indices [n] of the examples that have a label and are no filler."""
+  return np.flatnonzero(
+    np.asarray(batch["valid"]) & np.asarray(field["present"])
+  )

@@ -1,0 +1,1 @@
+"""Networks, in flax.linen; scalars and tuples in, arrays out."""

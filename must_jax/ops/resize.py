@@ -1,0 +1,54 @@
+"""Resizing of feature maps and label maps, with half-pixel centres.
+
+Pixel (i, j) is centred at (i + 0.5, j + 0.5), and both maps cover the same
+extent.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.types import Array
+
+
+def resize_bilinear(x: Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes [..., H, W, C] to [..., *size, C], without antialiasing.
+
+  Runs as matrix products, which differentiate without scatters.
+  """
+  shape = (*x.shape[:-3], *size, x.shape[-1])
+  return jax.image.resize(x, shape, "bilinear", antialias=False)
+
+
+def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
+  """Resizes [..., H, W, C] to [..., *size, C] with the nearest pixel.
+
+  Of two equally near pixels the lower right one is taken. For any dtype; numpy
+  arrays stay numpy.
+  """
+  rows, cols = (
+    (2 * np.arange(n) + 1) * old // (2 * n)
+    for n, old in zip(size, x.shape[-3:-1], strict=True)
+  )
+  return x[..., rows, :, :][..., cols, :]
+
+
+def upsample_nearest_2x(x: Array, size: tuple[int, int]) -> jax.Array:
+  """Doubles x [h, w, C] and crops it to [*size, C].
+
+  Args:
+    x: the coarser map.
+    size: of the finer map, 2h or 2h - 1 by 2w or 2w - 1.
+
+  Raises:
+    ValueError: another size.
+  """
+  h, w, channels = x.shape
+  if size[0] not in (2 * h, 2 * h - 1) or size[1] not in (2 * w, 2 * w - 1):
+    raise ValueError(
+      f"upsample_nearest_2x got the size {tuple(size)} for a map of {h} x {w};"
+      f" expected {2 * h - 1} or {2 * h} by {2 * w - 1} or {2 * w}: take both"
+      " maps from one pyramid."
+    )
+  x = jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, channels))
+  return x.reshape(2 * h, 2 * w, channels)[: size[0], : size[1]]

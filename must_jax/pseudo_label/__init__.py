@@ -1,0 +1,1 @@
+"""The labelling job: teachers in, label sets out."""

@@ -1,0 +1,97 @@
+"""How far a labelling job is, from the files of its directory alone."""
+
+import dataclasses
+import time
+
+from etils import epath
+
+from must_jax.pseudo_label import lease as lease_lib
+from must_jax.pseudo_label import store
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerStatus:
+  """A worker that holds a lease.
+
+  Attributes:
+    name: its host and process.
+    shard: file at work.
+    num_records: labelled in this shard so far.
+    images_per_second: in this shard.
+    silent_seconds: since its last sign of life.
+  """
+
+  name: str
+  shard: str
+  num_records: int
+  images_per_second: float
+  silent_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+  """How far a job is.
+
+  Attributes:
+    num_records, num_labelled: in all shards, and in committed ones.
+    done, leased, pending: numbers of shards.
+    workers: those that hold leases.
+    finished: the manifest is there.
+  """
+
+  num_records: int
+  num_labelled: int
+  done: int
+  leased: int
+  pending: int
+  workers: tuple[WorkerStatus, ...]
+  finished: bool
+
+  @property
+  def images_per_second(self) -> float:
+    """Of all workers together, in the shards they are at."""
+    return sum(worker.images_per_second for worker in self.workers)
+
+  @property
+  def eta_seconds(self) -> float | None:
+    """Seconds to go at the present rate; None if nobody works."""
+    if self.finished:
+      return 0.0
+    started = self.num_labelled + sum(w.num_records for w in self.workers)
+    rate = self.images_per_second
+    return (self.num_records - started) / rate if rate else None
+
+
+def status(directory: epath.PathLike) -> Status:
+  """How far the job in a directory is, from its files alone.
+
+  Raises:
+    ValueError: the directory is no label set.
+  """
+  directory = epath.Path(directory)
+  shards = store.read_job(directory)["image_set"]["shards"]
+  committed = {path.name for path in directory.glob("*.json")}
+  done, workers = [], []
+  for shard in shards:
+    if store.commit_path(directory, shard["file"]).name in committed:
+      done.append(shard)
+    elif holder := lease_lib.read(directory / store.LEASES / shard["file"]):
+      workers.append(
+        WorkerStatus(
+          name=f"{holder['host']}:{holder['pid']}",
+          shard=shard["file"],
+          num_records=holder["num_records"],
+          images_per_second=holder["num_records"]
+          / max(holder["seconds"], 1e-9),
+          silent_seconds=time.time() - holder["beat"],
+        )
+      )
+  return Status(
+    num_records=sum(shard["num_records"] for shard in shards),
+    num_labelled=sum(shard["num_records"] for shard in done),
+    done=len(done),
+    leased=len(workers),
+    pending=len(shards) - len(done) - len(workers),
+    workers=tuple(workers),
+    finished=(directory / store.MANIFEST_FILE).exists(),
+  )

@@ -1,0 +1,91 @@
+"""Reads a finished label set whole and checks it."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from etils import epath
+
+from must_jax.data import records
+from must_jax.pseudo_label import store
+
+
+def verify(
+  directory: epath.PathLike, image_set: records.ImageSet | None = None
+) -> dict[str, Any]:
+  """Reads a finished label set whole and checks it.
+
+  Args:
+    directory: of the label set.
+    image_set: the images; by default only the labels themselves are checked.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: lists all that is wrong.
+  """
+  directory = epath.Path(directory)
+  labels = records.LabelSet.open(directory)
+  if image_set is not None:
+    labels.check_images(image_set)
+  job = store.read_job(directory)
+  commits, problems = [], []
+  for shard in labels.shards:
+    try:
+      commits.append(store.Commit.read(directory, shard.file))
+      _verify_shard(directory, commits[-1], job)
+    except (ValueError, records.CorruptRecord) as error:
+      problems.append(str(error))
+  if not problems:
+    expected = store.make_manifest(job, commits)
+    problems = store.differences(expected, labels.manifest, store.MANIFEST_FILE)
+  if problems:
+    raise ValueError(
+      "\n  ".join([f"{directory} is damaged:", *problems])
+      + "\nDelete the .json files of the damaged shards and"
+      f" {store.MANIFEST_FILE}, then run the job again: it labels these shards"
+      " anew."
+    )
+  return labels.manifest
+
+
+def _verify_shard(
+  directory: epath.Path, commit: store.Commit, job: Mapping[str, Any]
+) -> None:
+  """Raises `ValueError` or `CorruptRecord` if files and commit disagree."""
+  shard, path = commit.shard, directory / commit.shard.file
+  if commit.job != store.job_digest(job):
+    raise ValueError(
+      f"{path} was committed by another job than {store.JOB_FILE}."
+    )
+  digest = hashlib.blake2b(digest_size=16)
+  with path.open("rb") as file:
+    while block := file.read(1 << 20):
+      digest.update(block)
+  if digest.hexdigest() != shard.checksum:
+    raise ValueError(
+      f"{path} has checksum {digest.hexdigest()}; committed was"
+      f" {shard.checksum}."
+    )
+  keys, undecodable = [], []
+  for i, record in enumerate(records.ShardReader(path)):
+    feature = tf.train.Example.FromString(record).features.feature
+    keys.append(feature["key"].bytes_list.value[0])
+    if feature["status"].bytes_list.value[0] != b"ok":
+      undecodable.append(i)
+  counts = {
+    "records": (len(keys), shard.num_records),
+    "undecodable records": (
+      undecodable,
+      [entry["index"] for entry in commit.undecodable],
+    ),
+  }
+  if store.UNKNOWN_KEY not in keys:
+    counts["keys"] = (records.key_digest(keys), shard.keys)
+  for name, (found, committed) in counts.items():
+    if found != committed:
+      raise ValueError(
+        f"{path} has {name} {found}; committed were {committed}."
+      )

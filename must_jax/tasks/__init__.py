@@ -1,0 +1,63 @@
+"""The tasks, by kind. To add one, add its file and its line here."""
+
+import dataclasses
+from typing import Any
+
+from must_jax.tasks.base import HeadOptions, Task
+from must_jax.tasks.classification import Classification
+from must_jax.tasks.depth import Depth
+from must_jax.tasks.detection import Detection
+from must_jax.tasks.normals import Normals
+from must_jax.tasks.segmentation import Segmentation
+
+TASKS: dict[str, type[Task]] = {
+  "classification": Classification,
+  "depth": Depth,
+  "detection": Detection,
+  "normals": Normals,
+  "segmentation": Segmentation,
+}
+
+__all__ = ["TASKS", "HeadOptions", "Task", "make_task", "task_options"]
+
+
+def task_options(kind: str) -> dict[str, Any]:
+  """Every option of a kind of task with its default.
+
+  Raises:
+    ValueError: no such kind.
+  """
+  if kind not in TASKS:
+    raise ValueError(
+      f"Kind of task is {kind!r}; expected one of {sorted(TASKS)}. To add a"
+      " kind, register it in must_jax.tasks.TASKS."
+    )
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(TASKS[kind])
+    if field.name not in ("name", "classes")
+  }
+
+
+def make_task(
+  kind: str, name: str, classes: tuple[str, ...], options: dict[str, Any]
+) -> Task:
+  """A task from its config.
+
+  Args:
+    kind: key of `TASKS`.
+    name: name of the task, names its head.
+    classes: class names in order of their ids.
+    options: values for the kind's own options.
+
+  Raises:
+    ValueError: no such kind, or an option the kind does not have.
+  """
+  known = task_options(kind)
+  unknown = sorted(set(options) - set(known))
+  if unknown:
+    raise ValueError(
+      f"Task {name!r} of kind {kind!r} has no option {unknown}; it has"
+      f" {sorted(known)}."
+    )
+  return TASKS[kind](name=name, classes=tuple(classes), **options)

@@ -1,0 +1,82 @@
+"""Image classification: one class, soft labels, or several classes at once."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.losses import classification as losses
+from must_jax.metrics.accuracy import Accuracy
+from must_jax.models.heads import ClassificationHead
+from must_jax.tasks import base
+from must_jax.types import ClassVector
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(base.Task):
+  """Average-pooled C5 + linear (paper 3.2), trained on hard or soft labels.
+
+  Attributes:
+    multi_label: any number of classes per image (sigmoid), as in JFT.
+    label_smoothing: mass moved to the uniform distribution.
+    dropout: rate before the linear layer.
+    top_k: classes kept per image in a label set; 0 keeps all. Soft labels of
+      18k classes cost 73 kB an image when all are kept.
+  """
+
+  multi_label: bool = False
+  label_smoothing: float = 0.0
+  dropout: float = 0.0
+  top_k: int = 0
+
+  @property
+  def fields(self):
+    return {"label": ClassVector(self.num_classes)}
+
+  def make_head(self, options: base.HeadOptions) -> nn.Module:
+    return ClassificationHead(self.num_classes, dropout=self.dropout)
+
+  def loss(self, outputs, batch):
+    label = batch["labels"][self.name]["label"]
+    if self.multi_label:
+      loss = losses.sigmoid_cross_entropy(
+        outputs["logits"], label["probs"], label["present"]
+      )
+    else:
+      loss = losses.softmax_cross_entropy(
+        outputs["logits"],
+        label["probs"],
+        label["present"],
+        label_smoothing=self.label_smoothing,
+      )
+    return {"class": loss}
+
+  def predict(self, outputs, map_size=None):
+    logits = outputs["logits"].astype(jnp.float32)
+    if self.multi_label:
+      return {"probs": jax.nn.sigmoid(logits)}
+    return {"probs": jax.nn.softmax(logits)}
+
+  def to_labels(self, prediction, content_size, image_size):
+    # Soft labels: the paper found them better than hard ones (3.1).
+    probs = prediction["probs"]
+    keep = self.top_k or self.num_classes
+    classes = np.sort(np.argsort(-probs, kind="stable")[:keep])
+    return {"label": {"classes": classes, "probs": probs[classes]}}
+
+  def make_metrics(self):
+    return Accuracy(self.num_classes)
+
+  def draw(self, image, arrays):
+    """The image above a bar per class, as long as the class is probable."""
+    height, width = image.shape[:2]
+    row = max(2, height // 24)
+    top = np.argsort(-arrays["probs"])[:3]
+    bars = np.full((row * len(top), width, 3), 255, np.uint8)
+    colors = base.palette(self.num_classes)
+    for i, k in enumerate(top):
+      length = int(np.clip(arrays["probs"][k], 0, 1) * width)
+      bars[i * row : (i + 1) * row - 1, :length] = colors[k]
+    return np.concatenate([image[: height - len(bars)], bars])

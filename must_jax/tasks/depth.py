@@ -1,0 +1,119 @@
+"""Depth: relative inverse depth for pre-training, metres for fine-tuning."""
+
+import dataclasses
+
+import flax.linen as nn
+import numpy as np
+
+from must_jax.losses import dense as losses
+from must_jax.metrics.depth import DepthError
+from must_jax.models.heads import PixelHead
+from must_jax.ops.resize import resize_bilinear
+from must_jax.tasks import base
+from must_jax.types import ValueMap
+
+LOSSES = {
+  "scale_shift_invariant": losses.scale_shift_invariant,
+  "l1": losses.l1,
+  "berhu": losses.berhu,
+  "silog": losses.silog,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth(base.Task):
+  """Value per pixel: 3 convs + linear on the fused P2.
+
+  Attributes:
+    unit: "inverse" (unitless inverse depth, known up to scale and shift, as
+      MiDaS predicts) or "metres".
+    objective: key of `LOSSES`. Inverse depth wants the scale-and-shift
+      invariant one (RECIPE: MiDaS), metres one of the others.
+    min_depth, max_depth: metres that evaluation takes into account.
+    num_convs: hidden convolutions of the head.
+  """
+
+  unit: str = "inverse"
+  objective: str = "scale_shift_invariant"
+  min_depth: float = 1e-3
+  max_depth: float = 10.0
+  num_convs: int = 3  # paper 3.2
+
+  def __post_init__(self):
+    if self.unit not in ("inverse", "metres"):
+      raise ValueError(
+        f"Task {self.name!r}: unit is {self.unit!r}; expected 'inverse' or"
+        " 'metres'."
+      )
+    if self.objective not in LOSSES:
+      raise ValueError(
+        f"Task {self.name!r}: objective is {self.objective!r}; expected one of"
+        f" {sorted(LOSSES)}."
+      )
+
+  @property
+  def fields(self):
+    return {"depth": ValueMap()}
+
+  def make_head(self, options: base.HeadOptions) -> nn.Module:
+    return PixelHead(
+      num_outputs=1,
+      num_convs=self.num_convs,
+      channels=options.channels,
+      dtype=options.dtype,
+      norm_momentum=options.norm_momentum,
+      norm_epsilon=options.norm_epsilon,
+    )
+
+  def loss(self, outputs, batch):
+    depth = batch["labels"][self.name]["depth"]
+    values = resize_bilinear(outputs["map"], depth["values"].shape[1:3])[..., 0]
+    return {
+      "depth": LOSSES[self.objective](
+        values, depth["values"], depth["valid"], depth["present"]
+      )
+    }
+
+  def predict(self, outputs, map_size=None):
+    values = outputs["map"]
+    if map_size is not None:
+      values = resize_bilinear(values, map_size)
+    return {"values": values[..., 0]}
+
+  def to_labels(self, prediction, content_size, image_size):
+    values = base.crop_to_content(
+      prediction["values"], content_size, image_size, nearest=False
+    )
+    return {"depth": {"values": values, "valid": np.isfinite(values)}}
+
+  def make_metrics(self):
+    return DepthError(
+      unit=self.unit, min_depth=self.min_depth, max_depth=self.max_depth
+    )
+
+  def draw(self, image, arrays):
+    values = base.resize_for_drawing(arrays["values"], image.shape[:2])
+    valid = np.isfinite(values)
+    if "valid" in arrays:
+      valid &= base.resize_for_drawing(arrays["valid"], image.shape[:2])
+    if not valid.any():
+      return np.zeros_like(image)
+    low, high = np.percentile(values[valid], (1, 99))
+    near = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    if self.unit == "metres":
+      near = 1 - near
+    # Dark violet (far) over orange to pale yellow (near).
+    stops = np.array(
+      [
+        [13, 8, 65],
+        [122, 30, 125],
+        [222, 85, 75],
+        [253, 174, 50],
+        [252, 253, 191],
+      ]
+    )
+    place = near * (len(stops) - 1)
+    rgb = np.stack(
+      [np.interp(place, np.arange(len(stops)), c) for c in stops.T], -1
+    )
+    return np.where(valid[..., None], rgb, 0).astype(np.uint8)

@@ -1,0 +1,83 @@
+"""Semantic segmentation on the fused P2 (paper 3.2)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.losses import dense as losses
+from must_jax.metrics.miou import MeanIoU
+from must_jax.models.heads import PixelHead
+from must_jax.ops.resize import resize_bilinear
+from must_jax.tasks import base
+from must_jax.types import IGNORE_LABEL, ClassMap
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation(base.Task):
+  """Class per pixel: 3 convs + linear, softmax cross entropy.
+
+  Attributes:
+    min_score: pseudo pixels below it are ignored (paper 3.1: 0.5).
+    num_convs: hidden convolutions of the head.
+  """
+
+  min_score: float = 0.5
+  num_convs: int = 3  # paper 3.2
+
+  @property
+  def fields(self):
+    return {"mask": ClassMap(self.num_classes, self.min_score)}
+
+  def make_head(self, options: base.HeadOptions) -> nn.Module:
+    return PixelHead(
+      num_outputs=self.num_classes,
+      num_convs=self.num_convs,
+      channels=options.channels,
+      dtype=options.dtype,
+      norm_momentum=options.norm_momentum,
+      norm_epsilon=options.norm_epsilon,
+    )
+
+  def loss(self, outputs, batch):
+    mask = batch["labels"][self.name]["mask"]
+    logits = resize_bilinear(outputs["map"], mask["classes"].shape[1:3])
+    return {
+      "pixel": losses.segmentation_cross_entropy(
+        logits, mask["classes"], mask["present"]
+      )
+    }
+
+  def predict(self, outputs, map_size=None):
+    logits = outputs["map"]
+    if map_size is not None:
+      logits = resize_bilinear(logits, map_size)
+    probs = jax.nn.softmax(logits.astype(jnp.float32))
+    return {
+      "classes": jnp.argmax(probs, -1).astype(jnp.int32),
+      "confidence": jnp.max(probs, -1),
+    }
+
+  def to_labels(self, prediction, content_size, image_size):
+    return {
+      "mask": {
+        name: base.crop_to_content(
+          prediction[name], content_size, image_size, nearest=True
+        )
+        for name in ("classes", "confidence")
+      }
+    }
+
+  def make_metrics(self):
+    return MeanIoU(self.classes)
+
+  def draw(self, image, arrays):
+    classes = base.resize_for_drawing(arrays["classes"], image.shape[:2])
+    colors = base.palette(IGNORE_LABEL + 1)
+    colors[IGNORE_LABEL] = 0
+    if "confidence" in arrays:
+      sure = base.resize_for_drawing(arrays["confidence"], image.shape[:2])
+      classes = np.where(sure >= self.min_score, classes, IGNORE_LABEL)
+    return (0.35 * image + 0.65 * colors[classes]).astype(np.uint8)

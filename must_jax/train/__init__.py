@@ -1,0 +1,1 @@
+"""Training, from mesh and state to the loop."""

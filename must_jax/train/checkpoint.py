@@ -1,0 +1,350 @@
+"""Checkpoints: the only module that knows orbax.
+
+Layout: `WORKDIR/checkpoints/STEP/{state,meta}`. `meta` holds the format
+version, the run's whole config (class names included) and a digest of the
+state, so a checkpoint explains itself and flipped bits are noticed.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from must_jax import config as config_lib
+from must_jax.train.state import TrainState
+from must_jax.types import PyTree
+
+FORMAT_VERSION = 1
+_PARTS = ("params", "batch_stats", "opt_state")
+
+
+class CorruptCheckpointError(ValueError):
+  """The bits of a checkpoint are not those that were saved."""
+
+
+class Checkpoints:
+  """The checkpoints of one run."""
+
+  def __init__(self, workdir: epath.PathLike, config: ConfigDict):
+    """Opens `workdir/checkpoints`, which is made if need be.
+
+    Args:
+      workdir: of the run.
+      config: of the run, with class names filled in.
+    """
+    self._config = json.loads(config_lib.to_json(config))
+    self._manager = ocp.CheckpointManager(
+      epath.Path(workdir).absolute() / "checkpoints",
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=config.train.keep_checkpoints,
+        cleanup_tmp_directories=True,
+        create=True,
+      ),
+      item_handlers={
+        "state": ocp.PyTreeCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+      },
+    )
+
+  def save(self, state: TrainState) -> None:
+    """Saves in the background; a step that is already there is left alone."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    digests = _digests(state)
+    meta = {
+      "format_version": FORMAT_VERSION,
+      "config": self._config,
+      "digest": digests,
+    }
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
+      ),
+    )
+
+  def restore(self, like: TrainState) -> TrainState | None:
+    """The latest intact state, laid out on devices as `like`; None if none.
+
+    A checkpoint whose digest does not match is deleted, loudly, and the one
+    before it is used.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+          ),
+          meta=ocp.args.JsonRestore(),
+        ),
+      )
+      try:
+        _check_version(restored["meta"], f"step {step}")
+        _check(restored["meta"], _digests(restored["state"]), step)
+      except CorruptCheckpointError as error:
+        logging.error("%s Deleting it; trying the one before.", error)
+        # Orbax refuses to save a step while a later one exists.
+        self._manager.delete(step)
+        continue
+      return restored["state"]
+    return None
+
+  def reached_preemption(self, step: int) -> bool:
+    """True once the platform has announced to every process that it ends."""
+    return self._manager.reached_preemption(step)
+
+  def close(self) -> None:
+    """Waits for pending saves."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def find(path: epath.PathLike) -> epath.Path:
+  """The directory of one step, from it, its parent or a workdir.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  path = epath.Path(path).absolute()
+  if (path / "state").exists() and (path / "meta").exists():
+    return path
+  for root in (path / "checkpoints", path):
+    if root.is_dir():
+      steps = [p for p in root.iterdir() if p.name.isdigit()]
+      if steps:
+        return max(steps, key=lambda p: int(p.name))
+  raise FileNotFoundError(
+    f"No checkpoint at {path}: expected a directory of a step (with `state`"
+    " and `meta`), a directory of such, or a run's workdir."
+  )
+
+
+def read_config(path: epath.PathLike) -> ConfigDict:
+  """The config that made a checkpoint, class names included."""
+  return config_lib.from_json(json.dumps(_read_meta(find(path))["config"]))
+
+
+def fingerprint(path: epath.PathLike) -> str:
+  """Identifies the parameters of a checkpoint, for manifests."""
+  digests = _read_meta(find(path))["digest"]
+  words = digests["params"] + digests["batch_stats"]
+  return "".join(f"{word:08x}" for word in words)
+
+
+def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
+  """Parameters and norm statistics as numpy, whatever saved them.
+
+  Raises:
+    CorruptCheckpointError: the digest does not match.
+  """
+  path = find(path)
+  meta = _read_meta(path)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    tree = checkpointer.metadata(path / "state").item_metadata.tree
+    item = {
+      part: jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        tree[part],
+        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+      )
+      for part in ("params", "batch_stats")
+    }
+    restored = checkpointer.restore(
+      path / "state",
+      args=ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
+        ),
+        partial_restore=True,
+      ),
+    )
+  _check(meta, {part: digest(restored[part]) for part in restored}, path)
+  return restored
+
+
+def warm_start(
+  state: TrainState,
+  path: epath.PathLike,
+  parts: tuple[str, ...],
+  classes: dict[str, tuple[str, ...]],
+) -> tuple[TrainState, str]:
+  """Takes the parts of a checkpoint that fit.
+
+  A head is taken only as a whole: the task of that name must have the same
+  classes and every array the same shape, else it stays fresh.
+
+  Args:
+    state: a fresh state.
+    path: checkpoint.
+    parts: out of "backbone", "fpn", "heads".
+    classes: class names of the tasks being trained.
+
+  Returns:
+    The state and a table that says what became of every module.
+
+  Raises:
+    ValueError: the backbone or FPN does not fit, or there is no backbone.
+  """
+  loaded = load_variables(path)
+  old_classes = {
+    name: tuple(entry.classes)
+    for name, entry in read_config(path).tasks.items()
+  }
+  rows: list[tuple[str, str, str]] = []
+  new = {"params": dict(state.params), "batch_stats": dict(state.batch_stats)}
+  for module in sorted(set(loaded["params"]) | set(state.params)):
+    part = "heads" if module.startswith("head_") else module
+    task = module.removeprefix("head_")
+    mismatch = _mismatch(state.variables, loaded, module)
+    if module not in state.params:
+      rows.append((module, "unused", "not in this model"))
+    elif module not in loaded["params"]:
+      rows.append((module, "fresh", "not in the checkpoint"))
+    elif part not in parts:
+      rows.append((module, "fresh", "not in init_parts"))
+    elif part == "heads" and classes.get(task) != old_classes.get(task):
+      given, had = len(classes[task]), len(old_classes[task])
+      rows.append((module, "fresh", f"other classes ({had} before, {given})"))
+    elif mismatch and part == "heads":
+      rows.append((module, "fresh", f"shape mismatch: {mismatch}"))
+    elif mismatch:
+      raise ValueError(
+        f"{module} of {path} does not fit this model: {mismatch}. Use the"
+        " checkpoint's model options (config.model), or leave"
+        f" {part!r} out of init_parts."
+      )
+    else:
+      count = 0
+      for kind in new:
+        if module in new[kind]:
+          new[kind][module] = jax.tree.map(
+            lambda old, value: jax.device_put(value, old.sharding),
+            new[kind][module],
+            loaded[kind][module],
+          )
+          count += sum(x.size for x in jax.tree.leaves(new[kind][module]))
+      rows.append((module, "loaded", f"{count:,} values"))
+  if "backbone" in parts and "backbone" not in loaded["params"]:
+    raise ValueError(
+      f"{path} has no backbone, which init_parts asks for; it has"
+      f" {sorted(loaded['params'])}."
+    )
+  width = max(len(row[0]) for row in rows)
+  table = "\n".join(f"  {m:<{width}}  {s:<7} {d}" for m, s, d in rows)
+  return state.replace(**new), f"Warm start from {path}\n{table}"
+
+
+def _mismatch(
+  fresh: dict[str, PyTree], loaded: dict[str, PyTree], module: str
+) -> str:
+  """The first array of a module whose shape differs, or ''."""
+
+  def shapes(tree: dict[str, PyTree]) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(
+      {k: v[module] for k, v in tree.items() if module in v and k in loaded}
+    )
+    return {
+      jax.tree_util.keystr(k, simple=True, separator="/"): v.shape
+      for k, v in leaves
+    }
+
+  here, there = shapes(fresh), shapes(loaded)
+  for name in sorted(set(here) | set(there)):
+    if here.get(name) != there.get(name):
+      return f"{name} is {here.get(name)} here, {there.get(name)} there"
+  return ""
+
+
+def digest(tree: PyTree) -> list[int]:
+  """A checksum of every bit of a tree of arrays, two 32-bit words.
+
+  Orbax restores flipped bits without a word, so each checkpoint carries this.
+  It is a sum modulo 2**32 in which each word has an odd factor of its own: any
+  one changed word changes it, and neither the order of summation nor the
+  layout over devices and processes matters.
+  """
+  total = np.zeros(2, np.uint32)
+  for number, leaf in enumerate(jax.tree.leaves(tree)):
+    salt = number * 0x9E3779B9
+    for data, place in _pieces(leaf):
+      word = _words(data)
+      place = ((place + salt) & 0xFFFFFFFF).astype(np.uint32)
+      mixed = (place ^ (place >> 15)) * np.uint32(0x2C1B3C6D)
+      total[0] += np.sum(word * (2 * place + 1), dtype=np.uint32)
+      total[1] += np.sum((word ^ mixed) * (2 * mixed + 1), dtype=np.uint32)
+  if jax.process_count() > 1:
+    gathered = multihost_utils.process_allgather(total)
+    total = gathered.sum(0, dtype=np.uint32)
+  return [int(word) for word in total]
+
+
+def _pieces(leaf: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """This process's pieces of an array, and the places of their elements."""
+  if not isinstance(leaf, jax.Array):
+    yield np.asarray(leaf), np.arange(np.size(leaf))
+    return
+  for shard in leaf.addressable_shards:
+    if shard.replica_id:
+      continue
+    place = np.zeros((), np.int64)
+    for part, size in zip(shard.index, leaf.shape, strict=True):
+      place = place[..., None] * size + np.arange(*part.indices(size))
+    yield np.asarray(shard.data), place.reshape(-1)
+
+
+def _words(x: np.ndarray) -> np.ndarray:
+  """The bits of at most 32-bit elements, as uint32 [N]."""
+  x = np.ascontiguousarray(x).reshape(-1)
+  return x.view(f"uint{8 * x.dtype.itemsize}").astype(np.uint32)
+
+
+def _digests(state: TrainState) -> dict[str, list[int]]:
+  return {part: digest(getattr(state, part)) for part in _PARTS}
+
+
+def _read_meta(path: epath.Path) -> dict[str, Any]:
+  meta = json.loads((path / "meta" / "metadata").read_text())
+  _check_version(meta, path)
+  return meta
+
+
+def _check_version(meta: dict[str, Any], where: Any) -> None:
+  if meta.get("format_version") != FORMAT_VERSION:
+    raise ValueError(
+      f"The checkpoint at {where} has format version"
+      f" {meta.get('format_version')!r}; this must_jax reads {FORMAT_VERSION}."
+      " Use the version that wrote it."
+    )
+
+
+def _check(
+  meta: dict[str, Any], found: dict[str, list[int]], where: Any
+) -> None:
+  for part, value in found.items():
+    if value != meta["digest"][part]:
+      raise CorruptCheckpointError(
+        f"The checkpoint at {where} is corrupt: {part} is not what was saved."
+      )
+
+
+__all__ = [
+  "Checkpoints",
+  "CorruptCheckpointError",
+  "find",
+  "fingerprint",
+  "load_variables",
+  "read_config",
+  "warm_start",
+]

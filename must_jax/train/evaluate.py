@@ -1,0 +1,78 @@
+"""Evaluation: every example once, the last partial batch included."""
+
+import pickle
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from must_jax.metrics.base import Metric
+from must_jax.tasks import Task
+from must_jax.train import mesh as mesh_lib
+from must_jax.types import PyTree
+
+
+def evaluate(
+  predict: Callable[[PyTree, Any], dict[str, dict[str, Any]]],
+  variables: PyTree,
+  batches: Iterable[dict[str, Any]],
+  tasks: dict[str, Task],
+  mesh: Mesh,
+  stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+  """Metrics of every task, over all processes' examples.
+
+  Args:
+    predict: from `make_predict_step`, for these tasks.
+    variables: of the model.
+    batches: this process's part, from the data pipeline.
+    tasks: tasks to evaluate.
+    mesh: devices of all processes.
+    stop: asked between batches; if true, the evaluation is abandoned.
+
+  Returns:
+    {"task/metric": value}; empty if abandoned.
+  """
+  metrics = {name: task.make_metrics() for name, task in tasks.items()}
+  for batch in batches:
+    if stop():
+      return {}
+    outputs = predict(variables, mesh_lib.to_device(batch["image"], mesh))
+    outputs = jax.tree.map(_local_rows, outputs)
+    for name, metric in metrics.items():
+      metric.update(outputs[name], batch["labels"][name], batch)
+  return {
+    f"{name}/{key}": value
+    for name, metric in metrics.items()
+    for key, value in _merge_processes(metric).compute().items()
+  }
+
+
+def _local_rows(x: jax.Array) -> np.ndarray:
+  """This process's rows of a global array, in order."""
+  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+  return np.concatenate([np.asarray(s.data) for s in shards])
+
+
+def _merge_processes(metric: Metric) -> Metric:
+  """Adds up what the processes counted."""
+  if jax.process_count() == 1:
+    return metric
+  payload = np.frombuffer(pickle.dumps(metric), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(payload.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: payload.size] = payload
+  merged: Metric | None = None
+  gathered = multihost_utils.process_allgather(padded)
+  for size, row in zip(sizes, gathered, strict=True):
+    # The bytes come from the run's own processes.
+    other = pickle.loads(row[: int(size)].tobytes())
+    if merged is None:
+      merged = other
+    else:
+      merged.merge(other)
+  assert merged is not None
+  return merged

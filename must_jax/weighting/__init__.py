@@ -1,0 +1,1 @@
+"""How the losses of the tasks combine into one."""

@@ -1,0 +1,60 @@
+"""Installs must_jax: `pip install -e .` (add `-c constraints.txt` for the
+exact versions that are tested)."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (ROOT / "must_jax" / "__init__.py").read_text()
+).group(1)
+
+setup(
+  name="must_jax",
+  version=VERSION,
+  description="Multi-Task Self-Training (MuST) in JAX: one backbone for"
+  " classification, detection, segmentation, depth and normals",
+  long_description=(ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["must_jax", "must_jax.*"]),
+  install_requires=[
+    "absl-py>=2.1",
+    "clu>=0.0.12,<0.1",
+    "etils[epath]>=1.9",
+    "faster-coco-eval>=1.7,<2",
+    "flax>=0.12,<0.14",
+    "google-crc32c>=1.6,<2",
+    "jax>=0.10,<0.12",
+    "ml-collections>=1.0,<2",
+    "numpy>=2.0,<3",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.12,<0.13",
+    "pillow>=11",
+    "tensorboard>=2.19",  # clu's writers need it, TensorFlow dropped it
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.9,<5",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "dev": [
+      "hypothesis>=6.100",
+      "mypy>=1.15",
+      "pycocotools>=2.0.8",  # an oracle for the metrics
+      "pytest>=8.3",
+      "pytest-xdist>=3.6",
+      "ruff>=0.12",
+    ],
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "convert": ["safetensors>=0.5", "torch>=2.10"],
+  },
+  entry_points={"console_scripts": ["must-jax = must_jax.cli:main"]},
+  classifiers=[
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+  ],
+)

@@ -1,0 +1,20 @@
+import os
+import sys
+
+# Tests run on the CPU, wherever they run.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+class _Blocked:
+  """Makes an import fail as if the package were not installed."""
+
+  names = ("tensorflow", "tensorflow_datasets", "clu")
+
+  def find_spec(self, name, *_):
+    if name.split(".")[0] in self.names:
+      raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+
+if os.environ.get("BLOCK_TENSORFLOW"):
+  sys.meta_path.insert(0, _Blocked())

@@ -1,0 +1,494 @@
+"""The labelling job, with a teacher that is a few lines of numpy."""
+
+import errno
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from must_jax.data import pipeline, records
+from must_jax.pseudo_label import job as job_lib
+from must_jax.pseudo_label import lease as lease_lib
+from must_jax.pseudo_label import status as status_lib
+from must_jax.pseudo_label import store
+from must_jax.pseudo_label.verify import verify
+
+SHARD = "w-train-{:05d}-of-00003"
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Nursery:
+  """Workers in processes of their own, see `fake_worker`."""
+
+  def __init__(self):
+    self._process = subprocess.Popen(
+      [sys.executable, pathlib.Path(__file__).with_name("fake_worker.py")],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+      text=True,
+    )
+    assert self._process.stdout.readline() == "ready\n"
+
+  def _ask(self, request):
+    self._process.stdin.write(json.dumps(request) + "\n")
+    self._process.stdin.flush()
+    return int(self._process.stdout.readline())
+
+  def start(self, images, output, index=0, count=1, delay=0.0):
+    return self._ask(
+      {
+        "images": str(images.directory),
+        "output": str(output),
+        "process_index": index,
+        "process_count": count,
+        "lease_seconds": 1,
+        "delay": delay,
+      }
+    )
+
+  def wait(self, pid):
+    return self._ask({"wait": pid})
+
+  def close(self):
+    self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def nursery():
+  nursery = Nursery()
+  yield nursery
+  nursery.close()
+
+
+@pytest.fixture
+def images(fake, tmp_path):
+  return fake.make_images(tmp_path / "images")
+
+
+def read_labels(directory, file):
+  """Key, status and features of all records of a shard, read by tf.data."""
+  found = []
+  path = str(directory / f"{file}.tfrecord")
+  for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+    feature = tf.train.Example.FromString(record).features.feature
+    key, status = (feature[k].bytes_list.value[0] for k in ("key", "status"))
+    found.append((key, status, feature))
+  return found
+
+
+def test_labels_say_what_the_teacher_said(fake, images, tmp_path):
+  summary = fake.run(fake.make_job(images, tmp_path / "labels"))
+  assert (summary.num_records, summary.alarms, summary.exit_code) == (15, (), 0)
+  place = 0
+  for shard in range(3):
+    for key, status, feature in read_labels(
+      tmp_path / "labels", SHARD.format(shard)
+    ):
+      assert (key, status) == (f"image-0-{place}".encode(), b"ok")
+      image = tf.train.Example.FromString(images.read(place))
+      pixels = tf.io.decode_png(
+        image.features.feature["image"].bytes_list.value[0]
+      ).numpy()
+      colour = pixels.reshape(-1, 3).mean(0)
+      np.testing.assert_allclose(
+        feature["label/probs"].float_list.value,
+        colour / colour.sum(),
+        rtol=1e-5,
+      )
+      halves = [pixels[:, :4].mean() / 255, pixels[:, 4:].mean() / 255]
+      np.testing.assert_allclose(
+        feature["objects/scores"].float_list.value,
+        [h for h in halves if h > 0.45],
+        rtol=1e-5,
+      )
+      place += 1
+  assert place == 15
+  labels = records.LabelSet.open(tmp_path / "labels")
+  labels.check_images(images)
+  assert labels.manifest["teacher"] == fake.TEACHER
+  assert labels.manifest["settings"] == {"batch_size": 2}
+
+
+def test_leaves_nothing_but_the_set(fake, images, tmp_path):
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  expected = {"job.json", "manifest.json"}
+  for shard in range(3):
+    for suffix in ("tfrecord", "offsets", "json"):
+      expected.add(f"{SHARD.format(shard)}.{suffix}")
+  assert set(fake.contents(tmp_path / "labels")) == expected
+
+
+def test_bytes_do_not_depend_on_directory_or_share(fake, images, tmp_path):
+  fake.run(fake.make_job(images, tmp_path / "a"))
+  fake.run(
+    fake.make_job(images, tmp_path / "b", process_index=2, process_count=5)
+  )
+  first = fake.contents(tmp_path / "a")
+  assert fake.contents(tmp_path / "b") == first
+  summary = fake.run(fake.make_job(images, tmp_path / "b"))  # nothing to do
+  assert summary.num_records == 0 and summary.manifest is not None
+  assert fake.contents(tmp_path / "b") == first
+
+
+def test_killed_workers_leave_no_trace(fake, nursery, tmp_path):
+  images = fake.make_images(tmp_path / "images", num_shards=24, per_shard=5)
+  fake.run(fake.make_job(images, tmp_path / "whole"))
+  output, chance, kills = tmp_path / "labels", random.Random(0), 0
+  for count in (1, 2, 3, 1, 2, 3, 2):
+    pids = [nursery.start(images, output, i, count, 0.03) for i in range(count)]
+    time.sleep(chance.uniform(0.1, 0.3))
+    for pid in pids:
+      os.kill(pid, signal.SIGKILL)
+      kills += nursery.wait(pid) == -signal.SIGKILL
+  assert kills >= 6
+  committed = list(output.glob("w-*.json"))
+  assert 0 < len(committed) < 24  # kills hit a job that was under way
+  pids = [nursery.start(images, output, i, 2) for i in range(2)]
+  assert all(nursery.wait(pid) in (0, 100) for pid in pids)
+  assert fake.contents(output) == fake.contents(tmp_path / "whole")
+  verify(output, images)
+
+
+def test_workers_share_the_work(fake, nursery, tmp_path):
+  images = fake.make_images(tmp_path / "images", num_shards=8)
+  output = tmp_path / "labels"
+  pids = [nursery.start(images, output, i, 2, 0.02) for i in range(2)]
+  # 100 says that the worker labelled something.
+  assert [nursery.wait(pid) for pid in pids] == [100, 100]
+  fake.run(fake.make_job(images, tmp_path / "whole"))
+  assert fake.contents(output) == fake.contents(tmp_path / "whole")
+
+
+def test_a_worker_takes_the_share_of_one_that_never_came(fake, tmp_path):
+  images = fake.make_images(tmp_path / "images", num_shards=7)
+  job = fake.make_job(
+    images, tmp_path / "labels", process_index=1, process_count=3
+  )
+  order = []
+
+  def batches(shard):
+    order.append(shard)
+    return fake.batches(images, shard)
+
+  job_lib.run(job, batches, fake.predict, fake.to_labels)
+  assert order == [1, 4, 0, 6, 5, 3, 2]
+
+
+def lease_of_another_host(path, silent):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  holder = {
+    "host": "elsewhere.example",
+    "pid": 1,
+    "beat": time.time() - silent,
+    "seconds": 10.0,
+    "num_records": 40,
+  }
+  path.write_text(json.dumps(holder))
+
+
+def test_takes_over_stale_leases_only(tmp_path):
+  path = tmp_path / "leases" / "shard"
+  lease_of_another_host(path, silent=5)
+  assert lease_lib.Lease.claim(store.epath.Path(path), ttl=60) is None
+  with lease_lib.Lease.claim(store.epath.Path(path), ttl=4) as lease:
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert lease_lib.Lease.claim(lease.path, ttl=4) is None
+  assert not path.exists()
+
+
+def test_takes_over_at_once_from_a_dead_process_of_this_host(tmp_path):
+  path = store.epath.Path(tmp_path / "shard")
+  with lease_lib.Lease.claim(path, ttl=60):
+    holder = json.loads(path.read_text())
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path.write_text(json.dumps(holder | {"pid": dead.pid}))
+    assert lease_lib.Lease.claim(path, ttl=60) is not None
+
+
+def test_a_beating_lease_stays_its_holders(tmp_path):
+  path = store.epath.Path(tmp_path / "shard")
+  with lease_lib.Lease.claim(path, ttl=0.5) as lease:
+    before = json.loads(path.read_text())["beat"]
+    assert not lease.beat()  # not due yet
+    time.sleep(0.06)
+    assert lease.beat()
+    assert json.loads(path.read_text())["beat"] > before
+
+
+def test_waits_for_a_silent_worker_then_does_its_shard(fake, images, tmp_path):
+  lease = tmp_path / "labels" / "leases" / f"{SHARD.format(1)}.tfrecord"
+  lease_of_another_host(lease, silent=0)
+  begin = time.monotonic()
+  job = fake.make_job(images, tmp_path / "labels", lease_seconds=0.8)
+  assert fake.run(job).num_records == 15
+  assert time.monotonic() - begin > 0.7
+
+
+def test_a_slow_worker_gives_up_what_others_finished(fake, images, tmp_path):
+  output = tmp_path / "labels"
+
+  def overtaken(batch):
+    if not (output / "manifest.json").exists():
+      for lease in (output / "leases").iterdir():
+        lease_of_another_host(lease, silent=1000)
+      assert fake.run(fake.make_job(images, output)).num_records == 15
+    return fake.predict(batch)
+
+  # The second worker finishes all and sweeps up, the temporary file of the
+  # first one included.
+  summary = fake.run(fake.make_job(images, output), predict=overtaken)
+  assert summary.num_records == 0 and summary.manifest is not None
+  fake.run(fake.make_job(images, tmp_path / "whole"))
+  assert fake.contents(output) == fake.contents(tmp_path / "whole")
+
+
+def test_stops_when_told_and_goes_on_later(fake, images, tmp_path):
+  asked = []
+
+  def stop():
+    asked.append(1)
+    return len(asked) > 6
+
+  output = tmp_path / "labels"
+  summary = fake.run(fake.make_job(images, output), stop=stop)
+  assert summary.manifest is None and summary.num_records == 5
+  assert summary.exit_code == 0
+  assert not list(output.glob("leases/*")) and not list(output.glob(".*"))
+  assert fake.run(fake.make_job(images, output)).num_records == 10
+
+
+@pytest.mark.parametrize(
+  "change, named",
+  [
+    ({"teacher": {"digest": "dec0de"}}, "teacher.digest was 'c0ffee', is 'dec"),
+    ({"settings": {"batch_size": 4}}, "settings.batch_size was 2, is 4"),
+    ({"fields": {}}, "fields.label was"),
+  ],
+)
+def test_refuses_the_directory_of_another_job(
+  fake, images, tmp_path, change, named
+):
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  before = fake.contents(tmp_path / "labels")
+  with pytest.raises(ValueError, match=f"(?s){named}.*another directory"):
+    fake.run(fake.make_job(images, tmp_path / "labels", **change))
+  assert fake.contents(tmp_path / "labels") == before
+
+
+def test_refuses_the_directory_of_other_images(fake, images, tmp_path):
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  others = fake.make_images(tmp_path / "others", seed=1)
+  with pytest.raises(ValueError, match=r"image_set\.shards\[0\]\.checksum was"):
+    fake.run(fake.make_job(others, tmp_path / "labels"))
+
+
+def test_refuses_to_label_into_the_images(fake, images):
+  before = fake.contents(images.directory)
+  with pytest.raises(ValueError, match=r"no label set.*another directory"):
+    fake.run(fake.make_job(images, images.directory))
+  assert fake.contents(images.directory) == before
+
+
+def test_refuses_an_unknown_version(fake, images, tmp_path):
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  path = tmp_path / "labels" / "job.json"
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {"schema_version": 9})
+  )
+  with pytest.raises(ValueError, match=r"job\.json has schema_version 9"):
+    fake.run(fake.make_job(images, tmp_path / "labels"))
+
+
+def test_warns_of_other_library_versions(fake, images, tmp_path, caplog):
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  path = tmp_path / "labels" / "job.json"
+  job = json.loads(path.read_text())
+  job["versions"]["jax"] = "0.0.1"
+  path.write_text(json.dumps(job))
+  summary = fake.run(fake.make_job(images, tmp_path / "labels"))
+  assert summary.manifest["versions"]["jax"] == "0.0.1"
+  assert "jax was '0.0.1'" in caplog.text
+
+
+def damage_records(images, shard, place):
+  """Flips a byte within a record's payload."""
+  path = images.directory / images.shards[shard].file
+  begin = int(np.fromfile(path.with_suffix(".offsets"), "<u8")[place])
+  data = bytearray(path.read_bytes())
+  data[begin + 40] ^= 1
+  path.write_bytes(bytes(data))
+
+
+def test_undecodable_images_keep_their_place(fake, tmp_path):
+  # 7 is the third of shard 1, 14 the last of all; 2 cannot even be read.
+  images = fake.make_images(tmp_path / "images", bad=(7, 14))
+  damage_records(images, 0, 2)
+  job = fake.make_job(images, tmp_path / "labels", max_undecodable=0.2)
+  manifest = fake.run(job).manifest
+  bad = {(0, 2): b"", (1, 2): b"image-0-7", (2, 4): b"image-0-14"}
+  for shard in range(3):
+    labels = read_labels(tmp_path / "labels", SHARD.format(shard))
+    assert len(labels) == 5
+    for place, (key, status, feature) in enumerate(labels):
+      good = (shard, place) not in bad
+      assert status == (b"ok" if good else b"undecodable")
+      assert good == ("label/present" in feature)
+      default = f"image-0-{5 * shard + place}".encode()
+      assert key == bad.get((shard, place), default)
+  assert manifest["num_undecodable"] == 3
+  listed = [
+    (int(r["shard"][8:13]), r["index"], r["key"].encode())
+    for r in manifest["undecodable"]
+  ]
+  assert listed == [(*place, key) for place, key in bad.items()]
+  assert "checksum" in manifest["undecodable"][0]["reason"]
+  assert manifest["statistics"]["label"]["examples"] == 12
+  verify(tmp_path / "labels", images)
+
+
+def test_stops_beyond_the_budget_of_undecodable_images(fake, tmp_path):
+  images = fake.make_images(tmp_path / "images", bad=(3, 8, 9))
+  job = fake.make_job(images, tmp_path / "labels", max_undecodable=2 / 15)
+  with pytest.raises(
+    ValueError, match=r"3 of the 15 images .* label\.max_undecodable.*image-0-9"
+  ):
+    fake.run(job)
+  assert not (tmp_path / "labels" / "manifest.json").exists()
+  assert not list((tmp_path / "labels").glob(".*.tmp"))
+  # A larger budget goes on where the job stopped.
+  job = fake.make_job(images, tmp_path / "labels", max_undecodable=0.2)
+  assert fake.run(job).num_records == 10
+
+
+@pytest.mark.parametrize("where", ["records", "commit"])
+def test_full_disk_leaves_whole_shards_only(
+  fake, images, tmp_path, monkeypatch, where
+):
+  output = tmp_path / "labels"
+  write, commit = records.RecordWriter.write, store.Commit.write
+
+  def full(self, *args):
+    if SHARD.format(1) in f"{getattr(self, 'path', '')}{self!r}":
+      raise OSError(errno.ENOSPC, "No space left on device")
+    return (write if where == "records" else commit)(self, *args)
+
+  with monkeypatch.context() as patch:
+    if where == "records":
+      patch.setattr(records.RecordWriter, "write", full)
+    else:
+      patch.setattr(store.Commit, "write", full)
+    with pytest.raises(OSError, match=f"{SHARD.format(1)}.*No space") as caught:
+      fake.run(fake.make_job(images, output))
+  assert caught.value.errno == errno.ENOSPC
+  assert (output / f"{SHARD.format(0)}.json").exists()
+  assert not (output / f"{SHARD.format(1)}.json").exists()
+  assert not list(output.glob(".*")) and not list(output.glob("leases/*"))
+  if where == "records":
+    assert not list(output.glob(f"{SHARD.format(1)}*"))
+  assert fake.run(fake.make_job(images, output)).num_records == 10
+  fake.run(fake.make_job(images, tmp_path / "whole"))
+  assert fake.contents(output) == fake.contents(tmp_path / "whole")
+
+
+def test_a_teacher_that_finds_nothing_is_an_alarm(
+  fake, images, tmp_path, caplog
+):
+  def blind(prediction, content_size):
+    labels = fake.to_labels(prediction, content_size)
+    none = {k: v[:0] for k, v in labels["objects"].items()}
+    return labels | {"objects": none}
+
+  job = fake.make_job(images, tmp_path / "labels")
+  summary = fake.run(job, to_labels=blind)
+  assert summary.exit_code == job_lib.ALARM != 0
+  assert len(summary.alarms) == 1 and "objects: all 15" in summary.alarms[0]
+  assert "LABELS LOOK WRONG" in caplog.text
+  assert fake.run(job).alarms == summary.alarms  # not forgotten
+
+
+def test_bad_predictions_name_the_example(fake, images, tmp_path):
+  def confused(prediction, content_size):
+    labels = fake.to_labels(prediction, content_size)
+    labels["label"]["probs"] = labels["label"]["probs"] * np.nan
+    return labels
+
+  with pytest.raises(ValueError, match=r"image-0-0.*label.*probs"):
+    fake.run(fake.make_job(images, tmp_path / "labels"), to_labels=confused)
+  assert not list((tmp_path / "labels").glob("*.tfrecord"))
+
+
+def test_status_follows_the_job(fake, images, tmp_path):
+  output, seen = tmp_path / "labels", []
+
+  def watched(batch):
+    seen.append(status_lib.status(output))
+    return fake.predict(batch)
+
+  fake.run(fake.make_job(images, output), predict=watched)
+  first, last = seen[0], seen[-1]
+  assert (first.done, first.leased, first.pending) == (0, 1, 2)
+  assert first.workers[0].shard == f"{SHARD.format(0)}.tfrecord"
+  assert first.workers[0].name.endswith(f":{os.getpid()}")
+  assert (last.done, last.leased, last.pending) == (2, 1, 0)
+  assert (last.num_labelled, last.num_records) == (10, 15)
+  assert not last.finished
+  end = status_lib.status(output)
+  assert (end.done, end.workers, end.finished) == (3, (), True)
+  assert end.eta_seconds == 0 and end.num_labelled == 15
+
+
+def test_status_estimates_the_time_to_go(fake, images, tmp_path):
+  output = tmp_path / "labels"
+  fake.run(fake.make_job(images, output), stop=lambda: True)  # job.json only
+  assert status_lib.status(output).eta_seconds is None
+  lease_of_another_host(
+    output / "leases" / f"{SHARD.format(2)}.tfrecord", silent=3
+  )
+  found = status_lib.status(output)
+  assert found.images_per_second == 4  # 40 in 10 s
+  assert found.workers[0].silent_seconds == pytest.approx(3, abs=1)
+
+
+def test_with_the_data_pipeline(fake, tmp_path):
+  images = fake.make_images(tmp_path / "images", num_shards=2, bad=(4,))
+  source = pipeline.Source(str(images.directory), "train")
+  seen = []
+
+  def batches(shard):
+    return pipeline.eval_batches(
+      [source],
+      {},
+      batch_size=2,
+      image_size=(12, 16),
+      shard=shard,
+      options=pipeline.ReadOptions(num_threads=1, max_bad=None),
+    )
+
+  def predict(batch):
+    seen.append((threading.current_thread().name, batch["image"].shape))
+    return {"size": batch["content_size"]}
+
+  def to_labels(prediction, content_size):
+    np.testing.assert_array_equal(prediction["size"], content_size)
+    return {
+      "label": {"classes": np.arange(3), "probs": np.array([0.2, 0.5, 0.3])}
+    }
+
+  job = fake.make_job(images, tmp_path / "labels", max_undecodable=0.2)
+  summary = job_lib.run(job, batches, predict, to_labels)
+  assert summary.num_records == 10
+  assert {shape for _, shape in seen} == {(2, 12, 16, 3)}
+  assert [r["key"] for r in summary.manifest["undecodable"]] == ["image-0-4"]
+  verify(tmp_path / "labels", images)

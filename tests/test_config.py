@@ -1,0 +1,111 @@
+import importlib.util
+import pathlib
+
+import pytest
+
+from must_jax import config as config_lib
+from must_jax.config import base_config, dataset, parse_arg, task
+
+CONFIGS = sorted(
+  (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+)
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def valid_config():
+  config = base_config()
+  config.datasets.flowers = dataset("data/flowers", "train")
+  config.train_on = ("flowers",)
+  config.tasks.kinds = task("classification", labels={"flowers": "supervised"})
+  return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("size", ["", "small", "smoke"])
+def test_shipped_configs_are_valid_and_documented(path, size):
+  module = load(path)
+  assert "python main.py" in module.__doc__
+  assert "Cost:" in module.__doc__
+  assert "Result:" in module.__doc__
+  arg = {"label": "teacher=runs/teacher", "student": "depth=labels"}.get(
+    path.stem, ""
+  )
+  if path.stem != "label":
+    arg = ",".join(filter(None, (arg, size)))
+  config_lib.validate(module.get_config(arg or None))
+
+
+def test_json_round_trip():
+  config = valid_config()
+  config.tasks.boxes = task(
+    "detection", labels={"flowers": "runs/labels/a.b"}, weight=2.0
+  )
+  text = config_lib.to_json(config)
+  again = config_lib.from_json(text)
+  assert config_lib.to_json(again) == text
+  assert again.tasks.boxes.weight == 2.0
+  assert again.tasks.kinds.weight is None
+  assert again.tasks.boxes.aspect_ratios == (0.5, 1.0, 2.0)
+
+
+def test_stored_config_of_another_version_is_refused():
+  text = config_lib.to_json(valid_config()).replace('"seed"', '"sead"')
+  with pytest.raises(ValueError, match=r"(?s)sead.*another version"):
+    config_lib.from_json(text)
+
+
+def test_parse_arg():
+  args = parse_arg("smoke,data=/a/b=c,steps=3", data="", steps=1, smoke=False)
+  assert (args.data, args.steps, args.smoke) == ("/a/b=c", 3, True)
+  with pytest.raises(ValueError, match=r"'dat'.*\['data'\]"):
+    parse_arg("dat=x", data="")
+  with pytest.raises(ValueError, match="expected a int"):
+    parse_arg("steps=many", steps=1)
+
+
+def test_unknown_key_is_refused():
+  config = valid_config().lock()
+  with pytest.raises((AttributeError, KeyError), match="learning_rate"):
+    config.optimizer.learning_rate = 1.0
+
+
+BAD = {
+  "stage is 'tarin'; expected one of": {"stage": "tarin"},
+  "schedule is 'linear'; expected": {"optimizer.schedule": "linear"},
+  "train_on is 'roses'; expected one of": {"train_on": ("roses",)},
+  "expected positive multiples of data.label_stride": {
+    "data.image_size": (641, 640)
+  },
+  "must be below": {"train.steps": 100},
+  "train_on is empty": {"train_on": ()},
+  "label.teacher is empty": {"stage": "label"},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_validate_says_what_is_wrong(message):
+  config = valid_config()
+  config_lib.validate(config)
+  config.update_from_flattened_dict(BAD[message])
+  with pytest.raises(ValueError, match=message):
+    config_lib.validate(config)
+
+
+def test_unknown_option_of_a_task():
+  with pytest.raises(ValueError, match=r"no option \['anchor'\]; it has"):
+    task("detection", labels={}, anchor=3)
+  with pytest.raises(ValueError, match="Kind of task is 'detect'"):
+    task("detect", labels={})
+
+
+def test_names_that_are_no_names():
+  config = valid_config()
+  config.datasets["../evil"] = dataset("x", "train")
+  with pytest.raises(ValueError, match="no name for a task or dataset"):
+    config_lib.validate(config)

@@ -1,5 +1,6 @@
 """Flags, platform set-up, and dispatch on `config.stage`."""
 
+import logging as std_logging
 import os
 import sys
 from typing import Any
@@ -27,9 +28,22 @@ _COORDINATOR = flags.DEFINE_string(
 )
 
 
+def quiet_libraries() -> None:
+  """Keeps orbax's account of its every step out of the log."""
+  handler = logging.get_absl_handler()
+  handler.addFilter(
+    lambda record: (
+      record.levelno >= std_logging.WARNING
+      if "orbax" in record.pathname
+      else True
+    )
+  )
+
+
 def run_stage(config: ConfigDict, workdir: str) -> Any:
   """Runs what `config.stage` names; returns its result."""
   config_lib.validate(config)
+  quiet_libraries()
   if config.stage == "label":
     from must_jax.pseudo_label import teacher
 

@@ -54,7 +54,7 @@ class ClassVector:
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-  """Objects: `boxes` [B, G, 4], `classes` [B, G], `valid`, `ignore` [B, G].
+  """Objects: `boxes` [B, G, 4], `classes`, `scores`, `valid`, `ignore` [B, G].
 
   `ignore` marks crowds and difficult objects: neither a target nor a mistake.
 
@@ -85,7 +85,15 @@ class ClassMap:
 
 @dataclasses.dataclass(frozen=True)
 class ValueMap:
-  """Scalar per pixel: `values` float32 [B, h, w], `valid` bool [B, h, w]."""
+  """Scalar per pixel: `values` float32 [B, h, w], `valid` bool [B, h, w].
+
+  Attributes:
+    unit: "" for whatever is stored; of depth, "metres" or "inverse" (1 over
+      the distance up to scale and shift). Stored metres are read as inverse
+      depth where that is asked for; the other way there is none.
+  """
+
+  unit: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

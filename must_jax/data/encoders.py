@@ -30,7 +30,7 @@ def encode_field(
       ClassMap: classes [h, w], (confidence [h, w])
       ValueMap: values [h, w], (valid [h, w] bool)
       VectorMap: vectors [h, w, 3] of length 1, (valid [h, w] bool)
-    spec: {"kind": ..., "classes": [...]}.
+    spec: {"kind": ..., "classes": [...], "unit": ...}, the last two if any.
 
   Raises:
     ValueError: a value out of its range, or a shape that does not fit.
@@ -43,7 +43,10 @@ def encode_field(
       f"given are {sorted(arrays)}; a {kind} has {needed} and may have"
       f" {optional}"
     )
-  return _ENCODERS[kind](arrays, num_classes)
+  features = _ENCODERS[kind](arrays, num_classes)
+  if "unit" in spec:
+    features["unit"] = bytes_feature(spec["unit"].encode())
+  return features
 
 
 def _encode_class_vector(

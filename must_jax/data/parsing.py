@@ -39,7 +39,7 @@ _FEATURES = {
     "scores": _FLOATS,
   },
   ClassMap: {"png": _STRING, "confidence": _STRING},
-  ValueMap: {"png": _STRING, "scale": _FLOAT, "shift": _FLOAT},
+  ValueMap: {"png": _STRING, "scale": _FLOAT, "shift": _FLOAT, "unit": _STRING},
   VectorMap: {"png": _STRING},
 }
 
@@ -218,13 +218,16 @@ def _parse_class_map(name: str, features: Tensors, field: ClassMap) -> Tensors:
 
 
 def _parse_value_map(name: str, features: Tensors, field: ValueMap) -> Tensors:
-  del field
   codes = _decode_map(name, features["png"], 1, tf.uint16)[..., 0]
   scale, shift = features["scale"], features["shift"]
   finite = tf.math.is_finite(scale * MAX_CODE) & tf.math.is_finite(shift)
   _require(finite, f"{name}/scale")
   valid = codes > 0
   values = scale * tf.cast(codes, tf.float32) + shift
+  if field.unit == "inverse":
+    is_metres = features["unit"] == "metres"
+    valid &= ~is_metres | (values > 0)
+    values = tf.where(is_metres, tf.math.divide_no_nan(1.0, values), values)
   return {"values": tf.where(valid, values, 0), "valid": valid}
 
 

@@ -137,12 +137,16 @@ def write_image_set(
   finally:
     stage.rmtree()
   splits = _other_splits(directory, head, split, overwrite)
+  old = {shard["file"] for shard in splits.get(split, {}).get("shards", ())}
   splits[split] = {
     "num_records": sum(shard.num_records for shard in shards),
     "shards": [dataclasses.asdict(shard) for shard in shards],
     "rejected": [dict(entry) for entry in rejected],
   }
   write_json(directory / INDEX_FILE, {**head, "splits": splits})
+  for file in old - {shard.file for shard in shards}:
+    for path in (directory / file, offsets_path(directory / file)):
+      path.unlink(missing_ok=True)
   return ImageSet.open(directory, split)
 
 

@@ -9,7 +9,7 @@ and the labels a teacher made. A field F of either has `F/present` and, by kind:
                F/ignore int64 [G], F/scores float [G] (1 where left out)
   ClassMap     F/png 8 bit, 255 unknown; F/confidence 8 bit, round(255 p)
   ValueMap     F/png 16 bit, 0 unknown, else value = scale code + shift;
-               F/scale, F/shift float
+               F/scale, F/shift float, F/unit ("metres", "inverse")
   VectorMap    F/png 16 bit RGB, 0 0 0 unknown, else code = 1 +
                round((v + 1) / 2 * 65534) of each component
 

@@ -236,6 +236,7 @@ def _move_boxes(arrays: Tensors, geometry: Geometry, max_boxes: int) -> Tensors:
   return {
     "boxes": pad(boxes),
     "classes": pad(arrays["classes"]),
+    "scores": pad(arrays["scores"]),
     "ignore": pad(arrays["ignore"]),
     "valid": pad(tf.ones_like(arrays["ignore"])),
   }

@@ -186,6 +186,13 @@ def _check_field(
         f"Task {task!r} reads {name!r} as {kind}; in {origin} it is a"
         f" {spec['kind']}."
       )
+    stored, wanted = (spec or {}).get("unit", ""), getattr(field, "unit", "")
+    if (stored, wanted) == ("inverse", "metres"):
+      raise ValueError(
+        f"Task {task!r} reads {name!r} in metres; {origin} has inverse depth"
+        " of unknown scale. Set the task's unit to 'inverse', with the"
+        " objective 'scale_shift_invariant'."
+      )
   classes = class_names(sources, task, name)
   expected = getattr(field, "num_classes", 0)
   if classes and len(classes) != expected:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
 from must_jax.data import synthetic
-from must_jax.experiments import showcase
+from must_jax.experiments import report, showcase
 from must_jax.experiments.pipeline import Pipeline
 from must_jax.experiments.tables import Column, Row, Table
 
@@ -196,10 +196,20 @@ def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
   chain = build(pipeline, world, scale)
   pipeline.run()
   table = make_table(pipeline, chain, scale)
+  quality = label_quality(pipeline, chain)
+  print("\nTeachers: validation on their own set, pseudo labels on the pile")
+  for q in quality:
+    print(f"  {q.teacher:<16}{q.metric:<16}{q.validation:.3f}  {q.pile:.3f}")
   print(f"\n{table.to_text()}\n")
-  report = workdir / "report.html"
-  showcase.write(report, pipeline, chain, table, time.monotonic() - start)
-  print(f"Report: {report}")
+  page = workdir / "report.html"
+  minutes = (time.monotonic() - start) / 60
+  facts = {
+    "Command": f"must-jax demo{' --full' if full else ''} --jobs {jobs}",
+    "Time": f"{minutes:.1f} minutes in the last call",
+    "Seeds": ", ".join(map(str, scale.seeds)),
+  }
+  showcase.write(page, pipeline, chain, table, facts, quality)
+  print(f"Report: {page}  ({minutes:.1f} minutes)")
   return 0
 
 
@@ -264,18 +274,41 @@ def make_table(pipeline: Pipeline, chain: Chain, scale: Scale) -> Table:
   """The paper's Table 2 in the small."""
   rows = []
   for row, title in PRETRAININGS.items():
-    cells = []
+    values = []
     for transfer in TRANSFERS:
       key = f"validation/{transfer.name}/{transfer.metric}"
-      cells.append(
-        [
+      values.append(
+        tuple(
           pipeline.stages[chain.transfers[row, transfer.name, s]].result[key]
           for s in scale.seeds
-        ]
+        )
       )
-    rows.append(Row(title, cells))
-  columns = [Column(t.title, t.metric) for t in TRANSFERS]
-  return Table(columns, rows, baseline=PRETRAININGS["supervised"])
+    paper = tuple(value / 100 for value in PAPER.get(row, ()))
+    rows.append(Row(title, tuple(values), paper))
+  return Table(
+    tuple(Column(t.title, t.metric) for t in TRANSFERS),
+    tuple(rows),
+    baseline=PRETRAININGS["supervised"],
+    highlight=PRETRAININGS["must"],
+  )
+
+
+def label_quality(
+  pipeline: Pipeline, chain: Chain
+) -> tuple[report.LabelQuality, ...]:
+  """How good the teachers are at home, and their labels on the pile."""
+  return tuple(
+    report.LabelQuality(
+      teacher=source.kind,
+      dataset=f"{source.set_name} (in the role of {source.role})",
+      metric=source.metric,
+      validation=pipeline.stages[chain.teachers[source.kind]].result[
+        f"validation/{source.kind}/{source.metric}"
+      ],
+      pile=pipeline.stages[chain.labels[source.kind]].result[source.metric],
+    )
+    for source in SOURCES
+  )
 
 
 def _json(config: ConfigDict) -> str:

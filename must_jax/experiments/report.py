@@ -9,12 +9,12 @@ import base64
 import dataclasses
 import html
 import io
-import itertools
 import json
 import math
 import os
 import pathlib
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -317,9 +317,7 @@ def _result_row(table: tables.Table, row: tables.Row) -> str:
     won, compared = table.wins(row.name, table.baseline)
     remark = f"<small>ahead in {won} of {compared}</small>" if compared else ""
   mark = ' class="highlight"' if row.name == table.highlight else ""
-  return (
-    f'<tr{mark}><th scope="row">{_text(row.name)}{remark}</th>{cells}</tr>'
-  )
+  return f'<tr{mark}><th scope="row">{_text(row.name)}{remark}</th>{cells}</tr>'
 
 
 def _result_cell(cell: tables.Cell) -> str:
@@ -363,9 +361,7 @@ def _bars(table: tables.Table) -> str:
 
 def _bar_panel(table: tables.Table, column: int) -> str:
   cells = [table.cell(row, column) for row in table.rows]
-  values = [
-    100 * v for row in table.rows for v in row.values[column] or ()
-  ]
+  values = [100 * v for row in table.rows for v in row.values[column] or ()]
   # A little air at the right, so that the outermost dot is whole.
   full = max([*values, 1.0]) * 1.03
   base = table.cell(table.row(table.baseline), column).mean
@@ -481,8 +477,10 @@ def _duration(seconds: float) -> str:
   minutes = round(seconds / 60)
   if seconds < 600:
     return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
-  return f"{minutes} min" if minutes < 60 else (
-    f"{minutes // 60} h {minutes % 60:02} min"
+  return (
+    f"{minutes} min"
+    if minutes < 60
+    else (f"{minutes // 60} h {minutes % 60:02} min")
   )
 
 
@@ -536,7 +534,9 @@ def _image_url(array: np.ndarray) -> str:
     size = (image.width * scale, image.height * scale)
     image = image.resize(size, Image.Resampling.BICUBIC)
   elif longer > _MAX_IMAGE_SIDE:
-    image.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail(
+      (_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE), Image.Resampling.LANCZOS
+    )
   # Photographs are smaller as JPEG, class maps as PNG.
   files = []
   for kind, options in (
@@ -572,9 +572,7 @@ def _chart(chart: Chart) -> str:
   )
 
 
-def _plot(
-  chart: Chart, curves: Mapping[str, list[tuple[float, float]]]
-) -> str:
+def _plot(chart: Chart, curves: Mapping[str, list[tuple[float, float]]]) -> str:
   xs = [x for curve in curves.values() for x, _ in curve]
   ys = [y for curve in curves.values() for _, y in curve]
   x_ticks, to_x = _linear_axis(xs, _LEFT, _CHART_WIDTH - _RIGHT, tight=True)
@@ -642,12 +640,10 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
   size = math.ceil(len(points) / _MAX_POINTS)
   if size <= 1:
     return points
+  groups = [points[i : i + size] for i in range(0, len(points), size)]
   return [
-    (
-      math.fsum(x for x, _ in group) / len(group),
-      math.fsum(y for _, y in group) / len(group),
-    )
-    for group in itertools.batched(points, size)
+    (statistics.fmean(x for x, _ in g), statistics.fmean(y for _, y in g))
+    for g in groups
   ]
 
 
@@ -707,7 +703,201 @@ def _log_axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 def _short(value: float) -> str:
   """A tick's label: 20000 as "20k"."""
-  for size, unit in ((1e6, "M"), (1e4, "k")):
-    if abs(value) >= size:
-      return _minus(f"{value / min(size, 1e6 if unit == 'M' else 1e3):g}{unit}")
+  if abs(value) >= 1e6:
+    return _minus(f"{value / 1e6:g}M")
+  if abs(value) >= 1e4:
+    return _minus(f"{value / 1e3:g}k")
   return _minus(f"{value:g}")
+
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --page: #fdfdfc; --ink: #1c2024; --soft: #5f676f; --faint: #9aa1a8;
+  --rule: #e3e4e2; --wash: #f4f5f3;
+  --accent: #0f766e; --tint: #eaf4f2; --bar: #c3c8cb; --down: #b0532c;
+  --s0: #0f766e; --s1: #c0703a; --s2: #5567c9; --s3: #9b4a83; --s4: #7d8330;
+  --s5: #59636e;
+  --text: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Inter, Roboto,
+    "Helvetica Neue", Arial, sans-serif;
+  --code: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
+    monospace;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #14171a; --ink: #e6e8ea; --soft: #a0a8b0; --faint: #6d757d;
+    --rule: #2a2f34; --wash: #1c2024;
+    --accent: #56c4b6; --tint: #17292a; --bar: #4a5259; --down: #e59a72;
+    --s0: #56c4b6; --s1: #e6a06c; --s2: #93a2ff; --s3: #d98dc1; --s4: #c0c56c;
+    --s5: #a0a8b0;
+  }
+}
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0 auto; padding: 4.5rem 2rem 3rem; max-width: 70rem;
+  background: var(--page); color: var(--ink);
+  font: 1rem/1.6 var(--text); -webkit-font-smoothing: antialiased;
+}
+h1, h2, h3, p, figure, dl, dd { margin: 0; }
+h1 {
+  max-width: 22em; font-size: 2.5rem; font-weight: 650; line-height: 1.15;
+  letter-spacing: -0.022em; text-wrap: balance;
+}
+h2 {
+  margin-bottom: 1.5rem; font-size: 1.5rem; font-weight: 620;
+  line-height: 1.25; letter-spacing: -0.014em;
+}
+h3 { margin: 3rem 0 1rem; font-size: 1rem; font-weight: 620; }
+section { margin-top: 5rem; scroll-margin-top: 2rem; }
+section > p { max-width: 44em; margin-bottom: 1.25rem; }
+code {
+  padding: 0.1em 0.3em; border-radius: 3px; background: var(--wash);
+  font: 0.86em/1.5 var(--code); overflow-wrap: anywhere;
+}
+small { font-size: 0.8125rem; font-weight: 400; color: var(--soft); }
+.intro { max-width: 42em; margin-top: 1.5rem; font-size: 1.0625rem; }
+.intro p + p { margin-top: 0.9em; }
+nav {
+  display: flex; flex-wrap: wrap; gap: 0.35rem 1.75rem; margin-top: 2.25rem;
+  font-size: 0.9375rem;
+}
+nav a { color: var(--accent); text-decoration: none; }
+nav a:hover { text-decoration: underline; text-underline-offset: 0.25em; }
+dl {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
+  gap: 1.25rem 2.5rem; margin-top: 2.5rem; padding: 1.5rem 0;
+  border-block: 1px solid var(--rule);
+}
+dt { font-size: 0.8125rem; color: var(--soft); }
+dd { font-size: 0.9375rem; white-space: pre-line; overflow-wrap: anywhere; }
+.note { margin-top: 0.9rem; font-size: 0.8125rem; color: var(--soft); }
+.verdict { font-size: 1.1875rem; line-height: 1.5; }
+.verdict strong { font-weight: 620; color: var(--accent); }
+
+.scroll { overflow-x: auto; }
+table {
+  width: 100%; border-collapse: collapse; font-size: 0.9375rem;
+  line-height: 1.4; font-variant-numeric: tabular-nums;
+}
+th, td {
+  padding: 0.7rem 0.9rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--rule);
+}
+thead th, thead td {
+  vertical-align: bottom; font-weight: 620;
+  border-bottom: 1px solid var(--faint);
+}
+th:first-child { padding-left: 0.75rem; text-align: left; }
+tbody th { min-width: 11rem; font-weight: 500; }
+th small, td .delta, td .paper { display: block; }
+td .delta, td .paper { font-size: 0.8125rem; white-space: nowrap; }
+td .mean { white-space: nowrap; }
+td strong { font-weight: 680; }
+.left { text-align: left; }
+.dev { font-size: 0.8125rem; color: var(--soft); }
+.paper, .missing, .flat { color: var(--faint); }
+.up { color: var(--accent); }
+.down { color: var(--down); }
+tr.highlight > * { background: var(--tint); }
+tr.highlight th { font-weight: 650; }
+table.wins { width: auto; }
+.wins thead th { max-width: 10rem; font-weight: 400; font-size: 0.8125rem; }
+
+.panels {
+  display: grid; gap: 2.25rem 3.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
+}
+figcaption { margin-bottom: 0.4rem; font-size: 0.9375rem; font-weight: 620; }
+figcaption small { margin-left: 0.6em; }
+.bar {
+  display: grid; grid-template-columns: 11rem 1fr 3.6rem; align-items: center;
+  column-gap: 0.9rem; padding: 0.1rem 0; font-size: 0.8125rem;
+  line-height: 1.25;
+}
+.bar svg { width: 100%; height: 24px; overflow: visible; }
+.bar rect { fill: var(--bar); }
+.bar circle { fill: var(--page); stroke: var(--ink); stroke-width: 1.2; }
+.bar .base { stroke: var(--soft); stroke-dasharray: 2 2; }
+.bar .value { text-align: right; font-variant-numeric: tabular-nums; }
+.bar .value { white-space: nowrap; }
+.bar.highlight rect { fill: var(--accent); }
+.bar.highlight .name { font-weight: 620; }
+.stages { max-width: 46rem; }
+.stages .bar { grid-template-columns: 15rem 1fr 6rem; }
+.stages rect { fill: var(--accent); }
+.stages .total {
+  margin-top: 0.5rem; padding-top: 0.6rem; font-weight: 620;
+  border-top: 1px solid var(--rule);
+}
+
+.gallery { min-width: calc(var(--columns) * 7rem); }
+.pictures {
+  display: grid; gap: 0.6rem; margin-bottom: 0.6rem;
+  grid-template-columns: repeat(var(--columns), minmax(0, 20rem));
+  break-inside: avoid;
+}
+.heads { font-size: 0.8125rem; color: var(--soft); break-after: avoid; }
+.pictures img { display: block; width: 100%; border-radius: 3px; }
+.legend {
+  display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; margin-top: 0.6rem;
+  font-size: 0.8125rem; color: var(--soft);
+}
+.legend .of { min-width: 6.5rem; color: var(--ink); }
+.legend i {
+  display: inline-block; width: 0.7em; height: 0.7em; margin-right: 0.45em;
+  border-radius: 2px;
+}
+
+.charts {
+  display: grid; gap: 3rem 3.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
+}
+.chart h3 { margin: 0; }
+.chart .legend { margin: 0.15rem 0 0; }
+.plot {
+  display: block; width: 100%; height: auto; margin-top: 0.6rem;
+  overflow: visible; font: 12px var(--text);
+  font-variant-numeric: tabular-nums;
+}
+.plot text { fill: var(--soft); }
+.plot .end { text-anchor: end; }
+.plot .mid { text-anchor: middle; }
+.plot .grid { stroke: var(--rule); }
+.plot .axis { stroke: var(--faint); }
+.curve {
+  fill: none; stroke: var(--c); stroke-width: 1.75; stroke-linejoin: round;
+  stroke-linecap: round;
+}
+.curve.dashed { stroke-dasharray: 5 4; }
+.point circle { fill: var(--c); }
+.point .hit { fill-opacity: 0; }
+.point:hover .dot { r: 4px; }
+
+footer {
+  margin-top: 6rem; padding-top: 1.25rem; border-top: 1px solid var(--rule);
+  font-size: 0.8125rem; color: var(--soft);
+}
+@media (max-width: 40rem) {
+  body { padding: 2.5rem 1.1rem 2rem; }
+  h1 { font-size: 1.9rem; }
+  section { margin-top: 3.5rem; }
+  .bar, .stages .bar { grid-template-columns: 7.5rem 1fr 4.4rem; }
+  tbody th { min-width: 8.5rem; }
+}
+@media print {
+  @page { margin: 16mm 14mm; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  body { padding: 0; max-width: none; font-size: 9.5pt; }
+  nav { display: none; }
+  section { margin-top: 2.5rem; }
+  h1, h2, h3, figcaption { break-after: avoid; }
+  figure, tr, .bar { break-inside: avoid; }
+  .panels, .charts {
+    grid-template-columns: 1fr 1fr; column-gap: 2rem;
+  }
+  .scroll { overflow: visible; }
+  .bar { grid-template-columns: 8rem 1fr 3rem; }
+  th, td { padding: 0.4rem 0.5rem; }
+}
+"""

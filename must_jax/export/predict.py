@@ -61,9 +61,7 @@ def run(
   for path in map(pathlib.Path, images):
     if path.is_dir():
       endings = (".jpg", ".jpeg", ".png")
-      files += sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in endings
-      )
+      files += sorted(p for p in path.rglob("*") if p.suffix.lower() in endings)
     else:
       files.append(path)
   if not files:

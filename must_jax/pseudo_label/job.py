@@ -173,7 +173,7 @@ class _Worker:
 
   def _read_commits(self) -> None:
     """Reads what was committed since; checks the budget of bad records."""
-    present = {path.name for path in self._dir.glob("*.json")}
+    present = {path.name for path in self._dir.iterdir()}
     for shard in self._images.shards:
       if shard.file in self._commits:
         continue

@@ -70,7 +70,7 @@ def status(directory: epath.PathLike) -> Status:
   """
   directory = epath.Path(directory)
   shards = store.read_job(directory)["image_set"]["shards"]
-  committed = {path.name for path in directory.glob("*.json")}
+  committed = {path.name for path in directory.iterdir()}
   done, workers = [], []
   for shard in shards:
     if store.commit_path(directory, shard["file"]).name in committed:

@@ -154,7 +154,9 @@ def claim_directory(
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / JOB_FILE
   # Looked for first: other workers may begin while this one looks.
-  strangers = [p.name for p in directory.glob("*.tfrecord")]
+  strangers = [
+    path.name for path in directory.iterdir() if path.suffix == ".tfrecord"
+  ]
   if strangers and not path.exists():
     raise ValueError(
       f"{directory} holds {sorted(strangers)[0]} but no {JOB_FILE}, so it is"
@@ -281,7 +283,9 @@ def collect_garbage(directory: epath.Path, min_age: float) -> None:
     directory: of the label set.
     min_age: seconds since they were last written to.
   """
-  for path in directory.glob(".*.tmp"):
+  for path in directory.iterdir():
+    if not (path.name.startswith(".") and path.name.endswith(".tmp")):
+      continue
     with contextlib.suppress(FileNotFoundError):
       if time.time() - path.stat().mtime >= min_age:
         path.unlink()

@@ -86,7 +86,7 @@ def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
     sys.exit(PREEMPTED)
   if summary.alarms:
     sys.exit(summary.exit_code)
-  return summary.manifest["totals"]
+  return summary.manifest["statistics"]
 
 
 def describe_fields(task: Task) -> dict[str, dict[str, Any]]:

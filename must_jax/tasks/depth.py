@@ -53,7 +53,7 @@ class Depth(base.Task):
 
   @property
   def fields(self):
-    return {"depth": ValueMap()}
+    return {"depth": ValueMap(self.unit)}
 
   def make_head(self, options: base.HeadOptions) -> nn.Module:
     return PixelHead(

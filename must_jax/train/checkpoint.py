@@ -275,19 +275,18 @@ def digest(tree: PyTree) -> list[int]:
   one changed word changes it, and neither the order of summation nor the
   layout over devices and processes matters.
   """
-  total = np.zeros(2, np.uint32)
+  total = [0, 0]
   for number, leaf in enumerate(jax.tree.leaves(tree)):
     salt = number * 0x9E3779B9
     for data, place in _pieces(leaf):
       word = _words(data)
       place = ((place + salt) & 0xFFFFFFFF).astype(np.uint32)
       mixed = (place ^ (place >> 15)) * np.uint32(0x2C1B3C6D)
-      total[0] += np.sum(word * (2 * place + 1), dtype=np.uint32)
-      total[1] += np.sum((word ^ mixed) * (2 * mixed + 1), dtype=np.uint32)
+      total[0] += int(np.sum(word * (2 * place + 1), dtype=np.uint32))
+      total[1] += int(np.sum((word ^ mixed) * (2 * mixed + 1), dtype=np.uint32))
   if jax.process_count() > 1:
-    gathered = multihost_utils.process_allgather(total)
-    total = gathered.sum(0, dtype=np.uint32)
-  return [int(word) for word in total]
+    total = multihost_utils.process_allgather(np.array(total)).sum(0)
+  return [int(word) & 0xFFFFFFFF for word in total]
 
 
 def _pieces(leaf: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:

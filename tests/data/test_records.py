@@ -225,8 +225,10 @@ def test_a_split_is_replaced_only_on_demand(tmp_path):
   with pytest.raises(ValueError, match="overwrite"):
     write_set(tmp_path, count=4)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-  assert write_set(tmp_path, count=4, overwrite=True).num_records == 4
+  again = write_set(tmp_path, count=4, num_shards=2, overwrite=True)
+  assert again.num_records == 4
   assert records.ImageSet.open(tmp_path, "train").num_records == 4
+  assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize(

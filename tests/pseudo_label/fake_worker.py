@@ -7,6 +7,7 @@ of JSON it reads, so that killing and restarting workers takes no time.
 import io
 import json
 import os
+import pathlib
 import sys
 import time
 
@@ -121,6 +122,7 @@ def run(job, delay=0.0, predict=predict, to_labels=to_labels, **options):
 
 def contents(directory):
   """{path: bytes} of all files below a directory."""
+  directory = pathlib.Path(directory)
   return {
     str(p.relative_to(directory)): p.read_bytes()
     for p in sorted(directory.rglob("*"))

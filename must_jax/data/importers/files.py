@@ -201,6 +201,7 @@ def read_image(path: pathlib.Path) -> Picture:
       plain = image.mode in ("L", "RGB") and not image.has_transparency_data
       is_png = image.format == "PNG"
     if plain and not turned and not (is_png and _png_depth(data)[0] != 8):
+      _check_readable(data, size)
       return Picture(data, size)
     return _encode(upright, "PNG" if is_png else "JPEG", turned)
   except Rejected:
@@ -209,6 +210,18 @@ def read_image(path: pathlib.Path) -> Picture:
     raise Rejected(f"there is no file {path}") from None
   except Exception as error:  # decoders raise of all kinds on broken files
     raise Rejected(f"cannot be decoded: {error}") from None
+
+
+def _check_readable(data: bytes, size: tuple[int, int]) -> None:
+  """TensorFlow refuses some broken files that Pillow reads."""
+  import tensorflow as tf
+
+  from must_jax.data import parsing
+
+  try:
+    parsing.decode_image(tf.constant(data), tf.constant(size), (0, 0, *size))
+  except tf.errors.InvalidArgumentError:
+    raise Rejected("cannot be decoded: broken JPEG or PNG data") from None
 
 
 def _image_of_array(path: pathlib.Path) -> Image.Image:
@@ -289,7 +302,10 @@ def _decode_png(data: bytes) -> np.ndarray:
   if depth == 16 and colour != 0:  # Pillow keeps 8 bits of these
     import tensorflow as tf
 
-    return tf.io.decode_png(data, dtype=tf.uint16).numpy()
+    try:
+      return tf.io.decode_png(data, dtype=tf.uint16).numpy()
+    except tf.errors.InvalidArgumentError:
+      raise ValueError("broken PNG data") from None
   with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
     image.load()
     array = np.asarray(image)

@@ -48,7 +48,7 @@ def plan(args: argparse.Namespace) -> base.Plan:
     path = base.partner(item, "normal map")
     codes = files.read_map(path, picture)
     is_png = path.suffix.lower() == ".png"
-    if codes.shape[2:] != (3,) or codes.dtype.kind not in "uf":
+    if codes.shape[2:] != (3,) or codes.dtype.kind != ("u" if is_png else "f"):
       raise files.Rejected(
         f"{path.name} is {codes.dtype} {codes.shape}; expected an RGB PNG or"
         " floats [h, w, 3]"

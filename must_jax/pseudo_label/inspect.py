@@ -1,0 +1,175 @@
+"""`must-jax inspect`: what is in a label set, how far it is, how good it is."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from must_jax import config as config_lib
+from must_jax.data import pipeline
+from must_jax.data.sets import ImageSet, read_manifest
+from must_jax.pseudo_label.status import status
+from must_jax.tasks import Task
+from must_jax.train.state import build_tasks
+
+# Labels are drawn and measured at this size, whatever size they have.
+_IMAGE_SIZE = (256, 256)
+_GALLERY_ROWS = 8
+
+
+def teacher_task(manifest: dict[str, Any]) -> Task:
+  """The task whose labels a label set holds."""
+  teacher = manifest["teacher"]
+  config = config_lib.from_json(json.dumps(teacher["config"]))
+  return build_tasks(config)[teacher["task"]]
+
+
+def quality(
+  labels: pathlib.Path,
+  truth: pathlib.Path,
+  image_size: tuple[int, int] = _IMAGE_SIZE,
+) -> dict[str, float]:
+  """Measures pseudo labels against the true labels of the same images.
+
+  All stored labels count, those below the reading thresholds too.
+
+  Args:
+    labels: a finished label set.
+    truth: an image set with the same name, split and keys and true labels.
+    image_size: (H, W) at which both are compared.
+
+  Raises:
+    ValueError: the sets don't line up, or the truth has no such labels.
+  """
+  manifest = read_manifest(labels)
+  task = teacher_task(manifest)
+  if hasattr(task, "min_score"):
+    task = dataclasses.replace(task, min_score=0.0)
+  source = pipeline.Source(
+    str(truth),
+    manifest["image_set"]["split"],
+    {"pseudo": str(labels), "true": pipeline.SUPERVISED},
+  )
+  metric = task.make_metrics()
+  for batch in pipeline.eval_batches(
+    [source],
+    {"pseudo": task.fields, "true": task.fields},
+    batch_size=32,
+    image_size=image_size,
+  ):
+    (prediction,) = batch["labels"]["pseudo"].values()
+    metric.update(prediction, batch["labels"]["true"], batch)
+  return metric.compute()
+
+
+def draw(
+  labels: pathlib.Path,
+  images: pathlib.Path,
+  count: int,
+  image_size: tuple[int, int] = _IMAGE_SIZE,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """(image, picture of its pseudo labels) of the first examples.
+
+  Args:
+    labels: a finished label set.
+    images: the image set it was made for.
+    count: examples.
+    image_size: (H, W) of the pictures.
+  """
+  manifest = read_manifest(labels)
+  task = teacher_task(manifest)
+  source = pipeline.Source(
+    str(images), manifest["image_set"]["split"], {"pseudo": str(labels)}
+  )
+  batches = pipeline.eval_batches(
+    [source],
+    {"pseudo": task.fields},
+    batch_size=count,
+    image_size=image_size,
+  )
+  batch = next(iter(batches))
+  (arrays,) = batch["labels"]["pseudo"].values()
+  for i in np.flatnonzero(batch["valid"]):
+    height, width = batch["content_size"][i].astype(int)
+    picture = task.draw(
+      batch["image"][i], {name: array[i] for name, array in arrays.items()}
+    )
+    yield batch["image"][i][:height, :width], picture[:height, :width]
+
+
+def run(args: argparse.Namespace) -> int:
+  """Prints what the arguments of `must-jax inspect` ask for."""
+  if args.status:
+    _print_status(args.labels)
+    return 0
+  manifest = read_manifest(args.labels)
+  _print_summary(manifest)
+  if args.truth:
+    print("\nAgainst the truth")
+    for name, value in quality(args.labels, args.truth).items():
+      print(f"  {name:<24} {value:.4f}")
+  if args.gallery:
+    if not args.images:
+      raise ValueError("--gallery needs --images, the labelled image set.")
+    ImageSet.open(args.images, manifest["image_set"]["split"])
+    pairs = list(draw(args.labels, args.images, _GALLERY_ROWS))
+    rows = [_on_canvas(image, picture) for image, picture in pairs]
+    Image.fromarray(np.concatenate(rows)).save(args.gallery)
+    print(f"\nGallery: {args.gallery}")
+  return 0
+
+
+def _print_status(labels: pathlib.Path) -> None:
+  state = status(labels)
+  share = state.num_labelled / max(1, state.num_records)
+  print(
+    f"{state.num_labelled:,} of {state.num_records:,} images ({share:.1%});"
+    f" shards: {state.done} done, {state.leased} at work,"
+    f" {state.pending} pending"
+  )
+  for worker in state.workers:
+    print(
+      f"  {worker.name}: {worker.shard}, {worker.num_records} images,"
+      f" {worker.images_per_second:.1f}/s,"
+      f" silent for {worker.silent_seconds:.0f} s"
+    )
+  if state.finished:
+    print("Finished.")
+  elif state.eta_seconds is not None:
+    print(f"About {state.eta_seconds / 60:.0f} minutes to go.")
+
+
+def _print_summary(manifest: dict[str, Any]) -> None:
+  images, teacher = manifest["image_set"], manifest["teacher"]
+  print(
+    f"Labels of {images['name']}-{images['split']}:"
+    f" {manifest['num_records']:,} records,"
+    f" {manifest['num_undecodable']} undecodable,"
+    f" {manifest['bytes_per_image']:.0f} bytes per image"
+  )
+  print(f"Teacher {teacher['digest']}, task {teacher.get('task', '?')}")
+  for field, sums in manifest["statistics"].items():
+    classes = manifest["fields"][field].get("classes", [])
+    print(f"\n{field}: {sums['elements']:,} in {sums['examples']:,} labels")
+    counts = sorted(
+      ((count, int(k)) for k, count in sums["classes"].items()), reverse=True
+    )
+    for count, k in counts[:20]:
+      print(f"  {classes[k]:<24} {count:>10,}")
+  for alarm in manifest["alarms"]:
+    print(f"\nALARM: {alarm}")
+
+
+def _on_canvas(*pictures: np.ndarray) -> np.ndarray:
+  """Pictures side by side, each padded to the full size."""
+  canvas = np.full((_IMAGE_SIZE[0], 0, 3), 255, np.uint8)
+  for picture in pictures:
+    cell = np.full((*_IMAGE_SIZE, 3), 255, np.uint8)
+    cell[: picture.shape[0], : picture.shape[1]] = picture
+    canvas = np.concatenate([canvas, cell], 1)
+  return canvas

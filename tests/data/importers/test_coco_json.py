@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+
+
+@pytest.fixture
+def dataset(tmp_path, picture):
+  """Two images of 40 x 100 (height x width), without annotations yet."""
+  for name in ("a.jpg", "sub/b.jpg"):
+    picture(tmp_path / "images" / name, height=40, width=100)
+  picture(tmp_path / "images/unlisted.jpg")
+  return {
+    "images": [
+      {"id": 1, "file_name": "a.jpg", "height": 40, "width": 100},
+      {"id": 2, "file_name": "sub/b.jpg", "height": 40, "width": 100},
+    ],
+    "annotations": [],
+    "categories": CATEGORIES,
+  }
+
+
+@pytest.fixture
+def run_coco(run_import, tmp_path):
+  def run(value, *words):
+    text = value if isinstance(value, str) else json.dumps(value)
+    (tmp_path / "coco.json").write_text(text)
+    return run_import(
+      *("coco", "--annotations", tmp_path / "coco.json"),
+      *("--images", tmp_path / "images", *words),
+    )
+
+  return run
+
+
+def annotate(dataset, *bboxes, **more):
+  for bbox in bboxes:
+    number = len(dataset["annotations"])
+    entry = {"id": number, "image_id": 1, "category_id": 3, "bbox": bbox}
+    dataset["annotations"].append(entry | more)
+
+
+def test_objects(run_coco, read_back, dataset, tmp_path):
+  annotate(dataset, [10, 20, 30, 10])
+  annotate(dataset, [0.5, 0, 99.5, 40], category_id=7, iscrowd=1)
+  annotate(dataset, [50, 10, 50, 30], category_id=7, iscrowd=0, ignore=1)
+  status, out, err = run_coco(dataset)
+  assert (status, err) == (0, "")
+  assert "objects: 3, of these to be ignored: 2, clipped to the image: 0" in out
+  records, image_set = read_back()
+  assert image_set.fields == {
+    "objects": {"kind": "Boxes", "classes": ["dog", "cat"]}
+  }
+  assert set(records) == {"a", "sub/b"}
+  record = records["a"]
+  assert record["image"] == [(tmp_path / "images/a.jpg").read_bytes()]
+  assert record["objects/classes"] == [1, 0, 0]
+  assert record["objects/ignore"] == [0, 1, 1]
+  np.testing.assert_allclose(
+    np.reshape(record["objects/boxes"], (-1, 4)),
+    [[0.5, 0.1, 0.75, 0.4], [0, 0.005, 1, 1], [0.25, 0.5, 1, 1]],
+    atol=1e-6,
+  )
+  # An image without annotations is known to have no objects.
+  assert records["sub/b"]["objects/present"] == [1]
+  assert records["sub/b"]["objects/boxes"] == []
+
+
+@pytest.mark.parametrize(
+  ("bbox", "expected", "clipped"),
+  [
+    ([90, 30, 10.8, 10.9], [0.75, 0.9, 1, 1], 0),  # rounding
+    ([90, 30, 50, 10], [0.75, 0.9, 1, 1], 1),
+    ([-20, -8, 30, 18], [0, 0, 0.25, 0.1], 1),
+  ],
+)
+def test_boxes_are_clipped_and_counted(
+  run_coco, read_back, dataset, bbox, expected, clipped
+):
+  annotate(dataset, bbox)
+  status, out, err = run_coco(dataset)
+  assert (status, err) == (0, "")
+  assert f"clipped to the image: {clipped}\n" in out
+  boxes = read_back()[0]["a"]["objects/boxes"]
+  np.testing.assert_allclose(boxes, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("entry", "reason"),
+  [
+    ({"bbox": [10, 10, 0, 5]}, "has no area"),
+    ({"bbox": [10, 10, 5, -5]}, "has no area"),
+    ({"bbox": [101, 10, 5, 5]}, "lies outside the image"),
+    ({"bbox": [10, -9, 5, 9]}, "lies outside the image"),
+    ({"bbox": [1, 2, 3]}, "expected [x, y, width, height]"),
+    ({"bbox": None}, "expected [x, y, width, height]"),
+    ({"bbox": [1, 2, 3, float("nan")]}, "not finite"),
+    ({"bbox": [1, 2, 3, 4], "category_id": 9}, "category 9 is none of [3, 7]"),
+  ],
+)
+def test_bad_objects_are_rejected(
+  run_coco, read_back, dataset, index_of, entry, reason
+):
+  annotate(dataset, [10, 20, 30, 10])
+  annotate(dataset, [0, 0, 1, 1], **entry)
+  status, _, err = run_coco(dataset)
+  assert status == 1  # one of two images
+  assert "  a: annotation 1: " in err
+  assert reason in err
+  status, out, err = run_coco(dataset, "--max-rejected", 0.5)
+  assert status == 0
+  assert "2 of 2 images" in out  # the image is kept, without the object
+  assert read_back()[0]["a"]["objects/classes"] == [1]
+  (rejected,) = index_of()["splits"]["train"]["rejected"]
+  assert rejected["key"] == "a"
+  assert rejected["reason"].startswith("annotation 1: ")
+  assert reason in rejected["reason"]
+
+
+def test_bad_images_are_rejected(run_coco, read_back, dataset, tmp_path):
+  dataset["images"].append({"id": 3, "file_name": "missing.jpg"})
+  path = tmp_path / "images/a.jpg"
+  path.write_bytes(path.read_bytes()[:-100])
+  dataset["images"][1]["width"] = 101
+  status, _, err = run_coco(dataset, "--max-rejected", 0.9)
+  assert status == 1
+  assert "  a: cannot be decoded" in err
+  assert "  missing: there is no file" in err
+  assert "  sub/b: the JSON gives 40 x 101" in err
+
+
+def test_boxes_of_turned_images(run_coco, read_back, dataset, tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = tmp_path / "images/a.jpg"
+  Image.new("RGB", (100, 40)).save(path, exif=exif)
+  status, _, err = run_coco(dataset)
+  assert status == 1
+  assert "100 x 40 once turned as its EXIF tells" in err
+  dataset["images"][0] |= {"height": 100, "width": 40}
+  annotate(dataset, [10, 20, 30, 10])
+  assert run_coco(dataset)[0] == 0
+  record = read_back()[0]["a"]
+  assert (record["height"], record["width"]) == ([100], [40])
+  np.testing.assert_allclose(
+    record["objects/boxes"], [0.2, 0.25, 0.3, 1], atol=1e-6
+  )
+
+
+def test_annotations_of_other_images_are_counted(run_coco, dataset):
+  annotate(dataset, [1, 2, 3, 4], image_id=99)
+  status, out, _ = run_coco(dataset)
+  assert status == 0
+  assert "annotations of images not listed: 1" in out
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("{", "not valid JSON"),
+    ("[]", "no list 'images'"),
+    ({"annotations": None}, "no list 'annotations'"),
+    ({"categories": []}, "has no 'categories'"),
+    ({"categories": CATEGORIES * 2}, "id twice"),
+    ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "['a'"),
+    ({"images": []}, "has no 'images'"),
+    ({"images": [{"id": 1}]}, "lacks 'file_name'"),
+    ({"images": [{"id": 1, "file_name": "../a.jpg"}]}, "below --images"),
+    ({"images": [{"id": 1, "file_name": "/a.jpg"}]}, "below --images"),
+    (
+      {
+        "images": [
+          {"id": 1, "file_name": "a.jpg"},
+          {"id": 2, "file_name": "a.png"},
+        ]
+      },
+      "two images with key 'a'",
+    ),
+    ({"annotations": [{"image_id": 1}]}, "lacks 'category_id'"),
+    ({"annotations": [7]}, "lacks 'image_id'"),
+  ],
+)
+def test_wrong_files(run_coco, dataset, tmp_path, change, message):
+  value = change if isinstance(change, str) else dataset | change
+  status, _, err = run_coco(value)
+  assert status == 2
+  assert err.startswith("error: ")
+  assert message in err
+  assert not list(tmp_path.glob("out/*"))
+
+
+def test_missing_files(run_import, tmp_path, dataset):
+  words = ("coco", "--annotations", tmp_path / "none.json", "--images")
+  status, _, err = run_import(*words, tmp_path / "images")
+  assert status == 2
+  assert "none.json cannot be read" in err
+  status, _, err = run_import(*words, tmp_path / "none")
+  assert status == 2
+  assert "no directory" in err

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def run_depth(run_import, picture, tmp_path):
+  """Imports one 2 x 3 image with the given depth map."""
+
+  def run(codes, *words, suffix=".png"):
+    picture(tmp_path / "images/a.jpg", height=2, width=3)
+    (tmp_path / "depths").mkdir(exist_ok=True)
+    path = tmp_path / f"depths/a{suffix}"
+    if suffix == ".npy":
+      np.save(path, codes)
+    else:
+      Image.fromarray(np.asarray(codes)).save(path)
+    return run_import(
+      *("depth", "--images", tmp_path / "images"),
+      *("--depths", tmp_path / "depths", *words),
+    )
+
+  return run
+
+
+@pytest.fixture
+def read_depth(read_back, decode16):
+  """Values, and where they are valid, by the rule of the format."""
+
+  def read():
+    records, image_set = read_back()
+    record = records["a"]
+    codes = decode16(record["depth/png"][0])[..., 0]
+    (scale,), (shift,) = record["depth/scale"], record["depth/shift"]
+    return scale * codes + shift, codes > 0, image_set.fields["depth"]
+
+  return read
+
+
+MILLIMETRES = np.array([[0, 500, 1234], [65535, 2000, 1]], np.uint16)
+METRES = MILLIMETRES / 1000.0
+
+
+@pytest.mark.parametrize(
+  ("codes", "suffix", "words", "metres"),
+  [
+    (MILLIMETRES, ".png", [], METRES),
+    (MILLIMETRES, ".npy", [], METRES),
+    (MILLIMETRES, ".png", ["--scale", 0.01], METRES * 10),
+    (METRES.astype(np.float32), ".npy", [], METRES),
+    (METRES[..., None], ".npy", [], METRES),
+    (METRES * 1000, ".npy", ["--scale", 0.001], METRES),
+    (MILLIMETRES, ".png", ["--invalid", 0, 65535], METRES),
+    ((MILLIMETRES % 251).astype(np.uint8), ".png", ["--scale", 0.1], None),
+  ],
+)
+def test_metres(run_depth, read_depth, codes, suffix, words, metres):
+  status, out, err = run_depth(codes, *words, suffix=suffix)
+  assert (status, err) == (0, "")
+  values, valid, spec = read_depth()
+  assert spec == {"kind": "ValueMap", "unit": "metres"}
+  expected_valid = np.asarray(codes).reshape(2, 3) > 0
+  if 65535 in words:
+    expected_valid[1, 0] = False
+  np.testing.assert_array_equal(valid, expected_valid)
+  if metres is None:
+    metres = codes * 0.1
+  step = np.ptp(metres[valid]) / 65534  # of 16 bits
+  error = np.abs(values - metres)[valid].max()
+  assert error <= 0.51 * step + 1e-6
+  assert f"depth (metres): mean {metres[valid].mean():.4g}," in out
+  assert f"{valid.mean():.1%} of the pixels are valid" in out
+
+
+def test_pixels_without_depth(run_depth, read_depth):
+  values = np.array([[np.nan, np.inf, -np.inf], [-1.0, 0.0, 2.5]])
+  assert run_depth(values, suffix=".npy")[0] == 0
+  values, valid, _ = read_depth()
+  np.testing.assert_array_equal(valid, [[False] * 3, [False, False, True]])
+  assert values[1, 2] == 2.5
+
+
+def test_inverse_depth_has_no_unit(run_depth, read_depth):
+  inverse = np.array([[0, 0.25, 700], [3, 2, 1]])
+  status, out, _ = run_depth(inverse, "--inverse", suffix=".npy")
+  assert status == 0
+  values, valid, spec = read_depth()
+  assert spec == {"kind": "ValueMap", "unit": "inverse"}
+  assert valid.sum() == 5
+  np.testing.assert_allclose(values[valid], inverse[valid], atol=700 / 65534)
+  assert "depth (inverse): mean 141.2" in out
+  codes = np.array([[0, 1, 255], [3, 2, 1]], np.uint8)
+  assert run_depth(codes, "--inverse", "--overwrite")[0] == 2  # two files
+
+
+def test_bad_maps_are_rejected(run_depth):
+  def reason(codes, suffix=".png"):
+    status, _, err = run_depth(codes, suffix=suffix)
+    assert status == 1
+    return err
+
+  assert "no valid pixel" in reason(MILLIMETRES * 0)
+  assert "8 bits" in reason(np.ones((2, 3), np.uint8))
+  assert "(2, 3, 3)" in reason(np.ones((2, 3, 3), np.uint8))
+  assert "a.png is 3 x 2" in reason(MILLIMETRES.T)
+
+
+@pytest.mark.parametrize(
+  "array", [np.ones((2, 3), complex), np.ones((2, 3, 2)), np.ones(6)]
+)
+def test_bad_arrays_are_rejected(run_depth, array):
+  status, _, err = run_depth(array, suffix=".npy")
+  assert status == 1
+  assert "a.npy is " in err
+
+
+@pytest.mark.parametrize(
+  "words", [("--scale", 0), ("--scale", "nan"), ("--inverse", "--scale", 1)]
+)
+def test_bad_scale(run_depth, words):
+  status, _, err = run_depth(MILLIMETRES, *words)
+  assert status == 2
+  assert err.startswith("error: --scale is ")
+
+
+def test_two_maps_for_an_image(run_depth):
+  assert run_depth(MILLIMETRES)[0] == 0
+  status, _, err = run_depth(METRES, suffix=".npy")
+  assert status == 2
+  assert "several label files" in err

@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def tree(tmp_path, picture):
+  names = ["cat/1.jpg", "cat/deep/2.png", "ant/1.jpg", "bee/3.JPG"]
+  return {name: picture(tmp_path / "tree" / name) for name in names}
+
+
+def test_folders_become_classes(run_import, read_back, tmp_path, tree):
+  status, out, err = run_import("folder", "--images", tmp_path / "tree")
+  assert (status, err) == (0, "")
+  assert "4 of 4 images" in out
+  records, image_set = read_back()
+  assert image_set.fields == {
+    "label": {"kind": "ClassVector", "classes": ["ant", "bee", "cat"]}
+  }
+  given = {k: r["label/classes"] for k, r in records.items()}
+  assert given == {"cat/1": [2], "cat/deep/2": [2], "ant/1": [0], "bee/3": [1]}
+  for name in tree:
+    record = records[name.rpartition(".")[0]]
+    assert record["image"] == [(tmp_path / "tree" / name).read_bytes()]
+    assert (record["height"], record["width"]) == ([6], [8])
+  pixels = np.asarray(Image.open(io.BytesIO(records["cat/deep/2"]["image"][0])))
+  np.testing.assert_array_equal(pixels, tree["cat/deep/2.png"])
+
+
+def test_unlabelled(run_import, read_back, tmp_path, tree):
+  words = ("folder", "--images", tmp_path / "tree", "--unlabelled")
+  assert run_import(*words)[0] == 0
+  records, image_set = read_back()
+  assert image_set.fields == {}
+  assert {frozenset(r) for r in records.values()} == {
+    frozenset({"key", "image", "height", "width"})
+  }
+  assert set(records) == {name.rpartition(".")[0] for name in tree}
+
+
+def test_classes_keep_ids_where_a_split_lacks_one(
+  run_import, read_back, tmp_path, tree, picture
+):
+  (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+  words = ("--classes", tmp_path / "classes.txt")
+  tree = tmp_path / "tree"
+  assert run_import("folder", "--images", tree, *words)[0] == 0
+  picture(tmp_path / "val/cat/9.jpg")
+  words = ("folder", "--images", tmp_path / "val", *words)
+  status, out, _ = run_import(*words, split="val")
+  assert status == 0
+  assert "classes without an image: ['ant', 'bee']" in out
+  assert read_back(split="val")[0]["cat/9"]["label/classes"] == [2]
+  # Without the list the classes would differ, which is an error.
+  status, _, err = run_import(
+    "folder", "--images", tmp_path / "val", split="other"
+  )
+  assert status == 2
+  assert "fields" in err
+
+
+def test_errors(run_import, tmp_path, tree, picture):
+  def error(*words, status=2):
+    given, _, err = run_import("folder", "--images", *words)
+    assert given == status
+    return err
+
+  assert "cannot be read" in error(tmp_path / "missing")
+  (tmp_path / "empty").mkdir()
+  assert "holds no image" in error(tmp_path / "empty")
+  (tmp_path / "classes.json").write_text('["ant", "bee"]')
+  classes = ("--classes", tmp_path / "classes.json")
+  assert "Folders ['cat']" in error(tmp_path / "tree", *classes)
+  picture(tmp_path / "tree/stray.jpg")
+  assert "--unlabelled" in error(tmp_path / "tree")
+  picture(tmp_path / "tree/stray.png")
+  assert "same key 'stray'" in error(tmp_path / "tree")

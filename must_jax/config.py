@@ -181,9 +181,11 @@ def small(config: ConfigDict) -> ConfigDict:
   config.model.update(
     {"backbone": "resnet18", "width": 16, "channels": 32, "dtype": "float32"}
   )
+  # P3 of a small image has too few cells to draw with.
+  config.model.update({"min_level": 2, "max_level": 4})
   config.data.update(
     {
-      "image_size": (96, 96),
+      "image_size": (64, 64),
       "batch_size": 16,
       "eval_batch_size": 16,
       "scale_jitter": (0.8, 1.25),
@@ -200,13 +202,13 @@ def small(config: ConfigDict) -> ConfigDict:
   )
   config.label.batch_size = 16
   detector = {
-    "anchor_scale": 2.0,
+    "anchor_scale": 2.5,
     "fc_dims": 64,
-    "num_rois": 32,
+    "num_rois": 16,
     "rpn_samples": 64,
-    "rpn_pre_nms": 128,
-    "rpn_post_nms": 64,
-    "roi_canonical_size": 48.0,
+    "rpn_pre_nms": 64,
+    "rpn_post_nms": 32,
+    "roi_canonical_size": 32.0,
     "max_boxes": 20,
     "max_detections": 30,
   }
@@ -219,9 +221,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
   """`:smoke`: ten steps of the small run, to see that everything works."""
   config = small(config)
   config.model.update({"width": 8, "channels": 16})
-  config.data.update(
-    {"image_size": (64, 64), "batch_size": 8, "eval_batch_size": 8}
-  )
+  config.data.update({"batch_size": 8, "eval_batch_size": 8})
   config.optimizer.update({"warmup_steps": 2})
   config.train.update({"steps": 10, "log_every": 2, "checkpoint_every": 5})
   config.label.batch_size = 8

@@ -98,7 +98,7 @@ class ValueMap:
 
 @dataclasses.dataclass(frozen=True)
 class VectorMap:
-  """Unit vector per pixel: `vectors` float32 [B, h, w, 3], `valid` [B, h, w]."""
+  """Unit vector per pixel: `vectors` float32 [B, h, w, 3], `valid` bool."""
 
 
 Field: TypeAlias = ClassVector | Boxes | ClassMap | ValueMap | VectorMap

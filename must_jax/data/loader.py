@@ -22,12 +22,12 @@ from must_jax.data import parsing, transforms
 from must_jax.data.encoders import bytes_feature
 from must_jax.data.tfrecord import CorruptRecord
 from must_jax.data.transforms import AugmentOptions
-from must_jax.data.union import TaskFields, Union
+from must_jax.data.union import SAME_RECORD, TaskFields, Union
 
 Batch = dict[str, Any]
 
 NO_RECORD = -1  # number of the record of a padding example
-_READ_SIZE = 16  # records per call into Python
+_READ_SIZE = 32  # records per call into Python
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,13 @@ class Loader:
     last = np.iinfo(np.int64).max if end is None else end * rows.count
     dataset = tf.data.Dataset.range(first * rows.count, last)
     dataset = dataset.batch(_READ_SIZE)
-    # A few calls at a time hide the latency of an object store.
-    dataset = dataset.map(self._read, num_parallel_calls=4, deterministic=True)
-    dataset = dataset.unbatch()
+    # Many calls at a time hide the latency of an object store; on a disk they
+    # would only wait for each other.
+    calls = 1 if self._union.is_local else 16
+    dataset = dataset.map(
+      self._read, num_parallel_calls=calls, deterministic=True
+    )
+    dataset = dataset.prefetch(1).unbatch()
     dataset = dataset.map(
       self._make_example, num_parallel_calls=threads, deterministic=True
     )
@@ -199,14 +203,14 @@ class Loader:
       try:
         self._make_example(position, tf.constant(row))
       except tf.errors.InvalidArgumentError as error:
-        self._note(number, _key_of(row[0]), error.message.splitlines()[0])
+        self._note(number, _key_of(row[0]), _reason(error))
         found = True
     return found
 
   def _check_keys(self, number: int, records: np.ndarray) -> None:
     key = _key_of(records[0])
     for task, record in zip(self._union.tasks, records[1:], strict=True):
-      if record and _key_of(record) != key:
+      if record not in (b"", SAME_RECORD) and _key_of(record) != key:
         image, labels = (
           "record {1} of {0}".format(*self._union.locate(number, origin))
           for origin in (None, task)
@@ -279,9 +283,13 @@ def example_function(
     pixels = parsing.decode_image(head["image"], head["size"], geometry.window)
     labels = {}
     for i, (task, fields) in enumerate(task_fields):
-      parsing.check_key(records[1 + i], head["key"])
+      record = tf.cond(
+        records[1 + i] == SAME_RECORD,
+        lambda: records[0],
+        lambda i=i: records[1 + i],
+      )
       labels[task] = transforms.transform_labels(
-        parsing.parse_labels(records[1 + i], dict(fields)),
+        parsing.parse_labels(record, dict(fields), head["key"]),
         dict(fields),
         geometry,
         image_size,
@@ -308,6 +316,11 @@ def _key_of(record: bytes) -> bytes:
     return parsing.parse_key(tf.constant(record)).numpy()
   except tf.errors.InvalidArgumentError:
     return b""
+
+
+def _reason(error: tf.errors.OpError) -> str:
+  """What a graph's error says, without where in the graph."""
+  return error.message.partition("\n\t [[")[0].splitlines()[-1].strip()
 
 
 def _key_only(key: bytes) -> bytes:

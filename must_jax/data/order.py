@@ -82,8 +82,24 @@ class Order:
   ) -> tf.Tensor:
     """Places of indices in permutations of [0, last], all int64 [n]."""
     like = tf.zeros_like(epoch)
-    seed = tf.stack([like + self.seed, epoch, like + stream], -1)
+    key = _mix(_mix(_mix(like + self.seed) + epoch) + stream)
+    # The cipher takes few bits of each word, so all of them must matter.
+    seed = tf.stack([key, _mix(key), _mix(_mix(key))], -1)
     # `tf.random.experimental.index_shuffle` takes one seed only.
     return tf.raw_ops.RandomIndexShuffle(
       index=like + index, seed=seed, max_index=like + last, rounds=4
     )
+
+
+def _mix(x: tf.Tensor) -> tf.Tensor:
+  """A bijection of int64 in which every bit changes all (SplitMix64)."""
+  x = tf.bitcast(x, tf.uint64) + _uint64(0x9E3779B97F4A7C15)
+  for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+    x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint64(shift)))
+    x *= _uint64(factor)
+  x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint64(31)))
+  return tf.bitcast(x, tf.int64)
+
+
+def _uint64(x: int) -> tf.Tensor:
+  return tf.constant(x, tf.uint64)

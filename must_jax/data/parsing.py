@@ -72,12 +72,6 @@ def parse_key(record: tf.Tensor) -> tf.Tensor:
   return tf.io.parse_single_example(record, {"key": _STRING})["key"]
 
 
-def check_key(record: tf.Tensor, key: tf.Tensor) -> None:
-  """Requires a record to have a key, unless the record is empty."""
-  same = (parse_key(record) == key) | (tf.strings.length(record) == 0)
-  _require(same, "key of the label record")
-
-
 def decode_image(
   image: tf.Tensor, size: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
@@ -95,12 +89,12 @@ def decode_image(
 
   def jpeg() -> tf.Tensor:
     header = tf.io.extract_jpeg_shape(image)[:2]
-    with _require(tf.reduce_all(header == size), "size in the JPEG's header"):
+    with _require(tf.reduce_all(header == size), "size in the header"):
       return tf.io.decode_and_crop_jpeg(image, window, channels=3)
 
   def png() -> tf.Tensor:
     header = _png_size(image)
-    with _require(tf.reduce_all(header == size), "size in the PNG's header"):
+    with _require(tf.reduce_all(header == size), "size in the header"):
       pixels = tf.io.decode_png(image, channels=3)
     return pixels[y : y + height, x : x + width]
 
@@ -118,7 +112,9 @@ def decode_image(
 
 
 def parse_labels(
-  record: tf.Tensor, fields: Mapping[str, Field]
+  record: tf.Tensor,
+  fields: Mapping[str, Field],
+  key: tf.Tensor | None = None,
 ) -> dict[str, Tensors]:
   """The labels of a record at their own resolution, thresholds applied.
 
@@ -126,6 +122,7 @@ def parse_labels(
     record: scalar string, an image or label record; an empty one has no
       labels.
     fields: what to read.
+    key: the key that the record must have unless it is empty; by default any.
 
   Returns:
     {field: arrays}, where every field has `present` (bool) and, by kind,
@@ -136,11 +133,14 @@ def parse_labels(
       ValueMap: values float32 [h, w], valid bool [h, w]
       VectorMap: vectors float32 [h, w, 3], valid bool [h, w]
   """
-  spec = {f"{name}/present": _INT for name in fields}
+  spec = {"key": _STRING} | {f"{name}/present": _INT for name in fields}
   for name, field in fields.items():
     for array, feature in _FEATURES[type(field)].items():
       spec[f"{name}/{array}"] = feature
-  parsed = tf.io.parse_single_example(record, spec) if spec else {}
+  parsed = tf.io.parse_single_example(record, spec)
+  if key is not None:
+    same = (parsed["key"] == key) | (tf.strings.length(record) == 0)
+    _require(same, "key of the label record")
   labels = {}
   for name, field in fields.items():
     features = {a: parsed[f"{name}/{a}"] for a in _FEATURES[type(field)]}

@@ -41,6 +41,11 @@ class CorruptRecord(Exception):
     self.shard, self.index, self.reason = shard, index, reason
 
 
+def is_local(path: epath.PathLike) -> bool:
+  """Whether a path is on a file system, not on an object store."""
+  return "://" not in os.fspath(path)
+
+
 def offsets_path(path: epath.PathLike) -> epath.Path:
   """The file of record offsets beside a shard."""
   return epath.Path(path).with_suffix(".offsets")
@@ -55,7 +60,7 @@ def atomic_write(path: epath.PathLike) -> Iterator[IO[bytes]]:
   """
   path = epath.Path(path)
   temp = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-  local = "://" not in os.fspath(path)
+  local = is_local(path)
   try:
     with temp.open("wb") as file:
       yield file
@@ -165,7 +170,7 @@ class ShardReader:
 
   def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
-    self._local = "://" not in os.fspath(self.path)
+    self._name, self._local = str(self.path), is_local(path)
     try:
       data = offsets_path(path).read_bytes()
     except FileNotFoundError:
@@ -192,21 +197,21 @@ class ShardReader:
     """
     if not 0 <= index < len(self):
       raise IndexError(f"{self.path} has {len(self)} records, not {index + 1}.")
-    begin, end = (int(o) for o in self._offsets[index : index + 2])
+    begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
     size = end - begin - _FRAME_BYTES
     if not 0 <= size <= MAX_RECORD_BYTES:
       raise CorruptRecord(
-        str(self.path), index, f"its length would be {size} bytes"
+        self._name, index, f"its length would be {size} bytes"
       )
     frame = self._read_bytes(begin, end)
     if len(frame) != end - begin:
-      raise CorruptRecord(str(self.path), index, "the shard ends before it")
+      raise CorruptRecord(self._name, index, "the shard ends before it")
     length, length_crc = struct.unpack_from("<QI", frame)
     if length != size or length_crc != _masked_crc(frame[:8]):
-      raise CorruptRecord(str(self.path), index, "its length is corrupt")
+      raise CorruptRecord(self._name, index, "its length is corrupt")
     record = frame[12:-4]
     if struct.unpack("<I", frame[-4:])[0] != _masked_crc(record):
-      raise CorruptRecord(str(self.path), index, "its checksum does not match")
+      raise CorruptRecord(self._name, index, "its checksum does not match")
     return record
 
   def __iter__(self) -> Iterator[bytes]:
@@ -218,7 +223,7 @@ class ShardReader:
       with self.path.open("rb") as file:
         file.seek(begin)
         return file.read(end - begin)
-    descriptor = os.open(self.path, os.O_RDONLY)
+    descriptor = os.open(self._name, os.O_RDONLY)
     try:
       return os.pread(descriptor, end - begin, begin)
     finally:

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from must_jax.data.sets import ImageSet, LabelSet, read_index, read_manifest
+from must_jax.data.tfrecord import is_local
 from must_jax.types import Field
 
 SUPERVISED = "supervised"
+SAME_RECORD = b"="  # stands for the image record; no record reads like this
 TaskFields = Mapping[str, Mapping[str, Field]]  # task -> field name -> field
 
 
@@ -70,6 +72,11 @@ class Union:
     """Of all sources."""
     return self._ends[-1]
 
+  @property
+  def is_local(self) -> bool:
+    """Whether all images are on a disk, none on an object store."""
+    return all(is_local(images.directory) for images in self._images)
+
   def shard_range(self, shard: int) -> range:
     """The records of a shard of the first source.
 
@@ -88,21 +95,19 @@ class Union:
   def read(self, index: int) -> list[bytes]:
     """The image record and, for each task, the record with its labels.
 
-    That is the image record again for a task with supervised labels, and empty
-    for a task without labels.
+    That is `SAME_RECORD` for a task with supervised labels, which are in the
+    image record, and empty for a task without labels.
 
     Raises:
       CorruptRecord: one of them cannot be read.
     """
     source, place = self._find(index)
-    records = {None: b"", SUPERVISED: self._images[source].read(place)}
+    image = self._images[source].read(place)
+    records = {None: b"", SUPERVISED: SAME_RECORD}
     for directory, labels in self._labels[source].items():
       records[directory] = labels.read(place)
     origins = self._sources[source].labels
-    return [
-      records[SUPERVISED],
-      *(records[origins.get(task)] for task in self.tasks),
-    ]
+    return [image, *(records[origins.get(task)] for task in self.tasks)]
 
   def locate(self, index: int, task: str | None = None) -> tuple[str, int]:
     """Path of the shard that holds a record, and its place there.

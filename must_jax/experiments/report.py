@@ -187,7 +187,7 @@ def _page(report: Report) -> str:
   sections = [("Results", "results", _results(report.results))]
   if report.label_quality:
     sections.append(
-      ("Pseudo labels", "labels", _label_quality(report.label_quality))
+      ("Teachers", "teachers", _label_quality(report.label_quality))
     )
   sections += [
     (gallery.title, f"gallery-{index}", _gallery(gallery))
@@ -237,6 +237,11 @@ def _text(text: str) -> str:
   return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
 
 
+def _unbroken(text: str) -> str:
+  """Text whose words do not break at their hyphens, as "top-1" would."""
+  return " ".join(f"<span>{_text(word)}</span>" for word in text.split())
+
+
 def _paragraphs(text: str) -> str:
   parts = re.split(r"\n\s*\n", text.strip())
   return "".join(f"<p>{_text(part)}</p>" for part in parts if part)
@@ -245,11 +250,13 @@ def _paragraphs(text: str) -> str:
 def _facts(facts: Mapping[str, str]) -> str:
   if not facts:
     return ""
-  items = "".join(
-    f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
-    for name, value in facts.items()
-  )
-  return f"<dl>{items}</dl>"
+  items = []
+  for name, value in facts.items():
+    kind = ' class="wide"' if len(value) > 44 else ""
+    items.append(
+      f"<div{kind}><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
+    )
+  return f"<dl>{''.join(items)}</dl>"
 
 
 # --- Tables -------------------------------------------------------------------
@@ -257,7 +264,8 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 def _results(table: tables.Table) -> str:
   heads = "".join(
-    f'<th scope="col">{_text(c.name)}<small>{_text(c.metric)}</small></th>'
+    f'<th scope="col" class="left">{_text(c.name)}'
+    f"<small>{_unbroken(c.metric)}</small></th>"
     for c in table.columns
   )
   body = "".join(_result_row(table, row) for row in table.rows)
@@ -268,9 +276,7 @@ def _results(table: tables.Table) -> str:
       " deviations alone may explain it."
     )
   if any(row.paper for row in table.rows):
-    notes.append(
-      "“Paper”: the published number, from other data and far larger training."
-    )
+    notes.append("“paper”: the published number.")
   return (
     f"{_verdict(table)}"
     '<div class="scroll"><table class="results"><thead><tr>'
@@ -298,17 +304,13 @@ def _verdict(table: tables.Table) -> str:
   return (
     f'<p class="verdict"><strong>{_text(row.name)}</strong> beats'
     f" {_text(table.baseline)} on <strong>{won} of {compared}</strong>"
-    f" downstream tasks, by <strong>{mean}</strong> points on average.</p>"
-    if won
-    else f'<p class="verdict"><strong>{_text(row.name)}</strong> beats'
-    f" {_text(table.baseline)} on none of {compared} downstream tasks:"
-    f" <strong>{mean}</strong> points on average.</p>"
+    f" downstream tasks; <strong>{mean}</strong> points on average.</p>"
   )
 
 
 def _result_row(table: tables.Table, row: tables.Row) -> str:
   cells = "".join(
-    f"<td>{_result_cell(table.cell(row, column))}</td>"
+    f'<td class="left">{_result_cell(table.cell(row, column))}</td>'
     for column in range(len(table.columns))
   )
   if row.name == table.baseline:
@@ -555,10 +557,8 @@ def _image_url(array: np.ndarray) -> str:
 
 def _chart(chart: Chart) -> str:
   curves = {
-    name: _thin(_drawable(curve, chart.log_y))
-    for name, curve in chart.series.items()
+    name: _drawable(curve, chart.log_y) for name, curve in chart.series.items()
   }
-  points = [point for curve in curves.values() for point in curve]
   legend = "".join(
     f'<span><i style="background:var(--s{i % _NUM_COLOURS})"></i>'
     f"{_text(name)}</span>"
@@ -567,13 +567,16 @@ def _chart(chart: Chart) -> str:
   legend = f'<div class="legend">{legend}</div>' if len(curves) > 1 else ""
   return (
     f'<figure class="chart"><h3>{_text(chart.title)}</h3>{legend}'
-    + (_plot(chart, curves) if points else "<p>No points.</p>")
+    + (_plot(chart, curves) if any(curves.values()) else "<p>No points.</p>")
     + "</figure>"
   )
 
 
 def _plot(chart: Chart, curves: Mapping[str, list[tuple[float, float]]]) -> str:
   xs = [x for curve in curves.values() for x, _ in curve]
+  if 0 < min(xs) < max(xs) / 4:
+    xs.append(0)  # steps, most often, of which the first were not written
+  curves = {name: _thin(curve) for name, curve in curves.items()}
   ys = [y for curve in curves.values() for _, y in curve]
   x_ticks, to_x = _linear_axis(xs, _LEFT, _CHART_WIDTH - _RIGHT, tight=True)
   make_axis = _log_axis if chart.log_y else _linear_axis
@@ -665,7 +668,7 @@ def _linear_axis(
   if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
     pad = abs(low) / 2 or 0.5
     low, high = low - pad, high + pad
-  step = _round_step((high - low) / 4)
+  step = _round_step((high - low) / 5)
   first, last = math.floor(low / step), math.ceil(high / step)
   ticks = [float(f"{i * step:.12g}") for i in range(first, last + 1)]
   if tight:
@@ -702,10 +705,10 @@ def _log_axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 
 def _short(value: float) -> str:
-  """A tick's label: 20000 as "20k"."""
+  """A tick's label: 5000 as "5k"."""
   if abs(value) >= 1e6:
     return _minus(f"{value / 1e6:g}M")
-  if abs(value) >= 1e4:
+  if abs(value) >= 1e3:
     return _minus(f"{value / 1e3:g}k")
   return _minus(f"{value:g}")
 
@@ -713,19 +716,19 @@ def _short(value: float) -> str:
 _STYLE = """
 :root {
   color-scheme: light dark;
-  --page: #fdfdfc; --ink: #1c2024; --soft: #5f676f; --faint: #9aa1a8;
+  --page: #fdfdfc; --ink: #1c2024; --soft: #5f676f; --faint: #7f878e;
   --rule: #e3e4e2; --wash: #f4f5f3;
   --accent: #0f766e; --tint: #eaf4f2; --bar: #c3c8cb; --down: #b0532c;
   --s0: #0f766e; --s1: #c0703a; --s2: #5567c9; --s3: #9b4a83; --s4: #7d8330;
   --s5: #59636e;
-  --text: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Inter, Roboto,
+  --text: Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto,
     "Helvetica Neue", Arial, sans-serif;
   --code: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
     monospace;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --page: #14171a; --ink: #e6e8ea; --soft: #a0a8b0; --faint: #6d757d;
+    --page: #14171a; --ink: #e6e8ea; --soft: #a0a8b0; --faint: #838b93;
     --rule: #2a2f34; --wash: #1c2024;
     --accent: #56c4b6; --tint: #17292a; --bar: #4a5259; --down: #e59a72;
     --s0: #56c4b6; --s1: #e6a06c; --s2: #93a2ff; --s3: #d98dc1; --s4: #c0c56c;
@@ -755,6 +758,7 @@ code {
   padding: 0.1em 0.3em; border-radius: 3px; background: var(--wash);
   font: 0.86em/1.5 var(--code); overflow-wrap: anywhere;
 }
+small span { white-space: nowrap; }
 small { font-size: 0.8125rem; font-weight: 400; color: var(--soft); }
 .intro { max-width: 42em; margin-top: 1.5rem; font-size: 1.0625rem; }
 .intro p + p { margin-top: 0.9em; }
@@ -765,14 +769,20 @@ nav {
 nav a { color: var(--accent); text-decoration: none; }
 nav a:hover { text-decoration: underline; text-underline-offset: 0.25em; }
 dl {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
+  display: grid; grid-auto-flow: dense;
+  grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
   gap: 1.25rem 2.5rem; margin-top: 2.5rem; padding: 1.5rem 0;
   border-block: 1px solid var(--rule);
 }
+dl .wide { grid-column: 1 / -1; }
 dt { font-size: 0.8125rem; color: var(--soft); }
 dd { font-size: 0.9375rem; white-space: pre-line; overflow-wrap: anywhere; }
-.note { margin-top: 0.9rem; font-size: 0.8125rem; color: var(--soft); }
-.verdict { font-size: 1.1875rem; line-height: 1.5; }
+section > .note {
+  max-width: 60em; margin: 0.9rem 0 0; font-size: 0.8125rem; color: var(--soft);
+}
+section > .verdict {
+  max-width: none; font-size: 1.1875rem; line-height: 1.5; text-wrap: balance;
+}
 .verdict strong { font-weight: 620; color: var(--accent); }
 
 .scroll { overflow-x: auto; }
@@ -785,8 +795,7 @@ th, td {
   border-bottom: 1px solid var(--rule);
 }
 thead th, thead td {
-  vertical-align: bottom; font-weight: 620;
-  border-bottom: 1px solid var(--faint);
+  font-weight: 620; border-bottom: 1px solid var(--faint);
 }
 th:first-child { padding-left: 0.75rem; text-align: left; }
 tbody th { min-width: 11rem; font-weight: 500; }
@@ -799,10 +808,14 @@ td strong { font-weight: 680; }
 .paper, .missing, .flat { color: var(--faint); }
 .up { color: var(--accent); }
 .down { color: var(--down); }
+tbody th, thead > tr > :first-child {
+  position: sticky; left: 0; background: var(--page);
+}
 tr.highlight > * { background: var(--tint); }
 tr.highlight th { font-weight: 650; }
 table.wins { width: auto; }
-.wins thead th { max-width: 10rem; font-weight: 400; font-size: 0.8125rem; }
+.wins thead th { max-width: 10rem; vertical-align: bottom;
+  font-weight: 400; font-size: 0.8125rem; }
 
 .panels {
   display: grid; gap: 2.25rem 3.5rem;
@@ -883,15 +896,17 @@ footer {
   h1 { font-size: 1.9rem; }
   section { margin-top: 3.5rem; }
   .bar, .stages .bar { grid-template-columns: 7.5rem 1fr 4.4rem; }
-  tbody th { min-width: 8.5rem; }
+  th, td { padding: 0.6rem; }
+  tbody th { min-width: 7.5rem; }
 }
 @media print {
   @page { margin: 16mm 14mm; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  :root { --page: #fff; }
   body { padding: 0; max-width: none; font-size: 9.5pt; }
   nav { display: none; }
   section { margin-top: 2.5rem; }
-  h1, h2, h3, figcaption { break-after: avoid; }
+  h1, h2, h3, figcaption, h2 ~ p:not(.note) { break-after: avoid; }
   figure, tr, .bar { break-inside: avoid; }
   .panels, .charts {
     grid-template-columns: 1fr 1fr; column-gap: 2rem;

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.resnet import conv_init
 from must_jax.types import Labels
 
 # Every hidden and predicting convolution of the TPU detection code's heads.
@@ -89,7 +90,7 @@ class PixelHead(nn.Module):
         padding=1,
         use_bias=False,
         dtype=self.dtype,
-        kernel_init=head_init,
+        kernel_init=conv_init,
         name=f"conv{i}",
       )(x)
       x = nn.BatchNorm(

@@ -21,7 +21,7 @@ from must_jax.models.heads import head_init
 from must_jax.ops import anchors as anchor_ops
 from must_jax.ops import boxes as box_ops
 from must_jax.ops import matching, nms, roi_align
-from must_jax.ops.select import top_k
+from must_jax.ops.topk import top_k
 from must_jax.types import Labels
 
 # Scales of the Fast R-CNN box code (dy, dx, log dh, log dw); the RPN's are 1.
@@ -59,13 +59,7 @@ class RPNHead(nn.Module):
       )
       for i in range(1, self.num_convs + 1)
     ]
-    objectness = nn.Conv(
-      self.num_anchors, (1, 1), kernel_init=head_init, name="objectness"
-    )
-    box_deltas = nn.Conv(
-      4 * self.num_anchors, (1, 1), kernel_init=head_init, name="box_deltas"
-    )
-    logits, deltas = [], []
+    hidden = []
     for level, x in pyramid.items():
       for i, conv in enumerate(convs, start=1):
         x = conv(x)
@@ -78,10 +72,15 @@ class RPNHead(nn.Module):
             name=f"norm{i}_p{level}",
           )(x)
         x = nn.relu(x)
-      x = x.astype(jnp.float32)
-      logits.append(objectness(x).reshape(len(x), -1))
-      deltas.append(box_deltas(x).reshape(len(x), -1, 4))
-    return jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
+      hidden.append(x.reshape(x.shape[0], -1, x.shape[-1]))
+    # The predicting 1x1 convolutions, on the cells of all levels at once.
+    cells = jnp.concatenate(hidden, 1).astype(jnp.float32)
+    logits, deltas = (
+      nn.Dense(size * self.num_anchors, kernel_init=head_init, name=name)(cells)
+      for name, size in (("objectness", 1), ("box_deltas", 4))
+    )
+    batch = cells.shape[0]
+    return logits.reshape(batch, -1), deltas.reshape(batch, -1, 4)
 
 
 class FastRCNNHead(nn.Module):

@@ -12,7 +12,6 @@ from must_jax.models import rcnn
 from must_jax.tasks import base
 from must_jax.types import Boxes
 
-
 METRICS = {"coco": CocoAP, "voc": VocAP}
 
 

@@ -37,7 +37,10 @@ class LoadedModel:
 
   @property
   def image_size(self) -> tuple[int, int]:
-    return tuple(self.config.data.image_size)
+    """(H, W) of the network input."""
+    """(H, W) of the network input."""
+    height, width = self.config.data.image_size
+    return height, width
 
   def predictor(
     self,

@@ -82,7 +82,10 @@ def test_features_are_those_of_the_contract():
 
 
 def test_equal_labels_give_equal_bytes():
-  labels = {"label": {"classes": [1]}, "mask": {"classes": np.ones((4, 6), int)}}
+  labels = {
+    "label": {"classes": [1]},
+    "mask": {"classes": np.ones((4, 6), int)},
+  }
   backwards = dict(reversed(labels.items()))
   assert encode(labels) == encode(backwards)
 
@@ -153,7 +156,9 @@ def test_class_map(classes, confidence, min_score):
 
 @quick
 @hypothesis.given(
-  hnp.arrays(np.float32, (4, 5), elements=st.floats(-1e30, 1e30, width=32)),
+  hnp.arrays(
+    np.float32, (4, 5), elements=st.floats(-(2.0**90), 2.0**90, width=32)
+  ),
   hnp.arrays(bool, (4, 5)),
 )
 def test_value_map(values, valid):

@@ -5,9 +5,9 @@ It stands in for the paper's data sets in the demo, the tutorials and tests.
 known about it, `build` writes the sets to disk.
 """
 
-from must_jax.data.synthetic.build import build, default_counts
 from must_jax.data.synthetic.examples import render_example, stored_labels
 from must_jax.data.synthetic.sets import SETS, SetSpec
+from must_jax.data.synthetic.world import build, default_counts
 
 __all__ = [
   "SETS",

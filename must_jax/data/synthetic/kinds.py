@@ -1,7 +1,8 @@
 """The kinds of objects: each draws its parts from a few random proportions.
 
 Parts stand on z = 0 of the object's frame and are about 1 high; their centre
-is the z axis. `slot` chooses among the object's materials.
+is the z axis. They touch or overlap, but no two faces share a plane where both
+are seen: which one is in front would be up to rounding. `slot` chooses among the object's materials.
 """
 
 import dataclasses
@@ -208,15 +209,12 @@ def _tower(d: Draw):
 
 
 def _chair(d: Draw):
-  x, y, seat = (
-    d.uniform(0.24, 0.3),
-    d.uniform(0.24, 0.28),
-    d.uniform(0.42, 0.48),
-  )
+  x, y = d.uniform(0.24, 0.3), d.uniform(0.24, 0.28)
+  seat = d.uniform(0.42, 0.48)
   return [
     box((0, 0, seat), (x, y, 0.045)),
-    box((0, y - 0.04, seat + 0.29), (x, 0.04, 0.27)),
-    *_legs(x, y, seat, 0.035, 1),
+    box((0, y - 0.04, seat + 0.315), (x, 0.04, 0.27)),
+    *_legs(x, y, seat - 0.045, 0.035, 1),
   ]
 
 
@@ -319,20 +317,21 @@ def _sofa(d: Draw):
   x, y = d.uniform(0.7, 0.9), d.uniform(0.34, 0.4)
   return [
     box((0, 0, 0.18), (x, y, 0.18)),
-    box((0, y - 0.1, 0.42), (x, 0.1, 0.3)),
-    box((-x, 0, 0.28), (0.1, y, 0.28), 1),
-    box((x, 0, 0.28), (0.1, y, 0.28), 1),
+    box((0, y - 0.12, 0.54), (x, 0.1, 0.18)),
+    box((-x - 0.09, 0, 0.28), (0.09, 0.97 * y, 0.28), 1),
+    box((x + 0.09, 0, 0.28), (0.09, 0.97 * y, 0.28), 1),
   ]
 
 
 def _shelf(d: Draw):
   x, y = d.uniform(0.32, 0.42), d.uniform(0.16, 0.2)
-  boards = [box((0, 0, z), (x, y, 0.025), 1) for z in (0.03, 0.34, 0.66, 0.97)]
   return [
-    box((-x, 0, 0.5), (0.03, y, 0.5)),
-    box((x, 0, 0.5), (0.03, y, 0.5)),
-    box((0, y, 0.5), (x, 0.02, 0.5)),
-    *boards,
+    box((-x - 0.03, 0, 0.5), (0.03, y, 0.5)),
+    box((x + 0.03, 0, 0.5), (0.03, y, 0.5)),
+    box((0, y + 0.02, 0.5), (x + 0.06, 0.02, 0.5)),
+    *(
+      box((0, 0, z), (x, 0.95 * y, 0.025), 1) for z in (0.03, 0.34, 0.66, 0.97)
+    ),
   ]
 
 

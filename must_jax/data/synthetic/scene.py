@@ -211,10 +211,10 @@ class Scene:
   def flat_axes(
     self, surface: int, points: Points
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates within the floor or a plane; (along, height) on walls."""
+    """Coordinates within the floor or a plane; (right, up) on walls."""
     x, y, z = points
     nx, ny, nz = self.flat_normal(surface)
     if nz:
       cos, sin = self.turn
       return cos * x + sin * y, cos * y - sin * x
-    return ny * x - nx * y, z
+    return nx * y - ny * x, z

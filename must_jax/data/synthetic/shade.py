@@ -199,7 +199,7 @@ def _illuminate(
   lx, ly, lz = scene.light.direction
   direct = (np.maximum(nx * lx + ny * ly + nz * lz, 0) * lit).astype(np.float32)
   # More comes from above than from below.
-  around = (ambient * (0.8 + 0.2 * nz)) + np.zeros_like(direct)
+  around = (ambient * (0.85 + 0.15 * nz)) + np.zeros_like(direct)
   around = around.astype(np.float32)
   shine = None
   if material.specular:

@@ -130,6 +130,7 @@ def meet(
       slope = slope + dz * (a * oz + b)
       offset = offset + oz * (a * oz + 2.0 * b)
     offset = offset + c
+    square = square + 1e-30  # rays along a cylinder
     root = np.sqrt(slope * slope - square * offset)
     enter, leave = (-slope - root) / square, (root - slope) / square
     if a < 0:

@@ -42,6 +42,9 @@ class Style:
     patterns: of objects.
     floors: patterns of floors.
     saturation, value: of object colours.
+    hue_spread: objects of a kind have about the same hue, as in nature; this
+      is how far they stray from it, of the 6 sectors of the circle. Kinds are
+      less than that apart, so that their shapes have to be seen as well.
     sun: height of the light, z of its direction.
     fill: share of ambient light.
     patches: rugs, windows, doors and pictures on floors and walls.
@@ -68,6 +71,7 @@ class Style:
   floors: tuple[str, ...] = ("plain", "checker", "planks", "clouds")
   saturation: Range = (0.45, 0.95)
   value: Range = (0.45, 0.95)
+  hue_spread: float = 0.5
   sun: Range = (0.55, 0.85)
   fill: Range = (0.4, 0.6)
   patches: bool = False
@@ -93,6 +97,10 @@ class _Object:
   radius: float
   x: float = 0.0
   y: float = 0.0
+
+
+# Of the hue circle's 6 sectors, the step that spreads any number of hues.
+_GOLDEN = 6 * 0.618034
 
 
 def draw_scene(draw: Draw, style: Style) -> Drawn:
@@ -237,7 +245,7 @@ def _light(draw: Draw, style: Style, indoor: bool) -> Light:
     sin = -sin
   flat = math.sqrt(1 - up * up)
   warm = draw.uniform(0.0, 0.22)
-  fill = draw.uniform(*style.fill)
+  fill = draw.uniform(*style.fill) * (1.2 if indoor else 1.0)
   power = draw.uniform(0.85, 1.1) * (0.85 if indoor else 1.0)
   cool = 0.1 if indoor else 0.2
   return Light(
@@ -247,9 +255,11 @@ def _light(draw: Draw, style: Style, indoor: bool) -> Light:
   )
 
 
-def _color(draw: Draw, saturation: Range, value: Range) -> Vector:
-  """A colour of any hue, as linear light."""
-  hue = draw.uniform(0, 6)
+def _color(
+  draw: Draw, saturation: Range, value: Range, hues: Range = (0.0, 6.0)
+) -> Vector:
+  """A colour, of any hue by default, as linear light."""
+  hue = draw.uniform(*hues) % 6
   s, v = draw.uniform(*saturation), draw.uniform(*value)
   shown = []
   for offset in (5, 3, 1):
@@ -259,10 +269,16 @@ def _color(draw: Draw, saturation: Range, value: Range) -> Vector:
   return red * red, green * green, blue * blue
 
 
-def _unlike(draw: Draw, style: Style, other: Vector) -> Vector:
+def _hues(kind: str, spread: float) -> Range:
+  """The hues of a kind; those of kinds in a row are far apart."""
+  hue = tuple(KINDS).index(kind) * _GOLDEN % 6
+  return hue - spread, hue + spread
+
+
+def _unlike(draw: Draw, style: Style, hues: Range, other: Vector) -> Vector:
   """An object colour that differs from another colour."""
   for _ in range(6):
-    color = _color(draw, style.saturation, style.value)
+    color = _color(draw, style.saturation, style.value, hues)
     if _difference(color, other) > 0.12:
       break
   return color
@@ -286,13 +302,14 @@ def _solids(
   draw: Draw, style: Style, thing: _Object, owner: int, floor: Vector
 ) -> list[Solid]:
   """The placed parts of an object with its materials."""
-  first = _unlike(draw, style, floor)
+  hues = _hues(thing.kind, style.hue_spread)
+  first = _unlike(draw, style, hues, floor)
   second = draw.choice(
     (
       (0.85, 0.82, 0.74),
       tuple(0.3 * c for c in first),
       tuple(0.5 + 0.5 * c for c in first),
-      _unlike(draw, style, first),
+      _unlike(draw, style, (0.0, 6.0), first),
     )
   )
   scale = draw.uniform(2.0, 4.5) / thing.size
@@ -373,7 +390,7 @@ def _furnish(
     # Where the view's axis meets the wall, in the wall's own coordinates.
     nx, ny, _ = plane.normal
     reach = plane.distance / ny if abs(ny) > 0.3 else 2.0
-    middle = nx * reach
+    middle = -nx * reach
     side = -1.0 if draw.chance(0.5) else 1.0
     for _ in range(2):
       along = middle + side * draw.uniform(0.3, 1.3)

@@ -1,0 +1,147 @@
+import dataclasses
+
+import pytest
+
+from must_jax.experiments.tables import Column, Row, Table, percent, signed
+
+# Three seeds with a mean and a sample deviation that can be done by hand.
+TABLE = Table(
+  columns=(
+    Column("CIFAR-100", "Classification top-1"),
+    Column("Pascal", "Detection AP50"),
+    Column("DIODE", "Normal"),
+  ),
+  rows=(
+    Row("SimCLR", ((0.871,), (0.751,), (0.528,))),
+    Row(
+      "Supervised",
+      ((0.850, 0.854, 0.858), (0.79, 0.80, 0.81), None),
+      paper=(0.854, 0.793, 0.489),
+    ),
+    Row(
+      "MuST",
+      ((0.852, 0.853, 0.854), (0.85, 0.85, 0.85), (0.52, 0.535)),
+      paper=(0.863, 0.851, None),
+    ),
+  ),
+  baseline="Supervised",
+  highlight="MuST",
+)
+
+TEXT = """\
+                CIFAR-100        Pascal        DIODE
+                Classification   Detection     Normal
+                top-1            AP50
+----------------------------------------------------------
+SimCLR           87.1 *           75.1          52.8 *
+  vs Supervised  +1.7             -4.9
+Supervised       85.4 ±0.4        80.0 ±1.0    not run
+  paper          85.4             79.3          48.9
+MuST             85.3 ±0.1        85.0 ±0.0 *   52.8 ±1.1 *
+  vs Supervised  -0.1             +5.0
+  paper          86.3 (+0.9)      85.1 (+5.8)
+
+SimCLR beats Supervised in 1 of 2 columns.
+MuST beats Supervised in 1 of 2 columns.
+Percent; higher is better. Mean ± sample standard deviation over 1 to 3 seeds.\
+ * best of its column.
+"""
+
+MARKDOWN = """\
+|  | CIFAR-100<br>Classification top-1 | Pascal<br>Detection AP50\
+ | DIODE<br>Normal |
+| --- | ---: | ---: | ---: |
+| SimCLR | **87.1** (+1.7) | 75.1 (-4.9) | **52.8** |
+| Supervised | 85.4 ±0.4 | 80.0 ±1.0 | not run |
+| *paper* | *85.4* | *79.3* | *48.9* |
+| **MuST** | 85.3 ±0.1 (-0.1) | **85.0** ±0.0 (+5.0) | **52.8** ±1.1 |
+| *paper* | *86.3 (+0.9)* | *85.1 (+5.8)* |  |
+
+Percent; higher is better. Mean ± sample standard deviation over 1 to 3 seeds.\
+ In brackets: minus Supervised.
+"""
+
+
+def test_text():
+  # The last header line is as wide as the widest line of the table.
+  lines = TABLE.to_text().splitlines()
+  expected = TEXT.splitlines()
+  assert lines[3] == "-" * max(map(len, lines[:3] + lines[4:11]))
+  del lines[3], expected[3]
+  assert [" ".join(line.split()) for line in lines] == [
+    " ".join(line.split()) for line in expected
+  ]
+
+
+def test_text_is_aligned():
+  lines = TABLE.to_text().splitlines()
+  for name in ("CIFAR-100", "Pascal", "DIODE"):
+    start = lines[0].index(name)
+    body = [line for line in lines[4:11] if len(line) > start]
+    assert all(line[start - 2 : start] == "  " for line in body)
+    numbers = [line[start : start + 5] for line in body]
+    assert {text.find(".") for text in numbers} <= {3, -1}
+    assert sum(text.find(".") == 3 for text in numbers) >= 4
+
+
+def test_markdown():
+  assert TABLE.to_markdown() == MARKDOWN
+
+
+def test_pipes_do_not_break_markdown():
+  table = Table((Column("a|b", "m"),), (Row("x|y", ((0.5,),)),), "x|y")
+  assert "| x\\|y | 50.0 |" in table.to_markdown()
+  assert "a\\|b<br>m" in table.to_markdown()
+
+
+def test_a_difference_within_the_deviations_is_not_clear():
+  must, column = TABLE.row("MuST"), 1
+  assert TABLE.cell(must, column).is_clear  # 5.0 against 1.0 and 0.0
+  noisy = dataclasses.replace(must, values=(None, (0.7, 1.0), None))
+  table = dataclasses.replace(TABLE, rows=(*TABLE.rows[:2], noisy))
+  cell = table.cell(noisy, column)
+  assert cell.delta == pytest.approx(5.0)
+  assert cell.deviation == pytest.approx(21.2132, abs=1e-4)
+  assert not cell.is_clear
+
+
+def test_wins():
+  assert TABLE.wins("MuST", "Supervised") == (1, 2)
+  assert TABLE.wins("Supervised", "MuST") == (1, 2)
+  # 52.75 against 52.8: less than what is shown.
+  assert TABLE.wins("MuST", "SimCLR") == (1, 3)
+  assert TABLE.wins("SimCLR", "MuST") == (1, 3)
+
+
+def test_the_only_row_of_a_column_is_not_the_best():
+  table = Table((Column("a", "m"),), (Row("x", ((0.5,),)),), "x")
+  assert not table.cell(table.rows[0], 0).is_best
+
+
+@pytest.mark.parametrize(
+  ("value", "text"), [(5.84, "+5.8"), (-0.04, "+0.0"), (-1.0, "-1.0")]
+)
+def test_signed(value, text):
+  assert signed(value) == text
+
+
+def test_percent():
+  assert [percent(v) for v in (0.0, 7.26, 100.0)] == ["0.0", "7.3", "100.0"]
+
+
+@pytest.mark.parametrize(
+  ("rows", "baseline", "message"),
+  [
+    ((Row("x", ((85.4,),)),), "x", "Divide percentages"),
+    ((Row("x", ((float("nan"),),)),), "x", "fractions"),
+    ((Row("x", ((0.5,),), paper=(79.3,)),), "x", "Divide percentages"),
+    ((Row("x", ((0.5,), None)),), "x", "2 values for 1 columns"),
+    ((Row("x", ((0.5,),), paper=(0.5, 0.5)),), "x", "2 paper for 1 columns"),
+    ((Row("x", ((),)),), "x", "without seeds"),
+    ((Row("x", (None,)), Row("x", (None,))), "x", "repeat"),
+    ((Row("x", (None,)),), "y", "no row 'y'"),
+  ],
+)
+def test_bad_tables_are_refused(rows, baseline, message):
+  with pytest.raises(ValueError, match=message):
+    Table((Column("a", "m"),), rows, baseline)

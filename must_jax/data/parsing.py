@@ -4,7 +4,7 @@ What a record holds is checked here once more. Whatever is out of its range
 raises `InvalidArgumentError`, which costs the record, not the run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -242,7 +242,7 @@ def _parse_vector_map(
   return {"vectors": tf.where(valid[..., None], vectors, 0), "valid": valid}
 
 
-_PARSERS = {
+_PARSERS: dict[type, Callable[..., Tensors]] = {
   ClassVector: _parse_class_vector,
   Boxes: _parse_boxes,
   ClassMap: _parse_class_map,

@@ -58,8 +58,8 @@ class Union:
     self._images = [ImageSet.open(s.directory, s.split) for s in sources]
     self._labels: list[dict[str, LabelSet]] = []
     for source, images in zip(sources, self._images, strict=True):
-      read = {source.labels.get(task) for task in task_fields}
-      opened = {d: LabelSet.open(d) for d in read - {SUPERVISED, None}}
+      origins = {source.labels.get(task) or SUPERVISED for task in task_fields}
+      opened = {d: LabelSet.open(d) for d in origins - {SUPERVISED}}
       for labels in opened.values():
         labels.check_images(images)
       self._labels.append(opened)
@@ -117,7 +117,7 @@ class Union:
       task: ask for the labels of this task instead of the image.
     """
     source, place = self._find(index)
-    origin = self._sources[source].labels.get(task) if task else None
+    origin = self._sources[source].labels.get(task or "") or SUPERVISED
     records = self._labels[source].get(origin, self._images[source])
     shard, place = records.locate(place)
     return str(records.directory / records.shards[shard].file), place

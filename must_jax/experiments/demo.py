@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.data import synthetic
-from must_jax.experiments import report, showcase
+from must_jax.experiments import report
 from must_jax.experiments.pipeline import Pipeline
 from must_jax.experiments.tables import Column, Row, Table
 
@@ -25,7 +24,7 @@ class Scale:
   """How long everything trains.
 
   Attributes:
-    counts: images by set and split, see `synthetic.build`.
+    counts: images by set and split, see `data.synthetic`.
     teacher_steps: by kind of task.
     student_steps: of both pre-trainings.
     transfer_steps: by column.
@@ -40,8 +39,22 @@ class Scale:
 
 
 IMAGE_SIZE = 64
+REPORT = "report.html"
 QUICK = Scale(
-  counts=synthetic.default_counts(),
+  counts={
+    "src_cls": {"train": 1200, "validation": 200},
+    "src_det": {"train": 1200, "validation": 200},
+    "src_seg": {"train": 1200, "validation": 200},
+    "src_depth": {"train": 1200, "validation": 200},
+    "pile": {"train": 2400},
+    "pile_truth": {"train": 2400},
+    "down_cls": {"train": 192, "validation": 240},
+    "down_det": {"train": 128, "validation": 200},
+    "down_seg": {"train": 96, "validation": 200},
+    "down_depth": {"train": 96, "validation": 200},
+    "down_ade": {"train": 128, "validation": 200},
+    "down_normals": {"train": 96, "validation": 200},
+  },
   teacher_steps={
     "classification": 600,
     "detection": 800,
@@ -146,7 +159,7 @@ class Chain:
 
 
 def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
-  """Runs what is not done yet, prints the table and writes the report.
+  """Runs what is not done yet, prints the table and names the report.
 
   Args:
     workdir: keeps everything; the same call continues an interrupted one.
@@ -160,47 +173,50 @@ def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
   workdir = pathlib.Path(workdir).absolute()
   workdir.mkdir(parents=True, exist_ok=True)
   scale = FULL if full else QUICK
-  print("Rendering the world ...", flush=True)
-  world = workdir / "world"
-  synthetic.build(
-    world, image_size=IMAGE_SIZE, counts=scale.counts, workers=jobs
-  )
   pipeline = Pipeline(workdir, jobs)
-  chain = build(pipeline, world, scale)
+  chain = build(pipeline, scale)
+  pipeline.add(
+    "report",
+    write_report,
+    str(workdir),
+    full,
+    after=tuple(pipeline.stages),
+  )
   pipeline.run()
-  table = make_table(pipeline, chain, scale)
-  quality = label_quality(pipeline, chain)
   print("\nTeachers: validation on their own set, pseudo labels on the pile")
-  for q in quality:
+  for q in label_quality(pipeline, chain):
     print(f"  {q.teacher:<16}{q.metric:<16}{q.validation:.3f}  {q.pile:.3f}")
-  print(f"\n{table.to_text()}\n")
-  page = workdir / "report.html"
+  print(f"\n{make_table(pipeline, chain, scale).to_text()}\n")
   minutes = (time.monotonic() - start) / 60
-  facts = {
-    "Command": f"must-jax demo{' --full' if full else ''} --jobs {jobs}",
-    "Time": f"{minutes:.1f} minutes in the last call",
-    "Seeds": ", ".join(map(str, scale.seeds)),
-  }
-  showcase.write(page, pipeline, chain, table, facts, quality)
-  print(f"Report: {page}  ({minutes:.1f} minutes)")
+  print(f"Report: {workdir / REPORT}  ({minutes:.1f} minutes)")
   return 0
 
 
-def build(pipeline: Pipeline, world: pathlib.Path, scale: Scale) -> Chain:
+def build(pipeline: Pipeline, scale: Scale) -> Chain:
   """Adds all stages of the chain to a pipeline."""
+  world = pipeline.workdir / "world"
+  rendered = {
+    name: pipeline.add(f"render-{name}", render, str(world), name, counts)
+    for name, counts in scale.counts.items()
+  }
   teachers, labels = {}, {}
   for source in SOURCES:
     teachers[source.kind] = pipeline.add(
       f"teach-{source.kind}",
       train,
       _json(_teacher_config(source, world, scale)),
+      after=(rendered[source.set_name],),
     )
     labels[source.kind] = pipeline.add(
       f"label-{source.kind}",
       label,
       _json(_label_config(world, teachers[source.kind])),
       str(world / "pile_truth"),
-      after=(teachers[source.kind],),
+      after=(
+        teachers[source.kind],
+        rendered["pile"],
+        rendered["pile_truth"],
+      ),
     )
   pretrained, transfers = {}, {}
   for seed in scale.seeds:
@@ -208,6 +224,7 @@ def build(pipeline: Pipeline, world: pathlib.Path, scale: Scale) -> Chain:
       f"pretrain-supervised-{seed}",
       train,
       _json(_supervised_config(world, scale, seed)),
+      after=(rendered[SOURCES[0].set_name],),
     )
     pretrained["must", seed] = pipeline.add(
       f"pretrain-must-{seed}",
@@ -222,9 +239,18 @@ def build(pipeline: Pipeline, world: pathlib.Path, scale: Scale) -> Chain:
           f"transfer-{row}-{transfer.name}-{seed}",
           train,
           _json(_transfer_config(transfer, world, init, scale, seed)),
-          after=(init,) if init else (),
+          after=(rendered[transfer.set_name], *filter(None, (init,))),
         )
   return Chain(world, teachers, labels, pretrained, transfers)
+
+
+def render(
+  directory: pathlib.Path, world: str, name: str, counts: dict[str, int]
+) -> None:
+  """Stage: writes an image set of the world."""
+  from must_jax.data import synthetic
+
+  synthetic.build(world, IMAGE_SIZE, {name: counts}, workers=1)
 
 
 def train(directory: pathlib.Path, config: str) -> dict[str, float]:
@@ -241,6 +267,26 @@ def label(directory: pathlib.Path, config: str, truth: str) -> dict[str, Any]:
 
   run_stage(config_lib.from_json(config), str(directory))
   return inspect.quality(directory, truth)
+
+
+def write_report(directory: pathlib.Path, workdir: str, full: bool) -> None:
+  """Stage: writes the report from what the others left."""
+  from must_jax.experiments import showcase
+
+  scale = FULL if full else QUICK
+  pipeline = Pipeline(pathlib.Path(workdir), jobs=1)
+  chain = build(pipeline, scale)
+  showcase.write(
+    pathlib.Path(workdir) / REPORT,
+    pipeline,
+    chain,
+    make_table(pipeline, chain, scale),
+    facts={
+      "Command": f"must-jax demo{' --full' if full else ''}",
+      "Seeds": ", ".join(map(str, scale.seeds)),
+    },
+    quality=label_quality(pipeline, chain),
+  )
 
 
 def make_table(pipeline: Pipeline, chain: Chain, scale: Scale) -> Table:

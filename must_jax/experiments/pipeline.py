@@ -58,7 +58,7 @@ class Pipeline:
       workdir: holds `stages/` and the compilation cache.
       jobs: stages that may run at a time, each in a process of its own.
     """
-    self._workdir = workdir.absolute()
+    self.workdir = workdir.absolute()
     self._jobs = jobs
     self.stages: dict[pathlib.Path, Stage] = {}
 
@@ -84,9 +84,9 @@ class Pipeline:
     ]
     text = json.dumps(identity, sort_keys=True)
     # A moved workdir keeps its stages.
-    text = text.replace(str(self._workdir), "")
+    text = text.replace(str(self.workdir), "")
     key = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-    directory = self._workdir / "stages" / f"{name}-{key}"
+    directory = self.workdir / "stages" / f"{name}-{key}"
     self.stages[directory] = Stage(name, function, args, after, directory)
     return directory
 
@@ -103,7 +103,7 @@ class Pipeline:
       print(f"{done} of {total} stages are there from an earlier run.")
     running: dict[concurrent.futures.Future, Stage] = {}
     with (
-      _pool(self._workdir, self._jobs) as pool,
+      _pool(self.workdir, self._jobs) as pool,
       tqdm(
         total=total,
         initial=done,
@@ -158,6 +158,9 @@ def _pool(
     yield pool
   except BaseException:
     pool.shutdown(wait=False, cancel_futures=True)
+    # Training saves itself on SIGTERM.
+    for process in multiprocessing.active_children():
+      process.terminate()
     raise
   pool.shutdown()
 

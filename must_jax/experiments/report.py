@@ -468,7 +468,7 @@ def _stages(stages: Sequence[tuple[str, float]]) -> str:
   )
   return (
     f'<div class="stages">{bars}<div class="bar total">'
-    '<span class="name">Sum of all stages</span><span></span>'
+    '<span class="name">Sum of these</span><span></span>'
     f'<span class="value">{_duration(total)}</span></div></div>'
   )
 
@@ -507,8 +507,7 @@ def _gallery(gallery: Gallery) -> str:
   legends = "".join(
     f'<div class="legend"><span class="of">{_text(title)}</span>'
     + "".join(
-      f'<span><i style="background:rgb({red},{green},{blue})"></i>'
-      f"{_text(name)}</span>"
+      f'<span><i style="--c:rgb({red},{green},{blue})"></i>{_text(name)}</span>'
       for name, (red, green, blue) in colours.items()
     )
     + "</div>"
@@ -560,9 +559,8 @@ def _chart(chart: Chart) -> str:
     name: _drawable(curve, chart.log_y) for name, curve in chart.series.items()
   }
   legend = "".join(
-    f'<span><i style="background:var(--s{i % _NUM_COLOURS})"></i>'
-    f"{_text(name)}</span>"
-    for i, name in enumerate(curves)
+    f"<span><i {_series_style(index)}></i>{_text(name)}</span>"
+    for index, name in enumerate(curves)
   )
   legend = f'<div class="legend">{legend}</div>' if len(curves) > 1 else ""
   return (
@@ -605,8 +603,6 @@ def _plot(chart: Chart, curves: Mapping[str, list[tuple[float, float]]]) -> str:
     f"{html.escape(chart.x_label)}</text>"
   )
   for index, (name, curve) in enumerate(curves.items()):
-    style = f"--c:var(--s{index % _NUM_COLOURS})"
-    dashed = " dashed" if index >= _NUM_COLOURS else ""
     places = [f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in curve]
     # Few points are measurements to be seen, many are a line.
     radius = 2.5 if len(curve) <= 12 else 0
@@ -620,7 +616,7 @@ def _plot(chart: Chart, curves: Mapping[str, list[tuple[float, float]]]) -> str:
       )
     )
     parts.append(
-      f'<g style="{style}"><polyline class="curve{dashed}"'
+      f'<g {_series_style(index)}><polyline class="curve"'
       f' points="{" ".join(places)}"></polyline>{dots}</g>'
     )
   label = f"{chart.title}: {chart.y_label} over {chart.x_label}"
@@ -628,6 +624,12 @@ def _plot(chart: Chart, curves: Mapping[str, list[tuple[float, float]]]) -> str:
     f'<svg class="plot" viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}"'
     f' role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
   )
+
+
+def _series_style(index: int) -> str:
+  """Attributes of a series: its colour; dashed once all colours are taken."""
+  dashed = ' class="dashed"' if index >= _NUM_COLOURS else ""
+  return f'style="--c:var(--s{index % _NUM_COLOURS})"{dashed}'
 
 
 def _drawable(curve: Curve, log_y: bool) -> list[tuple[float, float]]:
@@ -859,7 +861,11 @@ figcaption small { margin-left: 0.6em; }
 .legend .of { min-width: 6.5rem; color: var(--ink); }
 .legend i {
   display: inline-block; width: 0.7em; height: 0.7em; margin-right: 0.45em;
-  border-radius: 2px;
+  border-radius: 2px; background: var(--c);
+}
+.legend .dashed {
+  width: 1.3em; border-radius: 0;
+  background: linear-gradient(90deg, var(--c) 38%, #0000 38% 62%, var(--c) 62%);
 }
 
 .charts {
@@ -882,7 +888,7 @@ figcaption small { margin-left: 0.6em; }
   fill: none; stroke: var(--c); stroke-width: 1.75; stroke-linejoin: round;
   stroke-linecap: round;
 }
-.curve.dashed { stroke-dasharray: 5 4; }
+.dashed .curve { stroke-dasharray: 5 4; }
 .point circle { fill: var(--c); }
 .point .hit { fill-opacity: 0; }
 .point:hover .dot { r: 4px; }
@@ -907,7 +913,7 @@ footer {
   nav { display: none; }
   section { margin-top: 2.5rem; }
   h1, h2, h3, figcaption, h2 ~ p:not(.note) { break-after: avoid; }
-  figure, tr, .bar { break-inside: avoid; }
+  figure, p, tr, .bar { break-inside: avoid; }
   .panels, .charts {
     grid-template-columns: 1fr 1fr; column-gap: 2rem;
   }

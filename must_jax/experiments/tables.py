@@ -154,8 +154,8 @@ class Table:
       over: name of the row to compare with.
 
     Returns:
-      (columns with a larger mean at the one decimal that is shown, columns in
-      which both were run).
+      (columns in which the difference of the means, at the one decimal that is
+      shown, is positive; columns in which both were run).
     """
     row, other = self.row(name), self.row(over)
     differences = [

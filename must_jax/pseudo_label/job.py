@@ -114,7 +114,7 @@ def run(
 
 
 class _Taken(Exception):
-  """Another worker has committed the shard at hand."""
+  """Another worker has committed the shard at hand, or taken it over."""
 
 
 class _Stopped(Exception):
@@ -155,7 +155,6 @@ class _Worker:
       return self._run()
 
   def _run(self) -> Summary:
-    store.collect_garbage(self._dir, self._job.lease_seconds)
     self._leases.mkdir(exist_ok=True)
     while True:
       self._read_commits()
@@ -211,6 +210,7 @@ class _Worker:
           self._leases / file, self._job.lease_seconds
         )
         if lease is not None:
+          store.collect_garbage(self._dir, self._job.lease_seconds, file)
           return index, lease
     return -1, None
 
@@ -246,10 +246,12 @@ class _Worker:
         tuple(undecodable),
         sums,
       ).write(self._dir)
-    except FileNotFoundError:
-      # Whoever finished the set meanwhile has cleaned up after us.
-      self._check_taken(shard.file)
-      raise
+    except FileNotFoundError as error:
+      # Others clean up after us once the set is finished, or where we were
+      # silent for too long.
+      if not str(error.filename).startswith(str(self._dir)):
+        raise
+      raise _Taken from error
     except OSError as error:
       raise OSError(
         error.errno,
@@ -300,7 +302,7 @@ class _Worker:
         raise
     with contextlib.suppress(OSError):  # so may others, at the same time
       self._leases.rmtree()
-    store.collect_garbage(self._dir, min_age=0)
+    store.collect_garbage(self._dir)
     for alarm in manifest["alarms"]:
       logging.error("LABELS LOOK WRONG in %s: %s", self._dir, alarm)
     return manifest

@@ -276,16 +276,19 @@ def read_job(directory: epath.PathLike) -> dict[str, Any]:
   )
 
 
-def collect_garbage(directory: epath.Path, min_age: float) -> None:
+def collect_garbage(
+  directory: epath.Path, min_age: float = 0, file: str = ""
+) -> None:
   """Deletes temporary files of workers that died.
 
   Args:
     directory: of the label set.
     min_age: seconds since they were last written to.
+    file: only those of this shard.
   """
   for path in directory.iterdir():
-    if not (path.name.startswith(".") and path.name.endswith(".tmp")):
+    if not path.name.startswith("." + file.removesuffix("tfrecord")):
       continue
     with contextlib.suppress(FileNotFoundError):
-      if time.time() - path.stat().mtime >= min_age:
+      if path.suffix == ".tmp" and time.time() - path.stat().mtime >= min_age:
         path.unlink()

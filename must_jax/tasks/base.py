@@ -43,7 +43,6 @@ class Task(abc.ABC):
   @property
   def num_classes(self) -> int:
     """Number of classes, 0 for maps of values."""
-    """Number of classes, 0 for maps of values."""
     return len(self.classes)
 
   @property

@@ -38,7 +38,6 @@ class LoadedModel:
   @property
   def image_size(self) -> tuple[int, int]:
     """(H, W) of the network input."""
-    """(H, W) of the network input."""
     height, width = self.config.data.image_size
     return height, width
 

@@ -67,7 +67,7 @@ def make_train_step(
       state.params, state, batch
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     return (
       state.replace(
         step=state.step + 1,

@@ -550,6 +550,16 @@ def test_sources_must_agree(images, tmp_path, kwargs, message):
     evaluate(images, sources=sources)
 
 
+def test_metres_do_not_follow_from_inverse_depth(tmp_path):
+  fields = {"depth": {"kind": "ValueMap", "unit": "inverse"}}
+  wanted = example(0)
+  wanted["labels"] = {"depth": wanted["labels"]["depth"]}
+  inverse = write_images(tmp_path, [wanted], fields, num_shards=1)
+  read = {"what": {"depth": types.ValueMap(unit="metres")}}
+  with pytest.raises(ValueError, match="inverse depth of unknown scale"):
+    evaluate(inverse, read)
+
+
 def test_class_names(images, tmp_path):
   same, none = other_set(tmp_path / "a"), source(images, labels=None)
   sources = [none, source(images), source(same)]

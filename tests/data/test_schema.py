@@ -180,6 +180,28 @@ def test_constant_value_map(value):
   np.testing.assert_allclose(given["values"], value, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "stored, wanted, expected",
+  [
+    ("metres", "metres", [[2, 4], [0, 0]]),
+    ("metres", "inverse", [[0.5, 0.25], [0, 0]]),
+    ("metres", "", [[2, 4], [0, 0]]),
+    ("inverse", "inverse", [[2, 4], [0, 0]]),
+  ],
+)
+def test_units_of_depth(stored, wanted, expected):
+  fields = {"depth": {"kind": "ValueMap", "unit": stored}}
+  values = np.array([[2.0, 4.0], [1.0, 0.0]])
+  # Nothing is at 0 metres, whoever says so.
+  valid = [[True, True], [False, stored == "metres" and wanted == "inverse"]]
+  arrays = {"values": values, "valid": valid}
+  record = schema.encode_labels("k", "ok", {"depth": arrays}, fields=fields)
+  read = {"depth": types.ValueMap(unit=wanted)}
+  given = parsing.read_labels(record, read)["depth"]
+  np.testing.assert_allclose(given["values"], expected, atol=1e-4)
+  assert given["valid"].tolist() == [[True, True], [False, False]]
+
+
 @quick
 @hypothesis.given(st.integers(0, 2**32 - 1))
 def test_vector_map(seed):

@@ -20,7 +20,7 @@ TABLE = Table(
     ),
     Row(
       "MuST",
-      ((0.852, 0.853, 0.854), (0.85, 0.85, 0.85), (0.52, 0.535)),
+      ((0.852, 0.853, 0.854), (0.85, 0.85, 0.85), (0.52, 0.536)),
       paper=(0.863, 0.851, None),
     ),
   ),
@@ -29,17 +29,17 @@ TABLE = Table(
 )
 
 TEXT = """\
-                CIFAR-100        Pascal        DIODE
-                Classification   Detection     Normal
-                top-1            AP50
-----------------------------------------------------------
-SimCLR           87.1 *           75.1          52.8 *
-  vs Supervised  +1.7             -4.9
-Supervised       85.4 ±0.4        80.0 ±1.0    not run
-  paper          85.4             79.3          48.9
-MuST             85.3 ±0.1        85.0 ±0.0 *   52.8 ±1.1 *
-  vs Supervised  -0.1             +5.0
-  paper          86.3 (+0.9)      85.1 (+5.8)
+                 CIFAR-100       Pascal        DIODE
+                 Classification  Detection     Normal
+                 top-1           AP50
+-----------------------------------------------------------
+SimCLR            87.1 *          75.1          52.8 *
+  vs Supervised   +1.7            -4.9
+Supervised        85.4 ±0.4       80.0 ±1.0    not run
+  paper           85.4            79.3          48.9
+MuST              85.3 ±0.1       85.0 ±0.0 *   52.8 ±1.1 *
+  vs Supervised   -0.1            +5.0
+  paper           86.3 (+0.9)     85.1 (+5.8)
 
 SimCLR beats Supervised in 1 of 2 columns.
 MuST beats Supervised in 1 of 2 columns.
@@ -63,25 +63,7 @@ Percent; higher is better. Mean ± sample standard deviation over 1 to 3 seeds.\
 
 
 def test_text():
-  # The last header line is as wide as the widest line of the table.
-  lines = TABLE.to_text().splitlines()
-  expected = TEXT.splitlines()
-  assert lines[3] == "-" * max(map(len, lines[:3] + lines[4:11]))
-  del lines[3], expected[3]
-  assert [" ".join(line.split()) for line in lines] == [
-    " ".join(line.split()) for line in expected
-  ]
-
-
-def test_text_is_aligned():
-  lines = TABLE.to_text().splitlines()
-  for name in ("CIFAR-100", "Pascal", "DIODE"):
-    start = lines[0].index(name)
-    body = [line for line in lines[4:11] if len(line) > start]
-    assert all(line[start - 2 : start] == "  " for line in body)
-    numbers = [line[start : start + 5] for line in body]
-    assert {text.find(".") for text in numbers} <= {3, -1}
-    assert sum(text.find(".") == 3 for text in numbers) >= 4
+  assert TABLE.to_text() == TEXT
 
 
 def test_markdown():
@@ -108,7 +90,7 @@ def test_a_difference_within_the_deviations_is_not_clear():
 def test_wins():
   assert TABLE.wins("MuST", "Supervised") == (1, 2)
   assert TABLE.wins("Supervised", "MuST") == (1, 2)
-  # 52.75 against 52.8: less than what is shown.
+  # Equal in the last column.
   assert TABLE.wins("MuST", "SimCLR") == (1, 3)
   assert TABLE.wins("SimCLR", "MuST") == (1, 3)
 

@@ -18,18 +18,6 @@ def backbone_features(size, seed=0):
   }
 
 
-def random_variables(model, features):
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), features))
-  rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda x: (
-      rng.uniform(0.2, 1, x.shape).astype(np.float32)
-      * rng.choice([-1, 1], x.shape) ** (x.ndim == 4)
-    ),
-    shapes,
-  )
-
-
 def conv(x, params, stride=1):
   kernel = np.asarray(params["kernel"], np.float64)
   k = kernel.shape[0]
@@ -42,10 +30,10 @@ def conv(x, params, stride=1):
   )
 
 
-def test_matches_float64_numpy_at_odd_sizes():
+def test_matches_float64_numpy_at_odd_sizes(draw_variables):
   features = backbone_features((75, 90))
   model = FPN(channels=6)
-  variables = random_variables(model, features)
+  variables = draw_variables(model.init, features)
   pyramid = jax.jit(model.apply)(variables, features)
 
   params, stats = variables["params"], variables["batch_stats"]

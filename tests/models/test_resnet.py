@@ -19,23 +19,6 @@ def count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def random_variables(model, image, seed=0):
-  """Draws variables of which none is neutral, unlike 1 and 0 in norms."""
-  variables = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), jnp.asarray(image))
-  )
-  rng = np.random.default_rng(seed)
-
-  def draw(path, x):
-    name = path[-1].key
-    if name in ("var", "scale"):
-      return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
-    std = 1 / np.sqrt(np.prod(x.shape[:-1])) if name == "kernel" else 0.3
-    return (std * rng.normal(size=x.shape)).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(draw, variables)
-
-
 def conv(x, kernel, stride):
   """float64 [h, w, c] convolution with (k - 1) // 2 zeros on every side."""
   k = kernel.shape[0]
@@ -84,11 +67,11 @@ def reference(variables, image, blocks, bottleneck, eps):
   ("depth", "blocks", "bottleneck"),
   [(18, (2, 2, 2, 2), False), (50, (3, 4, 6, 3), True)],
 )
-def test_matches_float64_numpy(depth, blocks, bottleneck):
+def test_matches_float64_numpy(depth, blocks, bottleneck, draw_variables):
   image = np.random.default_rng(1).normal(size=(1, 37, 50, 3))
   image = image.astype(np.float32)
   model = ResNet(depth=depth, width=4, norm_epsilon=0.02)
-  variables = random_variables(model, image)
+  variables = draw_variables(model.init, image)
   features = jax.jit(model.apply)(variables, image)
   expected = reference(variables, image[0], blocks, bottleneck, 0.02)
   for level in (2, 3, 4, 5):
@@ -124,12 +107,14 @@ def test_a_level_has_ceil_size_over_stride_cells(size):
   }
 
 
-def test_hflip_with_mirrored_kernels_flips_features_at_odd_sizes():
+def test_hflip_with_mirrored_kernels_flips_features_at_odd_sizes(
+  draw_variables,
+):
   # Symmetric padding and 2**k + 1 columns leave no side preferred.
   model = ResNet(depth=18, width=4)
   image = np.random.default_rng(2).normal(size=(1, 33, 65, 3))
   image = image.astype(np.float32)
-  variables = random_variables(model, image)
+  variables = draw_variables(model.init, image)
   mirrored = jax.tree.map(lambda x: x[:, ::-1] if x.ndim == 4 else x, variables)
   features = jax.jit(model.apply)(variables, image)
   flipped = jax.jit(model.apply)(mirrored, image[:, :, ::-1])
@@ -140,10 +125,10 @@ def test_hflip_with_mirrored_kernels_flips_features_at_odd_sizes():
     )
 
 
-def test_norm_statistics_move_in_training_only():
+def test_norm_statistics_move_in_training_only(draw_variables):
   model = ResNet(depth=18, width=4, norm_momentum=0.9)
   image = np.random.default_rng(3).normal(size=(2, 32, 32, 3))
-  variables = random_variables(model, image)
+  variables = draw_variables(model.init, image)
   apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
   _, kept = apply(variables, image, train=False, mutable=("batch_stats",))
   _, moved = apply(variables, image, train=True, mutable=("batch_stats",))

@@ -254,6 +254,40 @@ def test_a_slow_worker_gives_up_what_others_finished(fake, images, tmp_path):
   assert fake.contents(output) == fake.contents(tmp_path / "whole")
 
 
+def test_a_worker_taken_for_dead_goes_on(fake, images, tmp_path):
+  output, swept = tmp_path / "labels", []
+
+  def sweeping(batch):
+    if not swept:
+      swept.extend(output.glob(".*.tmp"))
+      store.collect_garbage(store.epath.Path(output))
+    return fake.predict(batch)
+
+  fake.run(fake.make_job(images, output), predict=sweeping)
+  assert len(swept) == 1
+  fake.run(fake.make_job(images, tmp_path / "whole"))
+  assert fake.contents(output) == fake.contents(tmp_path / "whole")
+
+
+def test_old_temporary_files_go_when_their_shard_is_taken(
+  fake, images, tmp_path
+):
+  output = tmp_path / "labels"
+  output.mkdir()
+  for shard in range(2):
+    temp = output / f".{SHARD.format(shard)}.tfrecord.1-2.tmp"
+    temp.touch()
+    os.utime(temp, (time.time() - 90,) * 2)
+  asked = []
+
+  def stop():
+    asked.append(1)
+    return len(asked) > 2
+
+  fake.run(fake.make_job(images, output), stop=stop)  # stops in shard 0
+  assert [p.name for p in output.glob(".*")] == [temp.name]
+
+
 def test_stops_when_told_and_goes_on_later(fake, images, tmp_path):
   asked = []
 

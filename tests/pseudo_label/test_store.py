@@ -198,12 +198,19 @@ def test_one_of_many_creates_a_file(tmp_path, monkeypatch, links):
 
 
 def test_garbage_is_what_is_old(tmp_path):
-  (tmp_path / ".a.1-2.tmp").touch()
-  (tmp_path / "a.tfrecord").touch()
-  store.collect_garbage(epath.Path(tmp_path), min_age=60)
-  assert len(list(tmp_path.iterdir())) == 2
-  store.collect_garbage(epath.Path(tmp_path), min_age=0)
-  assert [p.name for p in tmp_path.iterdir()] == ["a.tfrecord"]
+  names = {".a-1.tfrecord.2-3.tmp", ".a-11.json.2-3.tmp", "a-1.tfrecord"}
+  for name in names:
+    (tmp_path / name).touch()
+
+  def left():
+    return {path.name for path in tmp_path.iterdir()}
+
+  store.collect_garbage(epath.Path(tmp_path), 60)
+  assert left() == names
+  store.collect_garbage(epath.Path(tmp_path), 0, "a-1.tfrecord")
+  assert left() == names - {".a-1.tfrecord.2-3.tmp"}
+  store.collect_garbage(epath.Path(tmp_path))
+  assert left() == {"a-1.tfrecord"}
 
 
 STATISTICS = [

@@ -1,8 +1,9 @@
 """The kinds of objects: each draws its parts from a few random proportions.
 
 Parts stand on z = 0 of the object's frame and are about 1 high; their centre
-is the z axis. They touch or overlap, but no two faces share a plane where both
-are seen: which one is in front would be up to rounding. `slot` chooses among the object's materials.
+is the z axis. `slot` chooses among the object's materials. Parts touch or
+overlap, but no two faces lie in one plane where both are seen: which one is in
+front would be up to rounding.
 """
 
 import dataclasses

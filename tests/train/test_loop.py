@@ -1,0 +1,249 @@
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import must_jax
+from must_jax.config import dataset, task
+from must_jax.data import sources
+from must_jax.train import checkpoint, loop
+
+ALL = ("classification", "detection", "segmentation", "depth", "normals")
+
+
+def digests(workdir):
+  meta = checkpoint.find(workdir) / "meta" / "metadata"
+  return json.loads(meta.read_text())["digest"]
+
+
+def losses(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return {
+    line["step"]: line["loss"]
+    for line in map(json.loads, lines)
+    if "loss" in line
+  }
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+  """Makes the data call a function before the batch of a step."""
+
+  def install(at, action):
+    original = sources.train_batches
+
+    def batches(config, start_step):
+      for step, batch in enumerate(original(config, start_step), start_step):
+        if step == at:
+          action(batch)
+        yield batch
+
+    monkeypatch.setattr(sources, "train_batches", batches)
+
+  yield install
+  monkeypatch.undo()
+
+
+def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
+  make_config, tmp_path, interrupt, monkeypatch
+):
+  config = make_config(*ALL)
+  loop.train(config, tmp_path / "whole")
+
+  def stop(_):
+    raise KeyboardInterrupt
+
+  interrupt(5, stop)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(config, tmp_path / "broken")
+  assert checkpoint.find(tmp_path / "broken").name == "3"
+  monkeypatch.undo()
+  loop.train(config, tmp_path / "broken")
+  assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
+  assert losses(tmp_path / "broken")[6] == losses(tmp_path / "whole")[6]
+
+
+def test_sigterm_saves_and_exits_with_42(make_config, tmp_path, interrupt):
+  config = make_config("classification", steps=40)
+  interrupt(4, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+  with pytest.raises(SystemExit) as exit_info:
+    loop.train(config, tmp_path)
+  assert exit_info.value.code == 42
+  assert checkpoint.find(tmp_path).name == "5"
+
+
+def test_sigterm_during_evaluation(make_config, tmp_path, monkeypatch):
+  config = make_config(
+    "classification", **{"evaluate_on": ("all",), "train.steps": 4}
+  )
+  original = sources.eval_batches
+
+  def batches(*args):
+    for batch in original(*args):
+      os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  monkeypatch.setattr(sources, "eval_batches", batches)
+  with pytest.raises(SystemExit) as exit_info:
+    loop.train(config, tmp_path)
+  assert exit_info.value.code == 42
+  assert checkpoint.find(tmp_path).name == "4"
+  assert not (tmp_path / "result.json").exists()
+
+
+def test_corrupt_checkpoint_falls_back_to_the_one_before(
+  make_config, tmp_path, caplog
+):
+  config = make_config("classification")
+  loop.train(config, tmp_path)
+  before = digests(tmp_path)
+  meta = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
+  changed = json.loads(meta.read_text())
+  changed["digest"]["params"][0] ^= 1
+  meta.write_text(json.dumps(changed))
+  with pytest.raises(checkpoint.CorruptCheckpointError, match="params"):
+    checkpoint.load_variables(tmp_path)
+  loop.train(config, tmp_path)
+  assert "Deleting it; trying the one before" in caplog.text
+  assert digests(tmp_path) == before
+
+
+def test_digest_sees_any_flipped_bit_and_no_layout():
+  rng = np.random.default_rng(0)
+  tree = {
+    "a": rng.normal(size=(5, 7)).astype(np.float32),
+    "b": np.arange(3, dtype=np.int32),
+  }
+  whole = checkpoint.digest(tree)
+  assert checkpoint.digest(jax.tree.map(jax.numpy.asarray, tree)) == whole
+  for _ in range(100):
+    flipped = {k: v.copy() for k, v in tree.items()}
+    words = flipped["a"].reshape(-1).view(np.uint32)
+    words[rng.integers(35)] ^= np.uint32(1 << rng.integers(32))
+    assert checkpoint.digest(flipped) != whole
+
+
+def test_other_config_in_the_same_workdir_is_refused(make_config, tmp_path):
+  loop.train(make_config("classification", steps=3), tmp_path)
+  other = make_config("classification", steps=3, **{"optimizer.lr": 0.5})
+  with pytest.raises(ValueError, match=r"optimizer.lr was 0.02, is 0.5"):
+    loop.train(other, tmp_path)
+
+
+def test_nonfinite_loss_names_step_tasks_and_keys(make_config, tmp_path):
+  config = make_config("depth", steps=8, **{"optimizer.lr": 1e30})
+  config.optimizer.clip_norm = 0.0
+  with pytest.raises(loop.NonFiniteLossError, match=r"(?s)depth/loss.*pile-"):
+    loop.train(config, tmp_path)
+
+
+def test_evaluation_covers_every_example_once(
+  make_config, tmp_path, monkeypatch
+):
+  seen = []
+  original = sources.eval_batches
+
+  def batches(*args):
+    for batch in original(*args):
+      seen.extend(batch["position"][batch["valid"]].tolist())
+      yield batch
+
+  monkeypatch.setattr(sources, "eval_batches", batches)
+  config = make_config(
+    "classification",
+    steps=3,
+    **{"evaluate_on": ("all",), "data.eval_batch_size": 7},
+  )
+  result = loop.train(config, tmp_path)
+  assert sorted(seen) == list(range(24))
+  assert 0 <= result["all/classification/top1"] <= 1
+
+
+def test_two_tasks_of_a_kind_with_different_classes(
+  make_config, world, tmp_path
+):
+  config = make_config("classification")
+  config.datasets.other = dataset(str(world / "src_cls"), "train")
+  config.tasks.second = task("classification", labels={"other": "supervised"})
+  config.train_on = ("all", "other")
+  loop.train(config, tmp_path)
+  model = must_jax.load(str(tmp_path))
+  assert set(model.tasks) == {"classification", "second"}
+  assert {"head_classification", "head_second"} < set(model.variables["params"])
+
+
+def test_warm_start_reports_and_keeps_heads_of_other_classes_fresh(
+  make_config, tmp_path
+):
+  loop.train(make_config("segmentation", steps=3), tmp_path / "first")
+  loaded = checkpoint.load_variables(tmp_path / "first")
+  model = must_jax.load(str(tmp_path / "first"))
+  state = _state_like(loaded)
+  new, table = checkpoint.warm_start(
+    state,
+    tmp_path / "first",
+    ("backbone", "fpn", "heads"),
+    {"segmentation": ("other",) * 11},
+  )
+  assert "head_segmentation  fresh" in table
+  assert "other classes" in table
+  assert "backbone           loaded" in table
+  kernel = new.params["backbone"]["conv1"]["kernel"]
+  np.testing.assert_array_equal(
+    kernel, loaded["params"]["backbone"]["conv1"]["kernel"]
+  )
+  same, table = checkpoint.warm_start(
+    state,
+    tmp_path / "first",
+    ("backbone", "fpn", "heads"),
+    {"segmentation": model.tasks["segmentation"].classes},
+  )
+  assert "head_segmentation  loaded" in table
+  assert checkpoint.digest(same.params) == checkpoint.digest(loaded["params"])
+
+
+def test_warm_start_of_another_architecture_says_what_differs(
+  make_config, tmp_path
+):
+  loop.train(make_config("classification", steps=3), tmp_path / "first")
+  config = make_config(
+    "classification",
+    steps=3,
+    **{"init_from": str(tmp_path / "first"), "model.width": 16},
+  )
+  with pytest.raises(ValueError, match=r"backbone of .* does not fit"):
+    loop.train(config, tmp_path / "second")
+
+
+def test_loaded_model_predicts(make_config, tmp_path):
+  loop.train(make_config(*ALL, steps=3), tmp_path)
+  model = must_jax.load(str(tmp_path))
+  images = np.zeros((2, 64, 64, 3), np.uint8)
+  predictions = model.predictor(map_size=(64, 64))(images)
+  assert set(predictions) == set(ALL)
+  assert predictions["segmentation"]["classes"].shape == (2, 64, 64)
+  for name, task_ in model.tasks.items():
+    one = {k: v[0] for k, v in predictions[name].items()}
+    assert task_.draw(images[0], one).shape == (64, 64, 3)
+    labels = task_.to_labels(one, np.array([48.0, 64.0]), (64, 64))
+    assert set(labels) == set(task_.fields)
+
+
+def test_no_checkpoint_is_a_clear_error(tmp_path):
+  with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+    must_jax.load(str(tmp_path))
+
+
+def _state_like(loaded):
+  from must_jax.train.state import TrainState
+
+  fresh = jax.tree.map(lambda x: jax.numpy.zeros_like(x), loaded)
+  return TrainState(
+    step=jax.numpy.zeros((), jax.numpy.int32),
+    params=fresh["params"],
+    batch_stats=fresh["batch_stats"],
+    opt_state=(),
+  )

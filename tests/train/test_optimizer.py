@@ -1,0 +1,67 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.train.optimizer import make_optimizer, make_schedule
+
+
+def test_cosine_schedule_with_warmup():
+  schedule = make_schedule(
+    1.0, 110, schedule="cosine", warmup_steps=10, warmup_lr=0.5
+  )
+  expected = {
+    0: 0.5,
+    5: 0.75,
+    10: 1.0,
+    60: 0.5 * (1 + np.cos(np.pi * 0.5)),
+    110: 0.0,
+  }
+  for step, value in expected.items():
+    assert float(schedule(step)) == pytest.approx(value, abs=1e-6)
+
+
+def test_steps_schedule_decays_at_fractions_of_the_run():
+  schedule = make_schedule(
+    0.32,
+    100,
+    schedule="steps",
+    warmup_steps=10,
+    boundaries=(0.5, 0.9),
+    decay=0.1,
+  )
+  table = {10: 0.32, 49: 0.32, 51: 0.032, 89: 0.032, 91: 0.0032}
+  for step, value in table.items():
+    assert float(schedule(step)) == pytest.approx(value, rel=1e-5)
+
+
+def test_decay_is_coupled_and_on_kernels_only():
+  """Two steps of SGD with momentum against plain numpy."""
+  optimizer = make_optimizer(
+    lambda step: 0.1, momentum=0.9, weight_decay=0.5, clip_norm=0.0
+  )
+  params = {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])}
+  grads = {"kernel": jnp.array([1.0]), "bias": jnp.array([1.0])}
+  state = optimizer.init(params)
+  kernel, bias, kernel_m, bias_m = 2.0, 2.0, 0.0, 0.0
+  for _ in range(2):
+    updates, state = optimizer.update(grads, state, params)
+    params = {k: params[k] + updates[k] for k in params}
+    kernel_m = 0.9 * kernel_m + 1.0 + 0.5 * kernel
+    bias_m = 0.9 * bias_m + 1.0
+    kernel, bias = kernel - 0.1 * kernel_m, bias - 0.1 * bias_m
+  assert float(params["kernel"][0]) == pytest.approx(kernel)
+  assert float(params["bias"][0]) == pytest.approx(bias)
+
+
+def test_clipping_bounds_the_step():
+  optimizer = make_optimizer(lambda step: 1.0, momentum=0.0, clip_norm=1.0)
+  params = {"kernel": jnp.zeros(2)}
+  updates, _ = optimizer.update(
+    {"kernel": jnp.array([30.0, 40.0])}, optimizer.init(params), params
+  )
+  np.testing.assert_allclose(updates["kernel"], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_unknown_schedule():
+  with pytest.raises(ValueError, match="'cosine' or 'steps'"):
+    make_schedule(1.0, 10, schedule="linear")

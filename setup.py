@@ -1,5 +1,7 @@
-"""Installs must_jax: `pip install -e .` (add `-c constraints.txt` for the
-exact versions that are tested)."""
+"""Installs must_jax: `pip install -e .`.
+
+Add `-c constraints.txt` for the exact versions that are tested.
+"""
 
 import pathlib
 import re

@@ -11,6 +11,7 @@ or `ours`.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -132,7 +133,7 @@ def task(
   return entry
 
 
-def dataset(directory: str, split: str) -> ConfigDict:
+def dataset(directory: str | os.PathLike[str], split: str) -> ConfigDict:
   """An entry of `config.datasets`: one split of an imported image set."""
   return ConfigDict({"dir": str(directory), "split": split})
 

@@ -81,6 +81,7 @@ def _main(argv: list[str]) -> None:
     raise app.UsageError(f"Arguments not understood: {argv[1:]}")
   logging.set_verbosity(logging.INFO)
   initialize_distributed()
+  assert _WORKDIR.value is not None  # a required flag
   try:
     result = run_stage(_CONFIG.value, _WORKDIR.value)
   except (ValueError, FileNotFoundError) as error:

@@ -33,7 +33,7 @@ class Mean(NamedTuple):
   """A weighted mean kept as its two sums, so that it adds up over devices."""
 
   total: Array
-  count: Array
+  count: Array  # type: ignore[assignment]  # hides `tuple.count`
 
   def compute(self) -> Array:
     """The mean; 0 where nothing was counted."""

@@ -1,9 +1,16 @@
 import os
+import pathlib
 import sys
 
 # Tests run on the CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs that several tests share are compiled once.
+_ROOT = pathlib.Path(__file__).parent.parent
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".pytest_cache" / "xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 class _Blocked:

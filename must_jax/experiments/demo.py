@@ -266,7 +266,7 @@ def label(directory: pathlib.Path, config: str, truth: str) -> dict[str, Any]:
   from must_jax.pseudo_label import inspect
 
   run_stage(config_lib.from_json(config), str(directory))
-  return inspect.quality(directory, truth)
+  return inspect.quality(directory, pathlib.Path(truth))
 
 
 def write_report(directory: pathlib.Path, workdir: str, full: bool) -> None:

@@ -100,7 +100,8 @@ class FPN(nn.Module):
 
 def _upsample_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Nearest x2 of [B, h, w, C]; an odd target drops the last row or column."""
-  return jax.vmap(lambda y: resize.upsample_nearest_2x(y, shape[1:3]))(x)
+  _, h, w, _ = shape
+  return jax.vmap(lambda y: resize.upsample_nearest_2x(y, (h, w)))(x)
 
 
 def fuse(pyramid: Mapping[int, jax.Array], size: tuple[int, int]) -> jax.Array:

@@ -262,7 +262,7 @@ class FasterRCNNHead(nn.Module):
       )
     levels = tuple(range(self.min_level, self.max_level + 1))
     pyramid = {level: features[level] for level in levels}
-    image_size = features["image_size"]
+    image_size: tuple[int, int] = features["image_size"]
     anchors = anchor_ops.generate(
       *image_size, levels, self.anchor_scale, self.aspect_ratios
     )
@@ -302,6 +302,7 @@ class FasterRCNNHead(nn.Module):
     outputs = {}
     norm_valid = roi_valid
     if train:
+      assert labels is not None  # or it raised above
       objects = labels["objects"]
       outputs = {
         "rpn_logits": rpn_logits,
@@ -440,16 +441,16 @@ def propose(
     `post_nms_topk` or, if less, what the levels can give.
   """
   width = min(pre_nms_topk, max(anchor_counts))
-  scores, index = [], []
+  tops, places = [], []
   start = 0
   for count in anchor_counts:
     # Logits, since their sigmoids tie at 1 when large.
     top, i = top_k(logits[start : start + count], min(width, count))
     padding = (0, width - len(i))
-    scores.append(jnp.pad(top, padding, constant_values=-jnp.inf))
-    index.append(jnp.pad(i + start, padding))
+    tops.append(jnp.pad(top, padding, constant_values=-jnp.inf))
+    places.append(jnp.pad(i + start, padding))
     start += count
-  scores, index = jnp.stack(scores), jnp.stack(index)  # [L, width]
+  scores, index = jnp.stack(tops), jnp.stack(places)  # [L, width]
 
   anchors = jnp.asarray(anchors)
   boxes = box_ops.decode(deltas[index], anchors[index])

@@ -52,6 +52,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), C']."""
+    layers: tuple[tuple[int, int, int], ...]
     if self.bottleneck:
       layers = (
         (self.width, 1, 1),

@@ -28,10 +28,13 @@ def area(boxes: Array) -> jax.Array:
 
 def intersection(a: Array, b: Array) -> jax.Array:
   """Areas shared by every pair of a [N, 4] and b [M, 4], as [N, M]."""
-  top_left = jnp.maximum(a[:, None, :2], b[None, :, :2])
-  bottom_right = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
-  sides = jnp.maximum(bottom_right - top_left, 0)
-  return sides[..., 0] * sides[..., 1]
+
+  def side(axis: int) -> jax.Array:
+    low = jnp.maximum(a[:, None, axis], b[None, :, axis])
+    high = jnp.minimum(a[:, None, axis + 2], b[None, :, axis + 2])
+    return jnp.maximum(high - low, 0)
+
+  return side(0) * side(1)
 
 
 def iou(a: Array, b: Array) -> jax.Array:
@@ -41,7 +44,7 @@ def iou(a: Array, b: Array) -> jax.Array:
   """
   shared = intersection(a, b)
   union = area(a)[:, None] + area(b)[None, :] - shared
-  return jnp.where(union > 0, shared / jnp.where(union > 0, union, 1), 0)
+  return shared / jnp.where(union > 0, union, 1)
 
 
 def ioa(a: Array, b: Array) -> jax.Array:
@@ -50,16 +53,15 @@ def ioa(a: Array, b: Array) -> jax.Array:
   0 for an empty a.
   """
   area_a = area(a)[:, None]
-  shared = intersection(a, b)
-  return jnp.where(area_a > 0, shared / jnp.where(area_a > 0, area_a, 1), 0)
+  return intersection(a, b) / jnp.where(area_a > 0, area_a, 1)
 
 
 def clip(
   boxes: Array, height: float | Array, width: float | Array
 ) -> jax.Array:
   """Clips boxes [..., 4] to an image of `height` x `width`."""
-  limits = jnp.stack([jnp.asarray(x) for x in (height, width, height, width)])
-  return jnp.clip(boxes, 0, limits.astype(boxes.dtype))
+  limits = jnp.stack([height, width, height, width]).astype(jnp.float32)
+  return jnp.clip(boxes, 0, limits)
 
 
 def encode(
@@ -89,7 +91,7 @@ def encode(
     ],
     axis=-1,
   )
-  return deltas * jnp.asarray(weights, deltas.dtype)
+  return deltas * jnp.asarray(weights, jnp.float32)
 
 
 def decode(
@@ -107,7 +109,7 @@ def decode(
   Returns:
     Boxes [..., 4], not clipped to any image.
   """
-  deltas = deltas / jnp.asarray(weights, deltas.dtype)
+  deltas = deltas / jnp.asarray(weights, jnp.float32)
   anchor_center, anchor_sides = _center_and_sides(anchors)
   anchor_sides = jnp.maximum(anchor_sides, _MIN_SIDE)
   center = anchor_center + deltas[..., :2] * anchor_sides
@@ -116,7 +118,7 @@ def decode(
   return jnp.concatenate([center - half, center + half], axis=-1)
 
 
-def _center_and_sides(boxes: Array) -> tuple[jax.Array, jax.Array]:
+def _center_and_sides(boxes: Array) -> tuple[Array, Array]:
   """Splits [..., 4] into centres (y, x) and sides (height, width)."""
   low, high = boxes[..., :2], boxes[..., 2:]
   return 0.5 * (low + high), high - low

@@ -71,7 +71,9 @@ def match_anchors(
     best_iou >= positive_iou, 1, jnp.where(best_iou < negative_iou, 0, -1)
   )
   if gt_ignore is not None:
-    covered = _covered(anchors, gt_boxes, gt_valid & gt_ignore)
+    crowds = gt_valid & gt_ignore
+    coverage = jnp.where(crowds, box_ops.ioa(anchors, gt_boxes), 0)
+    covered = jnp.any(coverage >= IGNORE_COVERAGE, axis=1)
     labels = jnp.where((labels == 0) & covered, -1, labels)
   if force_best:
     best_anchor = jnp.argmax(iou, axis=1)
@@ -165,13 +167,6 @@ def sample_rois(
     "is_positive": positive,
     "gt_boxes": jnp.where(positive[:, None], gt_boxes[gt_index], 0),
   }
-
-
-def _covered(boxes: Array, by: Array, by_valid: Array) -> jax.Array:
-  """Which boxes [N, 4] lie at least half in one box of `by` [G, 4]."""
-  coverage = box_ops.intersection(by, boxes)
-  enough = coverage >= IGNORE_COVERAGE * box_ops.area(boxes)
-  return jnp.any(enough & (coverage > 0) & by_valid[:, None], axis=0)
 
 
 def _sample_index(

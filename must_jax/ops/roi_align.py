@@ -99,7 +99,7 @@ def multilevel_roi_align(
 
 
 def _gather(
-  maps: tuple[jax.Array, ...],
+  maps: tuple[Array, ...],
   level: jax.Array,
   y: jax.Array,
   x: jax.Array,
@@ -152,7 +152,7 @@ def _gather(
 
 
 def _matmul(
-  maps: tuple[jax.Array, ...],
+  maps: tuple[Array, ...],
   level: jax.Array,
   y: jax.Array,
   x: jax.Array,

@@ -2,10 +2,8 @@
 
 import jax
 
-from must_jax.types import Array
 
-
-def top_k(x: Array, k: int) -> tuple[jax.Array, jax.Array]:
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """The k largest of x [..., N] and their indices, both [..., k].
 
   As `lax.top_k`, but a batch sharded over devices is not gathered: XLA cannot

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -49,7 +49,7 @@ def quality(
   manifest = read_manifest(labels)
   task = teacher_task(manifest)
   if hasattr(task, "min_score"):
-    task = dataclasses.replace(task, min_score=0.0)
+    task = dataclasses.replace(cast(Any, task), min_score=0.0)
   source = pipeline.Source(
     str(truth),
     manifest["image_set"]["split"],

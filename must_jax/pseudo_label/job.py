@@ -313,6 +313,6 @@ def _order(num_shards: int, index: int, count: int) -> list[int]:
 
   Owners begin at the near end, and helpers at places of their own.
   """
-  own = range(index, num_shards, count)
+  own = [i for i in range(num_shards) if i % count == index]
   others = [i for i in range(num_shards) if i % count != index]
   return [*own, *sorted(others, key=lambda i: (index - i) % num_shards)]

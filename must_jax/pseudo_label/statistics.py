@@ -65,7 +65,7 @@ def _sums(
   elements: int = 0,
   constant: bool = False,
 ) -> dict[str, Any]:
-  sums: dict[str, Any] = {}
+  sums: dict[str, Any] = {"classes": {}}
   if classes is not None:
     ids, counts = np.unique(np.asarray(classes), return_counts=True)
     elements = int(counts.sum())

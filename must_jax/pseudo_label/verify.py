@@ -13,7 +13,7 @@ from must_jax.pseudo_label import store
 
 def verify(
   directory: epath.PathLike, image_set: records.ImageSet | None = None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
   """Reads a finished label set whole and checks it.
 
   Args:

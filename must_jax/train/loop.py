@@ -199,7 +199,7 @@ class _Evaluator:
     return self.run(state.variables, stop)
 
   def run(self, variables, stop=lambda: False) -> dict[str, float]:
-    results = {}
+    results: dict[str, float] = {}
     for dataset, (tasks, predict) in self._steps.items():
       metrics = evaluate(
         predict,

@@ -1,5 +1,6 @@
 """Model, tasks and the state that training changes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -76,7 +77,7 @@ def build_model(config: ConfigDict, tasks: dict[str, Task]) -> MustModel:
 
 def init_variables(
   model: nn.Module, image_size: tuple[int, int], rng: jax.Array
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
   """Fresh parameters and norm statistics; trace it under `jax.jit`."""
   image = jnp.zeros((1, *image_size, 3), jnp.uint8)
   return model.init(rng, image, train=False)

@@ -103,7 +103,7 @@ def make_predict_step(
   """
 
   def predict(variables, images):
-    outputs = model.apply(variables, images, train=False)
+    outputs: Any = model.apply(variables, images, train=False)
     return {
       name: task.predict(outputs[name], map_size)
       for name, task in tasks.items()

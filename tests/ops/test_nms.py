@@ -15,19 +15,16 @@ batched_nms = jax.jit(ops.batched_nms, static_argnums=5)
 def greedy(boxes, scores, valid, threshold, max_outputs, classes=None):
   """Kept indices by the sequential algorithm, in float64."""
   boxes = boxes.astype(np.float64)
-  order = sorted(np.flatnonzero(valid), key=lambda i: (-scores[i], i))
+  low, high = boxes[:, :2], boxes[:, 2:]
+  areas = np.prod(np.maximum(high - low, 0), 1)
   kept = []
-  for i in order:
-    for j in kept:
-      if classes is not None and classes[i] != classes[j]:
-        continue
-      low = np.maximum(boxes[i, :2], boxes[j, :2])
-      high = np.minimum(boxes[i, 2:], boxes[j, 2:])
-      shared = np.prod(np.maximum(high - low, 0))
-      areas = np.prod(np.maximum(boxes[[i, j], 2:] - boxes[[i, j], :2], 0), 1)
-      if shared > threshold * (areas.sum() - shared):
-        break
-    else:
+  for i in sorted(np.flatnonzero(valid), key=lambda i: (-scores[i], i)):
+    sides = np.minimum(high[i], high[kept]) - np.maximum(low[i], low[kept])
+    shared = np.prod(np.maximum(sides, 0), 1)
+    overlaps = shared > threshold * (areas[i] + areas[kept] - shared)
+    if classes is not None:
+      overlaps &= classes[i] == classes[kept]
+    if not overlaps.any():
       kept.append(i)
   return kept[:max_outputs]
 

@@ -163,7 +163,7 @@ def test_killed_workers_leave_no_trace(fake, nursery, tmp_path):
 def test_workers_share_the_work(fake, nursery, tmp_path):
   images = fake.make_images(tmp_path / "images", num_shards=8)
   output = tmp_path / "labels"
-  pids = [nursery.start(images, output, i, 2, 0.02) for i in range(2)]
+  pids = [nursery.start(images, output, i, 2, 0.05) for i in range(2)]
   # 100 says that the worker labelled something.
   assert [nursery.wait(pid) for pid in pids] == [100, 100]
   fake.run(fake.make_job(images, tmp_path / "whole"))

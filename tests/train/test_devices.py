@@ -54,5 +54,5 @@ def test_batch_that_devices_cannot_share_is_refused(size):
 
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
   mesh_lib.check_batch_size("data.batch_size", size, mesh)
-  with pytest.raises(ValueError, match="config.mesh.data to -1"):
+  with pytest.raises(ValueError, match=r"config\.mesh\.data to -1"):
     mesh_lib.make_mesh(data=2, devices=jax.devices()[:1])

@@ -10,6 +10,7 @@ ceiling), patches (rug, window) and solids in order.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from must_jax.data.synthetic.shapes import Shape, Vector
 SKY, FLOOR, PLANES = 0, 1, 2
 
 Rotation = tuple[Vector, Vector, Vector]
-Points = tuple[np.ndarray, np.ndarray, np.ndarray]
+Points = Sequence[np.ndarray]  # x, y, z
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +187,13 @@ class Scene:
     return self.first_patch + len(self.patches)
 
   @functools.cached_property
+  def _parts(self) -> tuple[Plane | Patch | Solid, ...]:
+    return (*self.planes, *self.patches, *self.solids)
+
+  @functools.cached_property
   def names(self) -> tuple[str, ...]:
     """Class name by surface id."""
-    parts = (*self.planes, *self.patches, *self.solids)
-    return ("sky", self.floor_name, *(part.name for part in parts))
+    return ("sky", self.floor_name, *(part.name for part in self._parts))
 
   @functools.cached_property
   def owners(self) -> np.ndarray:
@@ -198,8 +202,9 @@ class Scene:
 
   def material(self, surface: int) -> Material:
     """Look of a surface other than the sky."""
-    parts = (*self.planes, *self.patches, *self.solids)
-    return self.floor if surface == FLOOR else parts[surface - PLANES].material
+    if surface == FLOOR:
+      return self.floor
+    return self._parts[surface - PLANES].material
 
   def flat_normal(self, surface: int) -> Vector:
     """Unit normal of the floor or of a plane, towards the inside."""

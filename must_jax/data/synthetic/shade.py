@@ -94,6 +94,8 @@ def _paint(
   points = view.points(depth, rows, columns)
   material = scene.material(number)
   ambient: float | np.ndarray = 1.0
+  normal: Sequence[float] | np.ndarray
+  where: Points
   if number >= scene.first_solid:
     solid = scene.solids[number - scene.first_solid]
     local = solid.to_local(points)
@@ -131,7 +133,7 @@ def _openness(scene: Scene, base: int, points: Points) -> np.ndarray:
   """How much of the ambient light reaches points of the floor or a wall."""
   x, y, z = (p.astype(np.float32) for p in points)
   nz = scene.flat_normal(base)[2]
-  share = np.ones_like(x)
+  share: np.ndarray = np.ones_like(x)
   if nz == 0:  # walls darken towards the floor
     return share - 0.3 / (1 + 6.0 * z)
   for plane in scene.planes:  # floors and ceilings darken towards the walls

@@ -8,6 +8,7 @@ and houses.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,8 @@ def meet(
   Returns:
     (enter, leave), inside where enter < leave; NaN where a quadric is missed.
   """
-  enter, leave = -INF, INF
+  enter: Any = -INF  # numbers until the first surface is met
+  leave: Any = INF
   if shape.quadric is not None:
     a, b, c = shape.quadric
     (ox, dx), (oy, dy), (oz, dz) = (rays(axis) for axis in AXES)
@@ -155,7 +157,8 @@ def gradient(
   shape: Shape, x: np.ndarray, y: np.ndarray, z: np.ndarray
 ) -> np.ndarray:
   """Outward direction [3, P], of any length, at points on the surface."""
-  directions, excess = [], []
+  directions: list[tuple[Component, ...]] = []
+  excess = []
   if shape.quadric is not None:
     a, b, c = shape.quadric
     directions.append((x, y, a * z + b))

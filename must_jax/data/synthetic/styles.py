@@ -123,7 +123,8 @@ def draw_scene(draw: Draw, style: Style) -> Drawn:
       patches = _furnish(draw, planes, objects, turn)
   else:
     ground = draw.choice(_GROUNDS)
-    floor_color = tuple(c * draw.uniform(0.85, 1.15) for c in ground)
+    red, green, blue = (c * draw.uniform(0.85, 1.15) for c in ground)
+    floor_color = (red, green, blue)
     floor = _surface(draw, floor_color, (*style.floors, "clouds"), (0.4, 1.2))
     horizon, zenith = draw.choice(_SKIES)
     sky = Sky(zenith, horizon, draw.uniform(0.2, 0.75), draw.uniform(45, 110))
@@ -284,6 +285,10 @@ def _unlike(draw: Draw, style: Style, hues: Range, other: Vector) -> Vector:
   return color
 
 
+def _times(x: Vector, factor: float, plus: float = 0.0) -> Vector:
+  return (x[0] * factor + plus, x[1] * factor + plus, x[2] * factor + plus)
+
+
 def _difference(a: Vector, b: Vector) -> float:
   """Squared distance as shown on a screen."""
   steps = (math.sqrt(x) - math.sqrt(y) for x, y in zip(a, b, strict=True))
@@ -294,7 +299,7 @@ def _surface(
   draw: Draw, color: Vector, patterns: tuple[str, ...], scale: Range
 ) -> Material:
   tone = draw.uniform(0.55, 0.8)
-  other = tuple(min(1.0, c * tone) for c in color)
+  other = _times(color, tone)
   return Material((color, other), draw.choice(patterns), draw.uniform(*scale))
 
 
@@ -307,8 +312,8 @@ def _solids(
   second = draw.choice(
     (
       (0.85, 0.82, 0.74),
-      tuple(0.3 * c for c in first),
-      tuple(0.5 + 0.5 * c for c in first),
+      _times(first, 0.3),
+      _times(first, 0.5, plus=0.5),
       _unlike(draw, style, (0.0, 6.0), first),
     )
   )
@@ -322,10 +327,10 @@ def _solids(
   out = []
   for part in thing.parts:
     px, py, pz = (thing.size * p for p in part.position)
-    rx, ry, rz = part.rotation
+    (xx, xy, xz), (yx, yy, yz), rz = part.rotation
     rotation: Rotation = (
-      tuple(cos * a - sin * b for a, b in zip(rx, ry, strict=True)),
-      tuple(sin * a + cos * b for a, b in zip(rx, ry, strict=True)),
+      (cos * xx - sin * yx, cos * xy - sin * yy, cos * xz - sin * yz),
+      (sin * xx + cos * yx, sin * xy + cos * yy, sin * xz + cos * yz),
       rz,
     )
     position = (
@@ -333,7 +338,7 @@ def _solids(
       thing.y + sin * px + cos * py,
       pz,
     )
-    size = tuple(thing.size * s for s in part.scale)
+    size = _times(part.scale, thing.size)
     material = materials[part.slot]
     out.append(
       Solid(part.shape, position, rotation, size, material, owner, thing.kind)
@@ -351,7 +356,7 @@ def _room(
   pattern = draw.choice(("plain", "plain", "stripes", "brick", "clouds"))
   paint = _surface(draw, color, (pattern,), (0.8, 1.6))
   if pattern == "stripes":
-    other = tuple(0.85 * c for c in color)
+    other = _times(color, 0.85)
     paint = dataclasses.replace(paint, colors=(color, other))
   for nx, ny in ((cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)):
     far = max(nx * o.x + ny * o.y + o.radius for o in objects)
@@ -410,7 +415,7 @@ def _hang(draw: Draw, surface: int, along: float) -> Patch:
     return Patch(surface, (along, 1.6), half, straight, False, glass, name)
   if name == "door":
     wood = _color(draw, (0.4, 0.7), (0.3, 0.6))
-    panel = Material((wood, tuple(0.6 * c for c in wood)), "planks", 2.0)
+    panel = Material((wood, _times(wood, 0.6)), "planks", 2.0)
     half = (draw.uniform(0.4, 0.5), 1.0)
     return Patch(surface, (along, 1.0), half, straight, False, panel, name)
   colors = (
@@ -428,7 +433,7 @@ def _path(draw: Draw) -> Patch:
   """A long strip on the ground."""
   stone = draw.uniform(0.25, 0.5)
   gray = (stone, 0.97 * stone, 0.9 * stone)
-  dark = tuple(0.75 * c for c in gray)
+  dark = _times(gray, 0.75)
   material = Material(
     (gray, dark), draw.choice(("clouds", "checker", "marble")), 1.5
   )
@@ -446,8 +451,9 @@ def _hills(draw: Draw) -> list[Solid]:
     y = draw.uniform(60, 120)
     x = draw.uniform(-0.8, 0.8) * y
     scale = (draw.uniform(20, 45), draw.uniform(15, 25), draw.uniform(5, 14))
-    color = tuple(c * draw.uniform(0.7, 1.3) for c in base)
-    other = tuple(0.7 * c for c in color)
+    red, green, blue = (c * draw.uniform(0.7, 1.3) for c in base)
+    color = (red, green, blue)
+    other = _times(color, 0.7)
     material = Material((color, other), "clouds", 0.12)
     position = (x, y, -0.5)
     out.append(

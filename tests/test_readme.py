@@ -1,0 +1,69 @@
+"""The README's example of a task is real: it trains, predicts and labels."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from must_jax import config as config_lib
+from must_jax import tasks
+from must_jax.config import base_config, dataset, task
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture
+def own_task():
+  code = re.search(
+    r"<!-- test: own task -->\n```python\n(.*?)```",
+    README.read_text(),
+    re.DOTALL,
+  ).group(1)
+  # exec'd dataclasses look their module up.
+  exec(compile(code, "README.md", "exec"), {"__name__": __name__})
+  yield
+  del tasks.TASKS["brightness"]
+
+
+def test_own_task_trains_and_predicts(own_task, tmp_path):
+  import io
+
+  from PIL import Image
+
+  import must_jax
+  from must_jax.data.records import write_image_set
+  from must_jax.train import loop
+
+  def examples():
+    rng = np.random.default_rng(0)
+    for i in range(8):
+      image = rng.integers(0, 255, (64, 64, 3), np.uint8)
+      buffer = io.BytesIO()
+      Image.fromarray(image).save(buffer, "PNG")
+      yield {
+        "key": f"image-{i}",
+        "image": buffer.getvalue(),
+        "height": 64,
+        "width": 64,
+        "labels": {"depth": {"values": image.mean(-1) / 255}},
+      }
+
+  fields = {"depth": {"kind": "ValueMap"}}
+  write_image_set(tmp_path / "set", "gray", "train", examples(), fields)
+  config = base_config()
+  config.datasets.gray = dataset(str(tmp_path / "set"), "train")
+  config.train_on = config.evaluate_on = ("gray",)
+  config.tasks.light = task("brightness", labels={"gray": "supervised"})
+  config = config_lib.smoke(config)
+  config.train.steps = 3
+  result = loop.train(config, tmp_path / "run")
+  assert result["gray/light/rmse"] < 2
+  model = must_jax.load(str(tmp_path / "run"))
+  images = np.zeros((2, 64, 64, 3), np.uint8)
+  assert model.predictor()(images)["light"]["values"].shape == (2, 16, 16)
+
+
+def test_links_lead_somewhere():
+  for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()):
+    assert (README.parent / target).exists(), target

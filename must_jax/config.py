@@ -253,7 +253,7 @@ def from_json(text: str) -> ConfigDict:
   config = base_config()
   tasks, datasets = raw.pop("tasks", {}), raw.pop("datasets", {})
   try:
-    with config.ignore_type():
+    with config.lock().ignore_type():
       config.update(_tuples(raw))
   except KeyError as error:
     raise ValueError(

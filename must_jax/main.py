@@ -84,7 +84,7 @@ def _main(argv: list[str]) -> None:
   assert _WORKDIR.value is not None  # a required flag
   try:
     result = run_stage(_CONFIG.value, _WORKDIR.value)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)
     sys.exit(f"error: {error}")

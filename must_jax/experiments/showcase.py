@@ -70,9 +70,20 @@ def write(
         _predictions(student),
       ),
       charts=_charts(chain, seed),
-      stages=tuple(stages[:16]),
+      stages=_longest(stages),
     ),
   )
+
+
+def _longest(
+  stages: list[tuple[str, float]], count: int = 15
+) -> tuple[tuple[str, float], ...]:
+  """The longest stages, and the others as one."""
+  rest = stages[count:]
+  if not rest:
+    return tuple(stages)
+  total = sum(seconds for _, seconds in rest)
+  return (*stages[:count], (f"{len(rest)} more stages", total))
 
 
 def _pseudo_labels(chain: "Chain", student: LoadedModel) -> report.Gallery:
@@ -126,22 +137,21 @@ def _predictions(student: LoadedModel) -> report.Gallery:
 
 def _charts(chain: "Chain", seed: int) -> tuple[report.Chart, ...]:
   """Training curves of teachers and student, and of the transfers."""
+  student = chain.pretrained["must", seed]
   charts = [
     report.Chart(
-      title="Losses of teachers and student",
+      title=title,
       x_label="step",
       y_label="loss of the task",
       series={
-        f"{kind}, {who}": report.read_curve(
-          directory / "metrics.jsonl", f"{kind}/loss"
-        )
-        for kind, teacher in chain.teachers.items()
-        for who, directory in (
-          ("teacher", teacher),
-          ("student", chain.pretrained["must", seed]),
-        )
+        kind: report.read_curve(directory / "metrics.jsonl", f"{kind}/loss")
+        for kind, directory in directories.items()
       },
       log_y=True,
+    )
+    for title, directories in (
+      ("Teachers", chain.teachers),
+      ("Student", dict.fromkeys(chain.teachers, student)),
     )
   ]
   columns: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,80 @@
+"""The labelling job against bare inference of the same model."""
+
+import functools
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from must_jax import config as config_lib
+from must_jax.config import base_config, dataset, task
+from must_jax.data import pipeline, synthetic
+from must_jax.data.sets import ImageSet
+from must_jax.pseudo_label import job as job_lib
+from must_jax.pseudo_label.teacher import describe_fields
+from must_jax.train import mesh as mesh_lib
+from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.step import make_predict_step
+
+NUM_IMAGES, BATCH_SIZE, SIZE = 256, 32, (64, 64)
+
+
+def run() -> list[tuple[str, float, str]]:
+  """(name, value, unit) of each figure."""
+  with tempfile.TemporaryDirectory() as temp:
+    root = pathlib.Path(temp)
+    synthetic.build(
+      root, SIZE[0], {"pile": {"train": NUM_IMAGES}}, num_shards=2, workers=1
+    )
+    images = ImageSet.open(root / "pile", "train")
+    config = base_config()
+    config.datasets.pile = dataset(str(root / "pile"), "train")
+    config.tasks.mask = task(
+      "segmentation", labels={}, classes=tuple("abcdefghijk")
+    )
+    config = config_lib.small(config)
+    tasks = build_tasks(config)
+    model = build_model(config, tasks)
+    variables = jax.jit(lambda key: init_variables(model, SIZE, key))(
+      jax.random.key(0)
+    )
+    step = make_predict_step(model, tasks, mesh_lib.local_mesh())
+
+    def predict(batch: np.ndarray) -> dict:
+      return jax.device_get(step(variables, batch))["mask"]
+
+    batch = np.zeros((BATCH_SIZE, *SIZE, 3), np.uint8)
+    predict(batch)
+    start = time.perf_counter()
+    for _ in range(NUM_IMAGES // BATCH_SIZE):
+      predict(batch)
+    bare = NUM_IMAGES / (time.perf_counter() - start)
+
+    job = job_lib.LabelJob(
+      image_set=images,
+      output=root / "labels",
+      fields=describe_fields(tasks["mask"]),
+      teacher={"digest": "benchmark"},
+      settings={},
+    )
+    start = time.perf_counter()
+    job_lib.run(
+      job,
+      lambda shard: pipeline.eval_batches(
+        [pipeline.Source(str(root / "pile"), "train")],
+        {},
+        batch_size=BATCH_SIZE,
+        image_size=SIZE,
+        shard=shard,
+      ),
+      lambda batch: predict(batch["image"]),
+      functools.partial(tasks["mask"].to_labels, image_size=SIZE),
+    )
+    labelling = NUM_IMAGES / (time.perf_counter() - start)
+  return [
+    ("labelling job, small segmentation model", labelling, "images/s"),
+    ("bare inference of the same model", bare, "images/s"),
+    ("labelling job / bare inference", labelling / bare, "ratio"),
+  ]

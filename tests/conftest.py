@@ -5,12 +5,8 @@ import sys
 # Tests run on the CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Programs that several tests share are compiled once.
-_ROOT = pathlib.Path(__file__).parent.parent
-os.environ.setdefault(
-  "JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".pytest_cache" / "xla")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# What runs a few times is not worth optimizing.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 class _Blocked:
@@ -25,3 +21,9 @@ class _Blocked:
 
 if os.environ.get("BLOCK_TENSORFLOW"):
   sys.meta_path.insert(0, _Blocked())
+else:
+  # Programs that several tests share are compiled once. (JAX would look for
+  # TensorFlow to read the cache.)
+  cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

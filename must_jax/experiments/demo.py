@@ -64,11 +64,11 @@ QUICK = Scale(
   student_steps=800,
   transfer_steps={
     "cls": 200,
-    "det": 200,
-    "seg": 200,
-    "depth": 150,
-    "ade": 200,
-    "normals": 150,
+    "det": 400,
+    "seg": 500,
+    "depth": 200,
+    "ade": 500,
+    "normals": 200,
   },
   seeds=(0,),
 )
@@ -118,7 +118,7 @@ TRANSFERS = (
   Transfer(
     "det", "detection", "down_det", "Detection", "AP50", 0.05, {"metric": "voc"}
   ),
-  Transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.1),
+  Transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.2),
   Transfer(
     "depth",
     "depth",
@@ -128,7 +128,7 @@ TRANSFERS = (
     0.05,
     {"unit": "metres", "objective": "berhu", "max_depth": 20.0},
   ),
-  Transfer("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.1),
+  Transfer("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.2),
   Transfer(
     "normals", "normals", "down_normals", "Normals", "within_11.25", 0.1
   ),

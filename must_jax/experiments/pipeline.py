@@ -37,10 +37,14 @@ class Stage:
   directory: pathlib.Path
 
   @property
+  def is_done(self) -> bool:
+    """Whether it has finished, in this run or an earlier one."""
+    return (self.directory / "stage.json").exists()
+
+  @property
   def result(self) -> Any:
-    """What the function returned; None before it has."""
-    path = self.directory / "stage.json"
-    return json.loads(path.read_text())["result"] if path.exists() else None
+    """What the function of the finished stage returned."""
+    return json.loads((self.directory / "stage.json").read_text())["result"]
 
   @property
   def seconds(self) -> float:
@@ -97,7 +101,7 @@ class Pipeline:
       StageError: one failed; those that were running are finished first.
       KeyboardInterrupt: Ctrl-C; finished stages are kept.
     """
-    waiting = {d: s for d, s in self.stages.items() if s.result is None}
+    waiting = {d: s for d, s in self.stages.items() if not s.is_done}
     total, done = len(self.stages), len(self.stages) - len(waiting)
     if done:
       print(f"{done} of {total} stages are there from an earlier run.")

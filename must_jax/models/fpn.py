@@ -42,8 +42,8 @@ class FPN(nn.Module):
     """Builds the pyramid.
 
     Args:
-      features: backbone features {level: [B, h, w, C]}; they must reach from
-        `min_level` to at least level `min_level`, gapless.
+      features: of the backbone, {level: [B, h, w, C]}, without gaps and with
+        `min_level` among them.
       train: normalise with the statistics of the batch and update the running
         ones.
 

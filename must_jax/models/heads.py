@@ -21,7 +21,9 @@ import jax.numpy as jnp
 from must_jax.models.resnet import conv_init
 from must_jax.types import Labels
 
-# Every hidden and predicting convolution of the TPU detection code's heads.
+# Of predictions and of the RPN's hidden layers, as in the TPU detection code.
+# That has it in the pixel heads' hidden layers too; ours use `conv_init`, which
+# keeps variances well above `norm_epsilon` at any width.
 head_init = nn.initializers.normal(0.01)
 
 

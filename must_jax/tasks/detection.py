@@ -23,7 +23,7 @@ class Detection(base.Task):
     max_boxes: ground-truth boxes per image, padded.
     min_score: pseudo boxes below it are not read (paper 3.1: 0.5).
     anchor_scale: anchor side at a level is `anchor_scale * stride`.
-    aspect_ratios: height over width of the anchors.
+    aspect_ratios: width over height of the anchors.
     rpn_convs, head_convs, fc_dims: hidden layers.
     rpn_samples, num_rois: anchors and ROIs a training image contributes.
     rpn_pre_nms, rpn_post_nms: proposals before and after NMS.

@@ -101,6 +101,11 @@ def create_state(
       opt_state=optimizer.init(variables["params"]),
     )
 
-  return jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(
-    jax.random.key(seed)
+  # It runs once: compiling it well takes seconds on a CPU and gains nothing.
+  options = {"xla_backend_optimization_level": 0}
+  compiled = jax.jit(
+    init,
+    out_shardings=mesh_lib.replicated(mesh),
+    compiler_options=options if jax.default_backend() == "cpu" else None,
   )
+  return compiled(jax.random.key(seed))

@@ -13,6 +13,11 @@ def count(directory, step):
   return step + 1
 
 
+def nothing(directory):
+  """Returns None, which is a result like any other."""
+  count(directory, 0)
+
+
 def fail(directory):
   raise ValueError("no luck")
 
@@ -44,6 +49,14 @@ def test_stages_run_once_and_in_order(tmp_path):
   assert again.stages[total].seconds >= 0
 
 
+def test_stage_without_a_result_is_done_as_well(tmp_path):
+  for _ in range(2):
+    pipeline = Pipeline(tmp_path, 1)
+    directory = pipeline.add("nothing", nothing)
+    pipeline.run()
+  assert (directory / "runs").read_text() == "x"
+
+
 def test_changed_arguments_are_another_stage(tmp_path):
   pipeline = Pipeline(tmp_path, 1)
   assert pipeline.add("a", count, 1) != pipeline.add("a", count, 2)
@@ -61,4 +74,4 @@ def test_failure_names_the_stage_and_keeps_the_others(tmp_path):
     pipeline.run()
   assert str(bad / "log.txt") in str(info.value)
   assert pipeline.stages[good].result == 2
-  assert pipeline.stages[bad].result is None
+  assert not pipeline.stages[bad].is_done

@@ -20,6 +20,7 @@ loop.train(config, sys.argv[2])
 def train(config_file, workdir, devices):
   env = os.environ | {
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=0"
   }
   subprocess.run(
     [sys.executable, "-c", SCRIPT, str(config_file), str(workdir)],

@@ -354,7 +354,7 @@ def foreign(features):
   made = {k: make[type(v)](v) for k, v in features.items()}
   return tf.train.Example(
     features=tf.train.Features(feature=made)
-  ).SerializeToString()
+  ).SerializeToString(deterministic=True)
 
 
 def png(array):
@@ -411,6 +411,7 @@ HUGE = image_bytes()[:16] + b"\0\0\xff\xff\0\0\xff\xff" + image_bytes()[24:]
     (foreign({"mask/png": image_bytes(kind="JPEG")}), "PNG"),
     (foreign({"depth/scale": float("nan")}), "depth/scale"),
   ],
+  ids=lambda value: value if isinstance(value, str) else "record",
 )
 def test_broken_records_are_refused(record, message):
   with pytest.raises(ValueError, match=message):

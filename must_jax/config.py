@@ -13,7 +13,7 @@ or `ours`.
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -266,6 +266,25 @@ def from_json(text: str) -> ConfigDict:
     for name, entry in datasets.items():
       config.datasets[name] = dataset(entry["dir"], entry["split"])
   return config
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+  """Says for two JSON values where they differ, one line for each place."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    pairs = [
+      (f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
+      for key in sorted({*old, *new})
+    ]
+  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    pairs = [
+      (f"{name}[{i}]", a, b)
+      for i, (a, b) in enumerate(zip(old, new, strict=True))
+    ]
+  else:
+    return [] if old == new else [f"{name} was {old!r:.80}, is {new!r:.80}"]
+  return [
+    line for pair in pairs for line in differences(pair[1], pair[2], pair[0])
+  ]
 
 
 def validate(config: ConfigDict) -> None:

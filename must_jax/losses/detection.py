@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from must_jax.losses.classification import cross_entropy
+from must_jax.models.rcnn import BOX_WEIGHTS
 from must_jax.ops import boxes as box_ops
 from must_jax.types import Array, Mean
 
 RPN_HUBER_DELTA = 1 / 9  # TPU detection repository
 ROI_HUBER_DELTA = 1.0  # TPU detection repository
-ROI_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def rpn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
@@ -101,7 +101,7 @@ def rcnn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
       outputs["roi_gt_boxes"],
       outputs["rois"],
       positive,
-      box_weights=ROI_BOX_WEIGHTS,
+      box_weights=BOX_WEIGHTS,
       huber_delta=ROI_HUBER_DELTA,
     ),
   }

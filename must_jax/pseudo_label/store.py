@@ -26,6 +26,7 @@ from typing import Any, Self
 from absl import logging
 from etils import epath
 
+from must_jax.config import differences
 from must_jax.data import records
 from must_jax.data.records import ImageSet, Shard
 from must_jax.pseudo_label import statistics
@@ -210,25 +211,6 @@ def create(path: epath.Path, value: Any) -> bool:
   finally:
     temp.unlink(missing_ok=True)
   return True
-
-
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-  """Says for two JSON values where they differ, one line for each place."""
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    pairs = [
-      (f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
-      for key in sorted({*old, *new})
-    ]
-  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    pairs = [
-      (f"{name}[{i}]", a, b)
-      for i, (a, b) in enumerate(zip(old, new, strict=True))
-    ]
-  else:
-    return [] if old == new else [f"{name} was {old!r:.80}, is {new!r:.80}"]
-  return [
-    line for pair in pairs for line in differences(pair[1], pair[2], pair[0])
-  ]
 
 
 def make_manifest(

@@ -221,24 +221,13 @@ def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
   text = config_lib.to_json(config)
   if path.exists() and path.read_text() != text:
     old, new = json.loads(path.read_text()), json.loads(text)
-    difference = _difference(old, new)
+    difference = "; ".join(config_lib.differences(old, new))
     raise ValueError(
       f"{workdir} belongs to a run with another config. Different:"
       f" {difference}. Choose another --workdir, or delete this one."
     )
   if jax.process_index() == 0 and not path.exists():
     path.write_text(text)
-
-
-def _difference(old: Any, new: Any, prefix: str = "") -> str:
-  """The options in which two configs differ, as text."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    parts = [
-      _difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))
-      for key in sorted(set(old) | set(new))
-    ]
-    return "; ".join(filter(None, parts))
-  return "" if old == new else f"{prefix} was {old!r}, is {new!r}"
 
 
 def _loss_weights(config: ConfigDict) -> dict[str, float]:

@@ -184,11 +184,14 @@ def small(config: ConfigDict) -> ConfigDict:
   )
   # P3 of a small image has too few cells to draw with.
   config.model.update({"min_level": 2, "max_level": 4})
+  # Short runs: statistics must not remember how they began.
+  config.model.norm_momentum = 0.9
   config.data.update(
     {
       "image_size": (64, 64),
       "batch_size": 16,
       "eval_batch_size": 16,
+      "label_stride": 2,
       "scale_jitter": (0.8, 1.25),
       "block_size": 16,
       "num_threads": 2,
@@ -203,7 +206,7 @@ def small(config: ConfigDict) -> ConfigDict:
   )
   config.label.batch_size = 16
   detector = {
-    "anchor_scale": 2.5,
+    "anchor_scale": 3.5,
     "fc_dims": 64,
     "num_rois": 16,
     "rpn_samples": 64,

@@ -1,8 +1,10 @@
 """`must-jax demo`: the paper's chain on the embedded world.
 
 Four teachers, each on a dataset with one kind of label; pseudo labels of all
-four on an unlabelled pile; three pre-trainings (none, supervised
-classification, MuST); each fine-tuned on six small datasets (paper's Table 2).
+four on an unlabelled pile, and of three on the classification dataset, which
+has labels of the fourth kind; three pre-trainings (none, supervised
+classification, MuST on all these images); each fine-tuned on six small datasets
+(paper's Table 2).
 """
 
 import dataclasses
@@ -57,17 +59,17 @@ QUICK = Scale(
   },
   teacher_steps={
     "classification": 600,
-    "detection": 800,
-    "segmentation": 1200,
-    "depth": 800,
+    "detection": 1000,
+    "segmentation": 1000,
+    "depth": 500,
   },
-  student_steps=800,
+  student_steps=1000,
   transfer_steps={
-    "cls": 200,
+    "cls": 300,
     "det": 400,
-    "seg": 500,
+    "seg": 400,
     "depth": 200,
-    "ade": 500,
+    "ade": 400,
     "normals": 200,
   },
   seeds=(0,),
@@ -75,7 +77,7 @@ QUICK = Scale(
 FULL = dataclasses.replace(
   QUICK,
   teacher_steps={kind: 2 * n for kind, n in QUICK.teacher_steps.items()},
-  student_steps=2 * QUICK.student_steps,
+  student_steps=2500,
   seeds=(0, 1, 2),
 )
 
@@ -94,9 +96,9 @@ class Source:
 
 SOURCES = (
   Source("classification", "src_cls", "ImageNet", "top1", 0.02),
-  Source("detection", "src_det", "Objects365", "AP50", 0.05),
-  Source("segmentation", "src_seg", "COCO", "mIoU", 0.2),
-  Source("depth", "src_depth", "MiDaS", "aligned_delta1", 0.2),
+  Source("detection", "src_det", "Objects365", "AP50", 0.03),
+  Source("segmentation", "src_seg", "COCO", "mIoU", 0.05),
+  Source("depth", "src_depth", "MiDaS", "aligned_delta1", 0.05),
 )
 
 
@@ -116,23 +118,24 @@ class Transfer:
 TRANSFERS = (
   Transfer("cls", "classification", "down_cls", "Classif.", "top1", 0.02),
   Transfer(
-    "det", "detection", "down_det", "Detection", "AP50", 0.05, {"metric": "voc"}
+    "det", "detection", "down_det", "Detection", "AP50", 0.03, {"metric": "voc"}
   ),
-  Transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.2),
+  Transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.05),
   Transfer(
     "depth",
     "depth",
     "down_depth",
     "Depth",
     "delta1",
-    0.05,
+    0.03,
     {"unit": "metres", "objective": "berhu", "max_depth": 20.0},
   ),
-  Transfer("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.2),
+  Transfer("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.05),
   Transfer(
-    "normals", "normals", "down_normals", "Normals", "within_11.25", 0.1
+    "normals", "normals", "down_normals", "Normals", "within_11.25", 0.05
   ),
 )
+LABELLED = SOURCES[0]  # its images and true labels serve the student, too
 # Rows of the table: none is the initialisation at random.
 PRETRAININGS = {
   "none": "No pre-training",
@@ -199,7 +202,7 @@ def build(pipeline: Pipeline, scale: Scale) -> Chain:
     name: pipeline.add(f"render-{name}", render, str(world), name, counts)
     for name, counts in scale.counts.items()
   }
-  teachers, labels = {}, {}
+  teachers, labels, labels_of_labelled = {}, {}, {}
   for source in SOURCES:
     teachers[source.kind] = pipeline.add(
       f"teach-{source.kind}",
@@ -210,7 +213,7 @@ def build(pipeline: Pipeline, scale: Scale) -> Chain:
     labels[source.kind] = pipeline.add(
       f"label-{source.kind}",
       label,
-      _json(_label_config(world, teachers[source.kind])),
+      _json(_label_config(world / "pile", teachers[source.kind])),
       str(world / "pile_truth"),
       after=(
         teachers[source.kind],
@@ -218,19 +221,26 @@ def build(pipeline: Pipeline, scale: Scale) -> Chain:
         rendered["pile_truth"],
       ),
     )
+    if source is not LABELLED:
+      labels_of_labelled[source.kind] = pipeline.add(
+        f"label-{LABELLED.set_name}-{source.kind}",
+        label,
+        _json(_label_config(world / LABELLED.set_name, teachers[source.kind])),
+        after=(teachers[source.kind], rendered[LABELLED.set_name]),
+      )
   pretrained, transfers = {}, {}
   for seed in scale.seeds:
     pretrained["supervised", seed] = pipeline.add(
       f"pretrain-supervised-{seed}",
       train,
       _json(_supervised_config(world, scale, seed)),
-      after=(rendered[SOURCES[0].set_name],),
+      after=(rendered[LABELLED.set_name],),
     )
     pretrained["must", seed] = pipeline.add(
       f"pretrain-must-{seed}",
       train,
-      _json(_student_config(world, labels, scale, seed)),
-      after=tuple(labels.values()),
+      _json(_student_config(world, labels, labels_of_labelled, scale, seed)),
+      after=(*labels.values(), *labels_of_labelled.values()),
     )
     for transfer in TRANSFERS:
       for row in PRETRAININGS:
@@ -260,13 +270,15 @@ def train(directory: pathlib.Path, config: str) -> dict[str, float]:
   return run_stage(config_lib.from_json(config), str(directory))
 
 
-def label(directory: pathlib.Path, config: str, truth: str) -> dict[str, Any]:
-  """Stage: labels the pile; returns the labels' quality against the truth."""
+def label(
+  directory: pathlib.Path, config: str, truth: str = ""
+) -> dict[str, Any]:
+  """Stage: labels images; returns the labels' quality where truth is known."""
   from must_jax.main import run_stage
   from must_jax.pseudo_label import inspect
 
   run_stage(config_lib.from_json(config), str(directory))
-  return inspect.quality(directory, pathlib.Path(truth))
+  return inspect.quality(directory, pathlib.Path(truth)) if truth else {}
 
 
 def write_report(directory: pathlib.Path, workdir: str, full: bool) -> None:
@@ -353,11 +365,11 @@ def _teacher_config(
   return config
 
 
-def _label_config(world: pathlib.Path, teacher: pathlib.Path) -> ConfigDict:
+def _label_config(images: pathlib.Path, teacher: pathlib.Path) -> ConfigDict:
   config = base_config()
   config.stage = "label"
-  config.datasets.pile = dataset(world / "pile", "train")
-  config.label.update({"teacher": str(teacher), "dataset": "pile"})
+  config.datasets.images = dataset(images, "train")
+  config.label.update({"teacher": str(teacher), "dataset": "images"})
   config.label.batch_size = 32
   return config
 
@@ -365,7 +377,7 @@ def _label_config(world: pathlib.Path, teacher: pathlib.Path) -> ConfigDict:
 def _supervised_config(
   world: pathlib.Path, scale: Scale, seed: int
 ) -> ConfigDict:
-  config = _teacher_config(SOURCES[0], world, scale)
+  config = _teacher_config(LABELLED, world, scale)
   config.seed = 100 + seed
   config.train.steps = scale.student_steps
   return config
@@ -374,17 +386,23 @@ def _supervised_config(
 def _student_config(
   world: pathlib.Path,
   labels: dict[str, pathlib.Path],
+  labels_of_labelled: dict[str, pathlib.Path],
   scale: Scale,
   seed: int,
 ) -> ConfigDict:
   config = base_config()
   config.seed = 100 + seed
   config.datasets.pile = dataset(world / "pile", "train")
-  config.train_on = ("pile",)
+  config.datasets.labelled = dataset(world / LABELLED.set_name, "train")
+  config.train_on = ("labelled", "pile")
   for kind, directory in labels.items():
-    config.tasks[kind] = task(kind, labels={"pile": str(directory)})
+    # Supervised labels where there are some, else a teacher's (paper 3.2).
+    other = str(labels_of_labelled.get(kind, "supervised"))
+    config.tasks[kind] = task(
+      kind, labels={"pile": str(directory), "labelled": other}
+    )
   config = config_lib.small(config)
-  config.optimizer.lr = 0.1  # only its ratio to the teachers' counts
+  config.optimizer.lr = 0.05  # only its ratio to the teachers' counts
   config.train.steps = scale.student_steps
   return config
 
@@ -409,6 +427,7 @@ def _transfer_config(
     **transfer.options,
   )
   config = config_lib.small(config)
+  config.data.batch_size = 8
   config.optimizer.lr = transfer.lr
   config.train.steps = scale.transfer_steps[transfer.name]
   return config

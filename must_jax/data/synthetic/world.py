@@ -20,7 +20,7 @@ from must_jax.data.synthetic.examples import render_example, stored_labels
 from must_jax.data.synthetic.sets import SETS, get_spec
 
 # Grows whenever the same arguments give other bytes.
-VERSION = 3
+VERSION = 4
 WORLD_FILE = "world.json"
 LICENCE = "CC0-1.0 (generated)"
 

@@ -23,6 +23,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["must_jax", "must_jax.*"]),
+  package_data={"must_jax.convert": ["classes/*.txt"]},
   install_requires=[
     "absl-py>=2.1",
     "clu>=0.0.12,<0.1",
@@ -49,6 +50,7 @@ setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.12",
+      "safetensors>=0.5",
     ],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],

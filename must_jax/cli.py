@@ -32,6 +32,27 @@ def _parser() -> argparse.ArgumentParser:
 
   importers.add_arguments(importer.add_subparsers(dest="kind", required=True))
 
+  convert = commands.add_parser(
+    "convert", help="make a checkpoint of published weights, or the reverse"
+  )
+  convert.add_argument("kind", nargs="?", help="see --list")
+  convert.add_argument(
+    "weights",
+    nargs="?",
+    type=pathlib.Path,
+    help=".pt, .pth or .safetensors; for the kind must_jax also a checkpoint",
+  )
+  convert.add_argument(
+    "--out",
+    type=pathlib.Path,
+    help="checkpoint directory to make; a .safetensors file where WEIGHTS is a"
+    " checkpoint",
+  )
+  convert.add_argument(
+    "--list", action="store_true", help="show all kinds and leave"
+  )
+  convert.set_defaults(run=_convert)
+
   inspect = commands.add_parser(
     "inspect", help="progress, statistics and quality of a label set"
   )
@@ -72,6 +93,12 @@ def _import(args: argparse.Namespace) -> int:
   from must_jax.data import importers
 
   return importers.run(args)
+
+
+def _convert(args: argparse.Namespace) -> int:
+  from must_jax.convert import command
+
+  return command.run(args)
 
 
 def _inspect(args: argparse.Namespace) -> int:

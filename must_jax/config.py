@@ -38,12 +38,18 @@ def base_config() -> ConfigDict:
       # taken where task name and shapes agree.
       "init_from": "",
       "init_parts": ("backbone", "fpn", "heads"),
+      "freeze": (),  # parts that do not train: "backbone", "fpn"
       "model": {
         "backbone": "resnet50",  # paper: "ResNet", depth not published
-        "width": 64,  # channels of the stem
+        "width": 0,  # channels of the stem; 0: as published
+        # Of the channels, in 0..1: ImageNet's.
+        "image_mean": (0.485, 0.456, 0.406),
+        "image_std": (0.229, 0.224, 0.225),
         "channels": 256,  # tpu: FPN and heads
         "min_level": 3,  # paper 3.2
         "max_level": 7,  # paper 3.2
+        "fpn_norm": "levels",  # tpu; or "convs", of imported detectors
+        "fpn_top": "conv",  # tpu; or "pool": levels past the backbone
         "dtype": "bfloat16",
         "norm_momentum": 0.99,  # tfm r50fpn_640_coco_scratch
         "norm_epsilon": 1e-3,  # tfm
@@ -56,6 +62,9 @@ def base_config() -> ConfigDict:
       "evaluate_on": (),  # names of datasets
       "data": {
         "image_size": (640, 640),  # ref CP "640" tables
+        # How whole images reach the network when it labels: "pad" to
+        # image_size, or a key of data.preprocess.RULES.
+        "resize": "pad",
         "batch_size": 256,  # paper: derived from 4.2
         "eval_batch_size": 64,
         "label_stride": 4,  # per-pixel labels in training, in pixels
@@ -78,6 +87,10 @@ def base_config() -> ConfigDict:
         "warmup_lr": 0.0067,  # tfm
         "boundaries": (0.9, 0.95),  # of the steps, for "steps"
         "decay": 0.1,  # at each boundary
+        # Factors of the learning rate: of parts, and from each layer of the
+        # backbone to the one before it.
+        "lr_factors": {"backbone": 1.0, "fpn": 1.0, "heads": 1.0},
+        "layer_decay": 1.0,
       },
       "train": {
         "steps": 450_000,  # paper: 90 epochs of ImageNet at 256
@@ -239,6 +252,27 @@ def sized(config: ConfigDict, args: ConfigDict) -> ConfigDict:
   return small(config) if args.small else config
 
 
+def start_from(
+  config: ConfigDict, checkpoint: str, *, backbone: str, toy: str, **model: Any
+) -> ConfigDict:
+  """The same run, from a published backbone instead of from scratch.
+
+  Args:
+    config: of a run; if it is `small` or `smoke`, it gets `toy` for a backbone
+      and stays from scratch, for the published one has other widths.
+    checkpoint: made by `must-jax convert`.
+    backbone: of the checkpoint.
+    toy: a small backbone of the same family.
+    **model: other options of the checkpoint's model.
+  """
+  config = config.copy_and_resolve_references()
+  config.model.update({"backbone": toy if config.model.width else backbone})
+  config.model.update(model)
+  if not config.model.width:
+    config.init_from, config.init_parts = checkpoint, ("backbone",)
+  return config
+
+
 def to_json(config: ConfigDict) -> str:
   """Canonical JSON of a config, for storing beside what it made."""
   return json.dumps(
@@ -299,6 +333,20 @@ def validate(config: ConfigDict) -> None:
   _one_of("stage", config.stage, STAGES)
   _one_of("optimizer.schedule", config.optimizer.schedule, ("cosine", "steps"))
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+  for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
+    if config.optimizer[key] < 0:
+      raise ValueError(
+        f"optimizer.{key} is {config.optimizer[key]}; expected 0 or more."
+      )
+  if not 0 < config.optimizer.layer_decay <= 1:
+    raise ValueError(
+      f"optimizer.layer_decay is {config.optimizer.layer_decay}; expected more"
+      " than 0 and at most 1 (all layers alike)."
+    )
+  _one_of("model.fpn_norm", config.model.fpn_norm, ("levels", "convs"))
+  _one_of("model.fpn_top", config.model.fpn_top, ("conv", "pool"))
+  for part in config.freeze:
+    _one_of("freeze", part, ("backbone", "fpn"))
   for name in (*config.tasks, *config.datasets):
     if not NAME_PATTERN.fullmatch(name):
       raise ValueError(

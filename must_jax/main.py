@@ -45,9 +45,9 @@ def run_stage(config: ConfigDict, workdir: str) -> Any:
   config_lib.validate(config)
   quiet_libraries()
   if config.stage == "label":
-    from must_jax.pseudo_label import teacher
+    from must_jax.pseudo_label import worker
 
-    return teacher.label(config, workdir)
+    return worker.label(config, workdir)
   from must_jax.train import loop
 
   if config.stage == "evaluate":

@@ -33,10 +33,12 @@ def test_shipped_configs_are_valid_and_documented(path, size):
   assert "python main.py" in module.__doc__
   assert "Cost:" in module.__doc__
   assert "Result:" in module.__doc__
-  arg = {"label": "teacher=runs/teacher", "student": "depth=labels"}.get(
-    path.stem, ""
-  )
-  if path.stem != "label":
+  arg = ""
+  if path.stem == "label":
+    arg = "teacher=runs/teacher"
+  elif path.stem.startswith("student"):
+    arg = "depth=labels"
+  if not path.stem.startswith("label"):
     arg = ",".join(filter(None, (arg, size)))
   config_lib.validate(module.get_config(arg or None))
 
@@ -78,6 +80,8 @@ def test_unknown_key_is_refused():
 BAD = {
   "stage is 'tarin'; expected one of": {"stage": "tarin"},
   "schedule is 'linear'; expected": {"optimizer.schedule": "linear"},
+  "fpn_norm is 'all'; expected one of": {"model.fpn_norm": "all"},
+  "fpn_top is 'max'; expected one of": {"model.fpn_top": "max"},
   "train_on is 'roses'; expected one of": {"train_on": ("roses",)},
   "expected positive multiples of data.label_stride": {
     "data.image_size": (641, 640)

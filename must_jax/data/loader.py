@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -151,7 +151,8 @@ class Loader:
     dataset = dataset.map(
       self._make_example, num_parallel_calls=threads, deterministic=True
     )
-    dataset = dataset.batch(rows.count, drop_remainder=True)
+    # Pads images that have kept their size; all else is of one shape.
+    dataset = dataset.padded_batch(rows.count, drop_remainder=True)
     dataset = dataset.prefetch(self._options.prefetch)
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -248,7 +249,7 @@ def freeze(task_fields: TaskFields) -> tuple[tuple[str, tuple], ...]:
 @functools.lru_cache(16)  # a labelling job makes a loader for each shard
 def example_function(
   task_fields: tuple[tuple[str, tuple], ...],
-  image_size: tuple[int, int],
+  image_size: tuple[int, int] | None,
   label_stride: int,
   augment: AugmentOptions,
   seed: int,
@@ -257,7 +258,7 @@ def example_function(
 
   Args:
     task_fields: from `freeze`.
-    image_size: (H, W) of the network input.
+    image_size: (H, W) of the network input; None leaves images as they are.
     label_stride: network pixels per cell of a map.
     augment: how images vary.
     seed: of the augmentation.
@@ -277,11 +278,19 @@ def example_function(
   def make_example(position: tf.Tensor, records: tf.Tensor) -> dict[str, Any]:
     head = parsing.parse_image(records[0])
     random = transforms.random_numbers(seed, position)
-    geometry = transforms.make_geometry(
-      head["size"], image_size, augment, random
-    )
+    if image_size is None:
+      geometry = transforms.whole_image(head["size"])
+    else:
+      geometry = transforms.make_geometry(
+        head["size"], image_size, augment, random
+      )
     pixels = parsing.decode_image(head["image"], head["size"], geometry.window)
+    if image_size is not None:
+      pixels = transforms.transform_image(
+        pixels, geometry, image_size, augment, random
+      )
     labels = {}
+    assert image_size is not None or not task_fields
     for i, (task, fields) in enumerate(task_fields):
       record = tf.cond(
         records[1 + i] == SAME_RECORD,
@@ -292,13 +301,11 @@ def example_function(
         parsing.parse_labels(record, dict(fields), head["key"]),
         dict(fields),
         geometry,
-        image_size,
+        cast(tuple[int, int], image_size),
         label_stride,
       )
     return {
-      "image": transforms.transform_image(
-        pixels, geometry, image_size, augment, random
-      ),
+      "image": pixels,
       "valid": tf.strings.length(head["image"]) > 0,
       "content_size": tf.cast(geometry.content, tf.float32),
       "original_size": tf.cast(head["size"], tf.float32),

@@ -106,7 +106,7 @@ def eval_batches(
   task_fields: TaskFields,
   *,
   batch_size: int,
-  image_size: tuple[int, int],
+  image_size: tuple[int, int] | None,
   label_stride: int = 1,
   shard: int | None = None,
   process_index: int = 0,
@@ -123,7 +123,9 @@ def eval_batches(
     sources: read one after the other.
     task_fields: {task: {field: what to read}}; may be empty.
     batch_size: of all processes together.
-    image_size: (H, W) of the network input, multiples of `label_stride`.
+    image_size: (H, W) of the network input, multiples of `label_stride`. With
+      None images keep their size and are padded with zeros to the largest of
+      their batch; labels are not possible then.
     label_stride: network pixels per cell of a map.
     shard: read only this shard of the first source; positions count from its
       start. For labelling.
@@ -138,7 +140,10 @@ def eval_batches(
     ValueError: sources and tasks do not fit, or a size is not possible.
     RuntimeError: more records are unusable than `options` allow.
   """
-  _check_size(image_size, label_stride)
+  if image_size is None:
+    assert not task_fields, "labels need an image size"
+  else:
+    _check_size(image_size, label_stride)
   union = Union(sources, task_fields)
   records = range(union.num_records)
   if shard is not None:
@@ -154,7 +159,11 @@ def eval_batches(
   loader = Loader(
     union,
     example_function(
-      freeze(task_fields), tuple(image_size), label_stride, _NO_AUGMENTATION, 0
+      freeze(task_fields),
+      None if image_size is None else tuple(image_size),
+      label_stride,
+      _NO_AUGMENTATION,
+      0,
     ),
     locate,
     _rows(batch_size, process_index, process_count),

@@ -126,6 +126,12 @@ def make_geometry(
   )
 
 
+def whole_image(size: tf.Tensor) -> Geometry:
+  """An image as it is: int32 [2], its height and width."""
+  window = tf.concat([tf.zeros_like(size), size], 0)
+  return Geometry(size, window, content=size, flip=tf.constant(False))
+
+
 def transform_image(
   pixels: tf.Tensor,
   geometry: Geometry,

@@ -23,11 +23,13 @@ _ROWS = 8
 _SIZE = (384, 384)
 _INTRO = """\
 Four teachers are trained, each on a dataset with one kind of label. Each then \
-labels a pile of images that has no labels. One student learns all four tasks \
-at once from these pseudo labels (multi-task self-training, MuST; Ghiasi et \
-al., ICCV 2021). What it has learned is judged by fine-tuning: on six small \
-datasets with other objects, patterns and cameras, against a network that was \
-not pre-trained and one that was pre-trained by supervised classification.
+labels a pile of images that has no labels, and the images of the \
+classification dataset for the tasks it has no labels of. One student learns \
+all four tasks at once from these images (multi-task self-training, MuST; \
+Ghiasi et al., ICCV 2021). What it has learned is judged by fine-tuning: on \
+six small datasets with other objects, patterns and cameras, against a network \
+that was not pre-trained and one that was pre-trained by supervised \
+classification.
 
 All images are rendered scenes, so that every label is exact and the pseudo \
 labels can be measured. Surface normals are never taught before fine-tuning."""

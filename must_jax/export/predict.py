@@ -20,7 +20,7 @@ def load_image(
     image_size: (H, W) of the network input.
 
   Returns:
-    uint8 [H, W, 3] and the content's size, int [2].
+    uint8 [H, W, 3] and the content's size, float32 [2].
 
   Raises:
     ValueError: the file is no image.
@@ -40,7 +40,7 @@ def load_image(
   canvas[:height, :width] = np.asarray(
     image.resize((width, height), Image.Resampling.BILINEAR)
   )
-  return canvas, np.array([height, width])
+  return canvas, np.array([height, width], np.float32)
 
 
 def run(
@@ -71,11 +71,12 @@ def run(
   predict = model.predictor(map_size=model.image_size)
   for path in files:
     image, content = load_image(path, model.image_size)
-    for name, arrays in predict(image[None]).items():
+    for name, arrays in predict(image[None], content[None]).items():
       picture = model.tasks[name].draw(
         image, {key: value[0] for key, value in arrays.items()}
       )
-      picture = picture[: content[0], : content[1]]
+      height, width = content.astype(int)
+      picture = picture[:height, :width]
       target = out / f"{path.stem}-{name}.png"
       Image.fromarray(picture).save(target)
       print(target)

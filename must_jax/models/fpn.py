@@ -10,19 +10,27 @@ import jax.numpy as jnp
 from must_jax.models.resnet import conv_init
 from must_jax.ops import resize
 
+NORMS = ("levels", "convs")
+TOPS = ("conv", "pool")
+
 
 class FPN(nn.Module):
-  """Feature pyramid network as in the TPU detection code (Lin et al. 2017).
+  """Feature pyramid network (Lin et al. 2017).
 
   Backbone levels get a 1x1 lateral, a nearest-neighbour top-down sum and a 3x3
-  convolution; levels past the backbone are 3x3 stride-2 convolutions of the
-  level below, from the second one on after a ReLU. Last, every level gets a
-  BatchNorm without activation.
+  convolution. By default all else is as in the TPU detection code: levels past
+  the backbone are 3x3 stride-2 convolutions of the level below, from the second
+  one on after a ReLU, and last every level gets a BatchNorm without activation.
 
   Attributes:
     min_level: finest level, stride 2**min_level.
     max_level: coarsest level.
     channels: of every level.
+    norm: where BatchNorm is, without activation: "levels", on every level last;
+      "convs", in the place of the bias of every convolution, laterals included
+      (torchvision's detectors "v2").
+    top: levels past the backbone: "conv", see above; "pool", every second pixel
+      of the level below (torchvision, Detectron).
     dtype: of activations. Parameters and norm statistics are float32.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
@@ -31,6 +39,8 @@ class FPN(nn.Module):
   min_level: int = 3
   max_level: int = 7
   channels: int = 256
+  norm: str = "levels"
+  top: str = "conv"
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -52,50 +62,68 @@ class FPN(nn.Module):
       `min_level` to `max_level`.
 
     Raises:
-      ValueError: the backbone has no features at `min_level`.
+      ValueError: the backbone has no features at `min_level`, or `norm` or
+        `top` is unknown.
     """
+    for name, allowed in (("norm", NORMS), ("top", TOPS)):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"FPN {name} is {getattr(self, name)!r}; expected one of {allowed}."
+        )
     if self.min_level not in features:
       raise ValueError(
         f"FPN min_level is {self.min_level}, but the backbone gives levels"
         f" {sorted(features)}; set min_level to one of these."
       )
     top = min(self.max_level, max(features))
+    norm_convs = self.norm == "convs"
 
-    def conv(kernel: int, stride: int, name: str) -> nn.Conv:
-      return nn.Conv(
-        self.channels,
-        (kernel, kernel),
-        strides=stride,
-        padding=(kernel - 1) // 2,
-        dtype=self.dtype,
-        kernel_init=conv_init,
-        name=name,
-      )
-
-    merged: dict[int, jax.Array] = {}
-    for level in range(top, self.min_level - 1, -1):
-      merged[level] = conv(1, 1, f"lateral{level}")(features[level])
-      if level < top:
-        merged[level] += _upsample_to(merged[level + 1], merged[level].shape)
-    pyramid = {
-      level: conv(3, 1, f"p{level}")(merged[level])
-      for level in range(self.min_level, top + 1)
-    }
-    for level in range(top + 1, self.max_level + 1):
-      x = pyramid[level - 1]
-      if level > top + 1:
-        x = nn.relu(x)
-      pyramid[level] = conv(3, 2, f"p{level}")(x)
-    return {
-      level: nn.BatchNorm(
+    def norm(x: jax.Array, name: str) -> jax.Array:
+      return nn.BatchNorm(
         use_running_average=not train,
         momentum=self.norm_momentum,
         epsilon=self.norm_epsilon,
         dtype=self.dtype,
-        name=f"norm{level}",
+        name=name,
       )(x)
-      for level, x in pyramid.items()
+
+    def conv(
+      x: jax.Array, kernel: int, stride: int, name: str, norm_name: str
+    ) -> jax.Array:
+      x = nn.Conv(
+        self.channels,
+        (kernel, kernel),
+        strides=stride,
+        padding=(kernel - 1) // 2,
+        use_bias=not norm_convs,
+        dtype=self.dtype,
+        kernel_init=conv_init,
+        name=name,
+      )(x)
+      return norm(x, norm_name) if norm_convs else x
+
+    merged: dict[int, jax.Array] = {}
+    for level in range(top, self.min_level - 1, -1):
+      merged[level] = conv(
+        features[level], 1, 1, f"lateral{level}", f"norm_lateral{level}"
+      )
+      if level < top:
+        merged[level] += _upsample_to(merged[level + 1], merged[level].shape)
+    pyramid = {
+      level: conv(merged[level], 3, 1, f"p{level}", f"norm{level}")
+      for level in range(self.min_level, top + 1)
     }
+    for level in range(top + 1, self.max_level + 1):
+      x = pyramid[level - 1]
+      if self.top == "pool":
+        pyramid[level] = x[:, ::2, ::2]
+        continue
+      if level > top + 1:
+        x = nn.relu(x)
+      pyramid[level] = conv(x, 3, 2, f"p{level}", f"norm{level}")
+    if norm_convs:
+      return pyramid
+    return {level: norm(x, f"norm{level}") for level, x in pyramid.items()}
 
 
 def _upsample_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -3,13 +3,17 @@
 Every head is called as `head(features, labels=None, train=False)` and returns
 a dict of float32 arrays. `features` is what `MustModel` offers:
 
-  "c5"          [B, H/32, W/32, C], always
+  "c5"          [B, H/32, W/32, C], always; of networks with a last
+                convolution for classification only, what that gives
+  "backbone"    {2: [B, H/4, W/4, C], ..., 5: [B, H/32, W/32, C]}, always
   3, 4, ..., 7  pyramid levels [B, H/2**l, W/2**l, C], if a head needs them
   "p2"          fused map [B, H/4, W/4, C], if a head needs it
   "image_size"  (H, W), ints
+  "content_size"  float32 [B, 2], if the caller knows it
 
-The class attribute `needs` names the features a head reads: "c5", "pyramid" or
-"fused". Predictions are computed in float32 whatever the compute dtype.
+The class attribute `needs` names the features a head reads: "c5", "backbone",
+"pyramid" or "fused". Predictions are computed in float32 whatever the compute
+dtype.
 """
 
 from typing import Any, ClassVar

@@ -11,15 +11,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from must_jax.models.efficientnet import VARIANTS, EfficientNet
 from must_jax.models.fpn import fuse
 from must_jax.models.resnet import ResNet
+from must_jax.models.vit import DptEncoder
 from must_jax.types import Labels
 
-# ImageNet statistics of the channels, in units of 0..1.
-_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-_STD = np.array((0.229, 0.224, 0.225), np.float32)
+# Statistics of ImageNet's channels, in units of 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
   "resnet18": functools.partial(ResNet, depth=18),
@@ -27,6 +28,30 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
   "resnet50": functools.partial(ResNet, depth=50),
   "resnet101": functools.partial(ResNet, depth=101),
   "resnet152": functools.partial(ResNet, depth=152),
+  "resnext101_32x8d": functools.partial(
+    ResNet, depth=101, groups=32, group_width=8
+  ),
+  **{
+    f"efficientnet_{variant}{suffix}": functools.partial(
+      EfficientNet, variant=variant, padding=padding, head_conv=True
+    )
+    for variant in VARIANTS
+    if variant != "lite3"
+    for suffix, padding in (("", "same"), ("_torch", "torch"))
+  },
+  "efficientnet_b7_align": functools.partial(
+    EfficientNet, variant="b7", padding="align"
+  ),
+  "efficientnet_lite3": functools.partial(EfficientNet, variant="lite3"),
+  "dpt_large": DptEncoder,
+  "dpt_hybrid": functools.partial(
+    DptEncoder,
+    conv_blocks=(3, 4, 9),
+    dim=768,
+    num_heads=12,
+    taps=(9, 12),
+    channels=(768, 768),
+  ),
 }
 
 
@@ -47,12 +72,17 @@ def build_backbone(name: str, **scalars: Any) -> nn.Module:
   return BACKBONES[name](**scalars)
 
 
-def normalise(image: jax.Array) -> jax.Array:
-  """uint8 [..., 3] to float32 with ImageNet's channel mean 0 and deviation 1.
+def normalise(
+  image: jax.Array,
+  mean: tuple[float, ...] = IMAGENET_MEAN,
+  std: tuple[float, ...] = IMAGENET_STD,
+) -> jax.Array:
+  """uint8 [..., 3] to float32, less `mean` and divided by `std` (0..1).
 
   Done on the device, so that images cross to it as bytes.
   """
-  return (image.astype(jnp.float32) / 255.0 - _MEAN) / _STD
+  scaled = image.astype(jnp.float32) / 255.0
+  return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
 class MustModel(nn.Module):
@@ -63,14 +93,23 @@ class MustModel(nn.Module):
   but a classification head therefore owns a backbone and that head.
 
   Attributes:
-    backbone: image [B, H, W, 3] -> {2: c2, ..., 5: c5}.
+    backbone: image [B, H, W, 3] -> {2: c2, ..., 5: c5}, and "top" if the
+      network has a last convolution that only its classifier sees.
     fpn: backbone features -> {level: [B, h, w, C]}.
     heads: (task name, head) pairs; see `heads.py` for what a head is.
+    image_mean: of the channels, in units of 0..1; it is what 0 means to the
+      network.
+    image_std: likewise, what 1 means.
+    frozen: out of "backbone" and "fpn", those that behave in training as in
+      evaluation and get no gradient.
   """
 
   backbone: nn.Module
   fpn: nn.Module
   heads: tuple[tuple[str, nn.Module], ...]
+  image_mean: tuple[float, float, float] = IMAGENET_MEAN
+  image_std: tuple[float, float, float] = IMAGENET_STD
+  frozen: tuple[str, ...] = ()
 
   @nn.compact
   def __call__(
@@ -78,6 +117,7 @@ class MustModel(nn.Module):
     image: jax.Array,
     labels: dict[str, Labels] | None = None,
     train: bool = False,
+    content_size: jax.Array | None = None,
   ) -> dict[str, dict[str, jax.Array]]:
     """Runs every head.
 
@@ -86,16 +126,29 @@ class MustModel(nn.Module):
       labels: {task: {field: arrays}}. Heads with targets of their own (Faster
         R-CNN) need them in training, no head does otherwise.
       train: batch statistics in norms, dropout, and training outputs of heads.
+      content_size: float32 [B, 2], height and width of the image's content, to
+        which heads keep their predictions; the whole image by default.
 
     Returns:
       {task: outputs of its head}.
     """
     needs = {head.needs for _, head in self.heads}
-    backbone_features = self.backbone(normalise(image), train=train)
+    backbone_features = dict(
+      self._shared("backbone", train)(
+        normalise(image, self.image_mean, self.image_std)
+      )
+    )
+    top = backbone_features.pop("top", backbone_features[5])
     height, width = image.shape[1:3]
-    features = {"c5": backbone_features[5], "image_size": (height, width)}
+    features = {
+      "c5": top,
+      "backbone": backbone_features,
+      "image_size": (height, width),
+    }
+    if content_size is not None:
+      features["content_size"] = content_size
     if needs & {"pyramid", "fused"}:
-      pyramid = self.fpn(backbone_features, train=train)
+      pyramid = self._shared("fpn", train)(backbone_features)
       features |= pyramid
       if "fused" in needs:
         features["p2"] = fuse(pyramid, (-(-height // 4), -(-width // 4)))
@@ -106,3 +159,10 @@ class MustModel(nn.Module):
       )
       for task, head in self.heads
     }
+
+  def _shared(self, name: str, train: bool) -> Callable[[Any], Any]:
+    """The backbone or the pyramid, as it takes part in training."""
+    module = getattr(self, name)
+    if name not in self.frozen:
+      return functools.partial(module, train=train)
+    return lambda x: jax.lax.stop_gradient(module(x, train=False))

@@ -7,7 +7,9 @@ Boxes are yxyx in pixels of the network input. Only the convolutions, and what
 is pooled for them, are in the compute dtype; logits, deltas and boxes are
 float32. Everything that handles boxes is written for one image and vmapped.
 Architecture and constants: Mask R-CNN in tensorflow/tpu and tensorflow/models,
-with two hidden RPN convolutions and a 4conv1fc box head (paper 3.2).
+with two hidden RPN convolutions and a 4conv1fc box head (paper 3.2). Options
+named after torchvision make it that library's detector of the same layers
+(`convert/torchvision_detection.py` sets them all).
 """
 
 from typing import Any, ClassVar
@@ -95,6 +97,7 @@ class FastRCNNHead(nn.Module):
   dtype: Any
   norm_momentum: float
   norm_epsilon: float
+  fc_norm: bool = True
 
   @nn.compact
   def __call__(
@@ -114,8 +117,10 @@ class FastRCNNHead(nn.Module):
     # With not one valid roi the statistics would be 0 / 0 for good.
     mask = valid | ~valid.any()
 
-    def norm_relu(x: jax.Array, name: str) -> jax.Array:
-      if self.use_norm:
+    fc_norm = self.use_norm and self.fc_norm
+
+    def norm_relu(x: jax.Array, use_norm: bool, name: str) -> jax.Array:
+      if use_norm:
         x = nn.BatchNorm(
           use_running_average=not train,
           momentum=self.norm_momentum,
@@ -136,15 +141,15 @@ class FastRCNNHead(nn.Module):
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
         name=f"conv{i}",
       )(x)
-      x = norm_relu(x, f"norm{i}")
+      x = norm_relu(x, self.use_norm, f"norm{i}")
     x = nn.Dense(
       self.fc_dims,
-      use_bias=not self.use_norm,
+      use_bias=not fc_norm,
       dtype=self.dtype,
       kernel_init=nn.initializers.glorot_uniform(),
       name="fc",
     )(x.reshape(*valid.shape, -1))
-    x = norm_relu(x, "norm_fc").astype(jnp.float32)
+    x = norm_relu(x, fc_norm, "norm_fc").astype(jnp.float32)
     num_boxes = 1 if self.class_agnostic_boxes else self.num_classes
     class_logits = nn.Dense(
       self.num_classes + 1, kernel_init=head_init, name="class_logits"
@@ -164,6 +169,10 @@ class FasterRCNNHead(nn.Module):
     num_classes: K, without background.
     anchor_scale: an anchor of level l is anchor_scale * 2**l pixels large.
     aspect_ratios: width / height of the anchors of a cell.
+    round_anchors: corners of the anchors, relative to the centre of their cell,
+      are whole pixels (torchvision).
+    half_pixel: cell i of a level is centred on pixel (i + 0.5) * stride; else
+      on i * stride, for anchors and ROIAlign alike (torchvision).
     min_level: finest pyramid level in use.
     max_level: coarsest pyramid level in use.
     channels: of the hidden convolutions of both stages.
@@ -171,12 +180,15 @@ class FasterRCNNHead(nn.Module):
     head_convs: hidden 3x3 convolutions of the second stage.
     fc_dims: units of the second stage's fully connected layer.
     use_norm: BatchNorm after every hidden layer, else a bias.
+    rpn_norm: false for a bias in the RPN, whatever `use_norm` is (torchvision).
+    fc_norm: likewise, of the fully connected layer.
     class_agnostic_boxes: one box for each roi, not one for each class.
     rpn_pre_nms_topk: best anchors of a level that go into NMS, in training.
     rpn_post_nms_topk: proposals of an image, in training.
     rpn_test_pre_nms_topk: the same two in evaluation.
     rpn_test_post_nms_topk: see above.
     rpn_nms_iou: a proposal that overlaps a better one by more is dropped.
+    rpn_min_side: proposals have sides of so many pixels at least.
     rpn_samples: anchors of an image in the RPN's objectness loss.
     rpn_positive_fraction: at most so many of them are positive.
     num_rois: S, rois of an image in the losses of the second stage.
@@ -185,6 +197,7 @@ class FasterRCNNHead(nn.Module):
     roi_output_size: side of the pooled grid.
     roi_samples_per_bin: bilinear samples per side of a bin.
     roi_canonical_size: side in pixels of a roi that belongs to level 4.
+    roi_max_level: coarsest level that rois read (torchvision: 5 of 6).
     dtype: of the hidden activations.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
@@ -193,6 +206,8 @@ class FasterRCNNHead(nn.Module):
   num_classes: int
   anchor_scale: float = 3.0
   aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+  round_anchors: bool = False
+  half_pixel: bool = True
   min_level: int = 3
   max_level: int = 7
   channels: int = 256
@@ -200,12 +215,15 @@ class FasterRCNNHead(nn.Module):
   head_convs: int = 4
   fc_dims: int = 1024
   use_norm: bool = True
+  rpn_norm: bool = True
+  fc_norm: bool = True
   class_agnostic_boxes: bool = False
   rpn_pre_nms_topk: int = 2000
   rpn_post_nms_topk: int = 1000
   rpn_test_pre_nms_topk: int = 1000
   rpn_test_post_nms_topk: int = 1000
   rpn_nms_iou: float = 0.7
+  rpn_min_side: float = 0.0
   rpn_samples: int = 256
   rpn_positive_fraction: float = 0.5
   num_rois: int = 512
@@ -214,6 +232,7 @@ class FasterRCNNHead(nn.Module):
   roi_output_size: int = 7
   roi_samples_per_bin: int = 1
   roi_canonical_size: float = 224.0
+  roi_max_level: int = 7
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -234,7 +253,8 @@ class FasterRCNNHead(nn.Module):
     norm statistics, as their pixels do in the backbone's.
 
     Args:
-      features: see `heads.py`; the levels `min_level` to `max_level` are read.
+      features: see `heads.py`; the levels `min_level` to `max_level` are read,
+        and in evaluation "content_size" float32 [B, 2], if there.
       labels: {"objects": {"boxes" [B, G, 4], "classes" [B, G], "valid" [B, G],
         "ignore" [B, G], "present" [B]}}, for training.
       train: sample rois by the labels (rng stream "sample") and return targets.
@@ -250,7 +270,8 @@ class FasterRCNNHead(nn.Module):
         class_logits [B, S, K + 1] (0 is background), box_deltas [B, S, K, 4]
         ([B, S, 1, 4] if class agnostic).
       In evaluation rois, roi_valid, class_logits and box_deltas, with the R
-      proposals for S, and image_size float32 [B, 2], for `detect`.
+      proposals for S, and image_size float32 [B, 2], the content's where that
+      is known, for `detect`.
 
     Raises:
       ValueError: training without labels.
@@ -264,7 +285,12 @@ class FasterRCNNHead(nn.Module):
     pyramid = {level: features[level] for level in levels}
     image_size: tuple[int, int] = features["image_size"]
     anchors = anchor_ops.generate(
-      *image_size, levels, self.anchor_scale, self.aspect_ratios
+      *image_size,
+      levels,
+      self.anchor_scale,
+      self.aspect_ratios,
+      half_pixel=self.half_pixel,
+      round_corners=self.round_anchors,
     )
     anchor_counts = tuple(len(anchors[level]) for level in levels)
     all_anchors = np.concatenate([anchors[level] for level in levels])
@@ -273,30 +299,39 @@ class FasterRCNNHead(nn.Module):
       num_anchors=len(self.aspect_ratios),
       num_convs=self.rpn_convs,
       channels=self.channels,
-      use_norm=self.use_norm,
+      use_norm=self.use_norm and self.rpn_norm,
       dtype=self.dtype,
       norm_momentum=self.norm_momentum,
       norm_epsilon=self.norm_epsilon,
       name="rpn",
     )(pyramid, train)
 
+    limits = jnp.broadcast_to(
+      jnp.asarray(image_size, jnp.float32), (len(rpn_logits), 2)
+    )
+    if not train:
+      limits = features.get("content_size", limits)
+
     def image_proposals(
-      logits: jax.Array, deltas: jax.Array
+      logits: jax.Array, deltas: jax.Array, limits: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
       return propose(
         logits,
         deltas,
         all_anchors,
         anchor_counts,
-        image_size,
+        limits,
         self.rpn_pre_nms_topk if train else self.rpn_test_pre_nms_topk,
         self.rpn_post_nms_topk if train else self.rpn_test_post_nms_topk,
         self.rpn_nms_iou,
+        self.rpn_min_side,
       )
 
     # The second stage does not train the first through the proposals.
     rois, roi_valid = jax.vmap(image_proposals)(
-      jax.lax.stop_gradient(rpn_logits), jax.lax.stop_gradient(rpn_deltas)
+      jax.lax.stop_gradient(rpn_logits),
+      jax.lax.stop_gradient(rpn_deltas),
+      limits,
     )
 
     outputs = {}
@@ -320,9 +355,7 @@ class FasterRCNNHead(nn.Module):
         "roi_gt_boxes": sampled["gt_boxes"],
       }
     else:
-      outputs["image_size"] = jnp.broadcast_to(
-        jnp.asarray(image_size, jnp.float32), (len(rois), 2)
-      )
+      outputs["image_size"] = limits
 
     def pool(pyramid: dict[int, jax.Array], rois: jax.Array) -> jax.Array:
       return roi_align.multilevel_roi_align(
@@ -331,7 +364,12 @@ class FasterRCNNHead(nn.Module):
         output_size=self.roi_output_size,
         samples_per_bin=self.roi_samples_per_bin,
         canonical_size=self.roi_canonical_size,
+        half_pixel=self.half_pixel,
       )
+
+    pooled_levels = {
+      level: x for level, x in pyramid.items() if level <= self.roi_max_level
+    }
 
     class_logits, box_deltas = FastRCNNHead(
       num_classes=self.num_classes,
@@ -340,11 +378,12 @@ class FasterRCNNHead(nn.Module):
       fc_dims=self.fc_dims,
       class_agnostic_boxes=self.class_agnostic_boxes,
       use_norm=self.use_norm,
+      fc_norm=self.fc_norm,
       dtype=self.dtype,
       norm_momentum=self.norm_momentum,
       norm_epsilon=self.norm_epsilon,
       name="fast_rcnn",
-    )(jax.vmap(pool)(pyramid, rois), norm_valid, train)
+    )(jax.vmap(pool)(pooled_levels, rois), norm_valid, train)
     return outputs | {
       "rois": rois,
       "roi_valid": roi_valid,
@@ -416,10 +455,11 @@ def propose(
   deltas: jax.Array,
   anchors: jax.Array | np.ndarray,
   anchor_counts: tuple[int, ...],
-  image_size: tuple[int, int],
+  image_size: tuple[int, int] | jax.Array,
   pre_nms_topk: int,
   post_nms_topk: int,
   iou_threshold: float,
+  min_side: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Proposals of one image: best anchors and NMS by level, then best of all.
 
@@ -431,10 +471,11 @@ def propose(
     deltas: [A, 4].
     anchors: [A, 4].
     anchor_counts: anchors of each level, with sum A.
-    image_size: (height, width) to clip to.
+    image_size: height and width to clip to.
     pre_nms_topk: anchors of a level that go into NMS, at most.
     post_nms_topk: proposals, at most.
     iou_threshold: of the NMS.
+    min_side: proposals have sides of so many pixels at least.
 
   Returns:
     boxes [R, 4] by falling objectness and valid bool [R], where R is
@@ -454,8 +495,8 @@ def propose(
 
   anchors = jnp.asarray(anchors)
   boxes = box_ops.decode(deltas[index], anchors[index])
-  boxes = box_ops.clip(boxes, *image_size)
-  valid = (scores > -jnp.inf) & (box_ops.area(boxes) > 0)
+  boxes = box_ops.clip(boxes, image_size[0], image_size[1])
+  valid = (scores > -jnp.inf) & _is_solid(boxes, min_side)
   keep, valid = jax.vmap(
     lambda b, s, v: nms.nms(b, s, v, iou_threshold, min(post_nms_topk, width))
   )(boxes, scores, valid)
@@ -467,12 +508,19 @@ def propose(
   return jnp.where(valid[:, None], boxes[best], 0.0), valid
 
 
+def _is_solid(boxes: jax.Array, min_side: float) -> jax.Array:
+  """Whether boxes [..., 4] have an area, and sides of `min_side` or more."""
+  sides = boxes[..., 2:] - boxes[..., :2]
+  return (box_ops.area(boxes) > 0) & jnp.all(sides >= min_side, axis=-1)
+
+
 def detect(
   outputs: dict[str, jax.Array],
   score_threshold: float = 0.05,
   iou_threshold: float = 0.5,
   max_detections: int = 100,
   pre_nms_topk: int = 1000,
+  min_side: float = 0.0,
 ) -> dict[str, jax.Array]:
   """Final detections from the head's outputs in evaluation.
 
@@ -483,6 +531,7 @@ def detect(
     iou_threshold: of the NMS among the detections of a class.
     max_detections: D, detections of an image, at most.
     pre_nms_topk: (roi, class) pairs of an image that go into NMS, at most.
+    min_side: detections have sides of so many pixels at least.
 
   Returns:
     {"boxes" [B, D, 4], "scores" [B, D], "classes" int32 [B, D] (0..K-1),
@@ -506,7 +555,7 @@ def detect(
       box_deltas.reshape(-1, 4)[box], rois[roi], BOX_WEIGHTS
     )
     boxes = box_ops.clip(boxes, image_size[0], image_size[1])
-    valid = (scores > score_threshold) & (box_ops.area(boxes) > 0)
+    valid = (scores > score_threshold) & _is_solid(boxes, min_side)
     keep, valid = nms.batched_nms(
       boxes, scores, classes, valid, iou_threshold, max_detections
     )

@@ -36,9 +36,11 @@ class Block(nn.Module):
   """One residual block, basic (two 3x3) or bottleneck (1x1, 3x3, 1x1).
 
   Attributes:
-    width: channels of the 3x3 convolutions.
+    width: channels of the 3x3 convolutions of the plain network.
     stride: of the first 3x3 convolution and of the projection shortcut.
     bottleneck: kind of block; a bottleneck's output has 4 * width channels.
+    groups: of a bottleneck's 3x3 convolution.
+    group_width: channels of a group where `width` is 64.
     conv: `nn.Conv` with everything common to the network filled in.
     norm: `nn.BatchNorm`, likewise.
   """
@@ -46,29 +48,33 @@ class Block(nn.Module):
   width: int
   stride: int
   bottleneck: bool
+  groups: int
+  group_width: int
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), C']."""
-    layers: tuple[tuple[int, int, int], ...]
+    layers: tuple[tuple[int, int, int, int], ...]
     if self.bottleneck:
+      inner = self.width * self.group_width // 64 * self.groups
       layers = (
-        (self.width, 1, 1),
-        (self.width, 3, self.stride),
-        (_EXPANSION * self.width, 1, 1),
+        (inner, 1, 1, 1),
+        (inner, 3, self.stride, self.groups),
+        (_EXPANSION * self.width, 1, 1, 1),
       )
     else:
-      layers = ((self.width, 3, self.stride), (self.width, 3, 1))
+      layers = ((self.width, 3, self.stride, 1), (self.width, 3, 1, 1))
 
     shortcut = x
-    for i, (channels, kernel, stride) in enumerate(layers, start=1):
+    for i, (channels, kernel, stride, groups) in enumerate(layers, start=1):
       x = self.conv(
         channels,
         (kernel, kernel),
         strides=stride,
         padding=(kernel - 1) // 2,
+        feature_group_count=groups,
         name=f"conv{i}",
       )(x)
       x = self.norm(name=f"norm{i}")(x)
@@ -85,16 +91,23 @@ class Block(nn.Module):
 class ResNet(nn.Module):
   """ResNet trunk without its classifier (He et al. 2016, v1.5 strides).
 
+  With groups it is a ResNeXt (Xie et al. 2017): "32x8d" has 32 groups of 8
+  channels in stage 2, twice as many channels in each later stage.
+
   Attributes:
     depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-    width: channels of the stem and of stage 2; 64 is the published network.
+    width: channels of the stem and of stage 2; 0 for the published 64.
+    groups: of the bottlenecks' 3x3 convolutions.
+    group_width: channels of a group in stage 2, at the published width.
     dtype: of activations. Parameters and norm statistics are float32.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
   """
 
   depth: int = 50
-  width: int = 64
+  width: int = 0
+  groups: int = 1
+  group_width: int = 64
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -132,16 +145,19 @@ class ResNet(nn.Module):
       dtype=self.dtype,
     )
 
-    x = conv(self.width, (7, 7), strides=2, padding=3, name="conv1")(image)
+    width = self.width or 64
+    x = conv(width, (7, 7), strides=2, padding=3, name="conv1")(image)
     x = nn.relu(norm(name="norm1")(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     features = {}
     for level, num_blocks in enumerate(blocks, start=2):
       for i in range(num_blocks):
         x = Block(
-          width=self.width * 2 ** (level - 2),
+          width=width * 2 ** (level - 2),
           stride=2 if i == 0 and level > 2 else 1,
           bottleneck=bottleneck,
+          groups=self.groups,
+          group_width=self.group_width,
           conv=conv,
           norm=norm,
           name=f"c{level}_block{i + 1}",

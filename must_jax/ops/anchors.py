@@ -18,6 +18,8 @@ def generate(
   levels: Sequence[int],
   scale: float,
   aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+  half_pixel: bool = True,
+  round_corners: bool = False,
 ) -> dict[int, np.ndarray]:
   """Anchors for every cell of every level (TPU detection repository).
 
@@ -30,6 +32,10 @@ def generate(
     levels: pyramid levels; level l has stride 2**l.
     scale: anchor size in strides.
     aspect_ratios: width / height of the A anchors of a cell.
+    half_pixel: cell i has its centre at (i + 0.5) * stride; else, as in
+      torchvision, at i * (side of the image // cells).
+    round_corners: corners, relative to the centre, are whole pixels
+      (torchvision).
 
   Returns:
     {level: float32 [h * w * A, 4]}, yxyx, ordered by row, column, ratio.
@@ -43,8 +49,14 @@ def generate(
       (0.5 * scale * stride) / ratios,
       0.5 * scale * stride * ratios,
     )
-    y = (np.arange(rows)[:, None, None] + 0.5) * stride
-    x = (np.arange(cols)[None, :, None] + 0.5) * stride
+    if round_corners:
+      half_h, half_w = np.rint(half_h), np.rint(half_w)
+    if half_pixel:
+      y, x = ((np.arange(n) + 0.5) * stride for n in (rows, cols))
+    else:
+      y = np.arange(rows) * (height // rows)
+      x = np.arange(cols) * (width // cols)
+    y, x = y[:, None, None], x[None, :, None]
     sides = (y - half_h, x - half_w, y + half_h, x + half_w)
     shape = (rows, cols, len(ratios))
     boxes = np.stack([np.broadcast_to(side, shape) for side in sides], axis=-1)

@@ -1,7 +1,8 @@
 """Resizing of feature maps and label maps, with half-pixel centres.
 
 Pixel (i, j) is centred at (i + 0.5, j + 0.5), and both maps cover the same
-extent.
+extent. Only `align_corners` differs: the centres of the corner pixels of both
+maps coincide.
 """
 
 import jax
@@ -11,13 +12,36 @@ import numpy as np
 from must_jax.types import Array
 
 
-def resize_bilinear(x: Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(
+  x: Array, size: tuple[int, int], *, align_corners: bool = False
+) -> jax.Array:
   """Resizes [..., H, W, C] to [..., *size, C], without antialiasing.
 
   Runs as matrix products, which differentiate without scatters.
+
+  Args:
+    x: the map.
+    size: height and width of the result.
+    align_corners: put the centres of the corner pixels onto each other, as some
+      published decoders do; by default the borders of both maps coincide.
   """
-  shape = (*x.shape[:-3], *size, x.shape[-1])
-  return jax.image.resize(x, shape, "bilinear", antialias=False)
+  if not align_corners:
+    shape = (*x.shape[:-3], *size, x.shape[-1])
+    return jax.image.resize(x, shape, "bilinear", antialias=False)
+  rows, cols = (
+    jnp.asarray(_corner_weights(old, new), x.dtype)
+    for old, new in zip(x.shape[-3:-1], size, strict=True)
+  )
+  return jnp.einsum(
+    "ih,jw,...hwc->...ijc", rows, cols, x, precision=jax.lax.Precision.HIGHEST
+  )
+
+
+def _corner_weights(old: int, new: int) -> np.ndarray:
+  """The weight of each of `old` pixels in each of `new`, [new, old]."""
+  position = np.arange(new) * ((old - 1) / max(new - 1, 1))
+  distance = np.abs(position[:, None] - np.arange(old))
+  return np.maximum(1 - distance, 0)
 
 
 def resize_nearest(x: Array, size: tuple[int, int]) -> Array:

@@ -4,7 +4,8 @@
 
 A roi reads one level, chosen by its area (Lin et al. 2017, equation 1). Maps
 have half-pixel centres: the pixel coordinate y lies at y / stride - 0.5 in a
-map. Coordinates beyond the outer pixel centres read the border.
+map. Coordinates beyond the outer pixel centres read the border. The older
+convention of imported detectors is `half_pixel=False`.
 
 One image at a time, fixed shapes; callers vmap.
 """
@@ -31,6 +32,7 @@ def multilevel_roi_align(
   samples_per_bin: int = 1,
   canonical_size: float = 224.0,
   canonical_level: int = 4,
+  half_pixel: bool = True,
   method: str = "auto",
 ) -> jax.Array:
   """Pools every roi to a grid from the pyramid level that fits its size.
@@ -43,12 +45,14 @@ def multilevel_roi_align(
     rois: [R, 4] yxyx in pixels of the network input.
     output_size: P.
     samples_per_bin: s; the value of a bin is the mean of s * s bilinear
-      samples. 1 is the TPU detectors' choice, 2 torchvision's
-      (`aligned=True`).
+      samples. 1 is the TPU detectors' choice, 2 torchvision's.
     canonical_size: a roi with an area of canonical_size**2 belongs to
       `canonical_level`, twice the side to the level above. Levels that are not
       there are replaced by the nearest one.
     canonical_level: see above.
+    half_pixel: torchvision's `aligned`. False is what its detectors have: y
+      lies at y / stride in a map, a roi is at least one cell high and wide, and
+      samples more than a cell off the map are 0.
     method: "gather" reads the pixels, good on CPU and GPU. "matmul" multiplies
       the maps by interpolation matrices: many times the arithmetic, but in the
       form that TPUs are fast at. "auto" decides by the platform that the
@@ -82,13 +86,19 @@ def multilevel_roi_align(
   # Sampling positions along each side, in pixels: [R, P * s].
   offsets = jnp.arange(output_size * samples_per_bin) + 0.5
   offsets = offsets / (output_size * samples_per_bin)
-  y = rois[:, 0:1] + (rois[:, 2:3] - rois[:, 0:1]) * offsets
-  x = rois[:, 1:2] + (rois[:, 3:4] - rois[:, 1:2]) * offsets
+  height, width = rois[:, 2:3] - rois[:, 0:1], rois[:, 3:4] - rois[:, 1:2]
+  if not half_pixel:
+    stride = 2.0 ** (levels[0] + level[:, None])
+    height, width = jnp.maximum(height, stride), jnp.maximum(width, stride)
+  y = rois[:, 0:1] + height * offsets
+  x = rois[:, 1:2] + width * offsets
 
   maps = tuple(features[lv] for lv in levels)
   arguments = (maps, level, y / 2.0 ** levels[0], x / 2.0 ** levels[0])
-  by_matmul = functools.partial(_matmul, samples=samples_per_bin)
-  by_gather = functools.partial(_gather, samples=samples_per_bin)
+  by_matmul, by_gather = (
+    functools.partial(pool, samples=samples_per_bin, half_pixel=half_pixel)
+    for pool in (_matmul, _gather)
+  )
   if method == "matmul":
     return by_matmul(*arguments)
   if method == "gather":
@@ -98,12 +108,23 @@ def multilevel_roi_align(
   )
 
 
+def _place(
+  position: jax.Array, size: int | jax.Array, half_pixel: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Where samples lie among the centres of `size` cells, and their weights."""
+  if half_pixel:
+    return jnp.clip(position - 0.5, 0, size - 1), jnp.ones_like(position)
+  weight = (position >= -1) & (position <= size)
+  return jnp.clip(position, 0, size - 1), weight.astype(jnp.float32)
+
+
 def _gather(
   maps: tuple[Array, ...],
   level: jax.Array,
   y: jax.Array,
   x: jax.Array,
   samples: int,
+  half_pixel: bool,
 ) -> jax.Array:
   """Reads the four pixels around each sample from the roi's own level.
 
@@ -113,6 +134,7 @@ def _gather(
     y: positions of the samples [R, P * s].
     x: positions of the samples [R, P * s].
     samples: s.
+    half_pixel: see `multilevel_roi_align`.
 
   Returns:
     [R, P, P, C].
@@ -128,12 +150,13 @@ def _gather(
     position: jax.Array, size: jax.Array
   ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Pixels before and after each sample and their weights, [R, P * s]."""
-    position = position / 2.0 ** level[:, None] - 0.5
-    position = jnp.clip(position, 0, size[:, None] - 1)
+    position, weight = _place(
+      position / 2.0 ** level[:, None], size[:, None], half_pixel
+    )
     before = jnp.floor(position).astype(jnp.int32)
     after = jnp.minimum(before + 1, size[:, None] - 1)
-    weight = position - before
-    return (before, 1 - weight), (after, weight)
+    fraction = position - before
+    return (before, weight * (1 - fraction)), (after, weight * fraction)
 
   # Four gathers that fuse into the sum; XLA does not fuse one of all corners.
   total = jnp.float32(0)
@@ -157,6 +180,7 @@ def _matmul(
   y: jax.Array,
   x: jax.Array,
   samples: int,
+  half_pixel: bool,
 ) -> jax.Array:
   """Sums, over the levels, products of maps and interpolation matrices.
 
@@ -165,9 +189,9 @@ def _matmul(
 
   def matrix(position: jax.Array, stride: int, size: int) -> jax.Array:
     """Weights of the `size` pixels in each bin, [P, size]."""
-    position = jnp.clip(position / stride - 0.5, 0, size - 1)
+    position, weight = _place(position / stride, size, half_pixel)
     distance = jnp.abs(position[:, None] - jnp.arange(size))
-    weights = jnp.maximum(0, 1 - distance)
+    weights = weight[:, None] * jnp.maximum(0, 1 - distance)
     return weights.reshape(-1, samples, size).mean(1)
 
   def pool(roi: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

@@ -14,7 +14,7 @@ from must_jax.pseudo_label import statistics, store
 from must_jax.types import Labels
 
 Batch: TypeAlias = dict[str, Any]
-Predictions: TypeAlias = dict[str, np.ndarray]
+Predictions: TypeAlias = dict[str, Any]  # each indexed by row of the batch
 ToLabels: TypeAlias = Callable[[Predictions, np.ndarray], Labels]
 
 

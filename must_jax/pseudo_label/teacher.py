@@ -1,92 +1,111 @@
-"""The labelling stage: a trained model labels an image set (paper 3.1)."""
+"""Teachers: what labels images (paper 3.1).
 
-import functools
+Any object that meets `Teacher` can label, whatever it is made of; see
+docs/your-own-teacher.md. Checkpoints are teachers already.
+"""
+
 import json
-import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
-from absl import logging
-from etils import epath
-from ml_collections import ConfigDict
+import numpy as np
 
 from must_jax import config as config_lib
-from must_jax.config import PREEMPTED
-from must_jax.data import pipeline
-from must_jax.data.sets import ImageSet
-from must_jax.pseudo_label import job as job_lib
+from must_jax.data.preprocess import RULES, prepare
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
-from must_jax.train.load import LoadedModel, load
-from must_jax.train.preemption import Sigterm
+from must_jax.train.load import LoadedModel
+from must_jax.types import Labels
 
 
-def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
-  """Runs one worker of a labelling job, to the end of the job.
+class Teacher(Protocol):
+  """Labels images of any size."""
 
-  Args:
-    config: with `stage = "label"`.
-    workdir: the label set, unless `config.label.output` names another place.
+  @property
+  def fields(self) -> Mapping[str, Mapping[str, Any]]:
+    """Label fields that it gives, as the index of an image set lists them.
 
-  Returns:
-    What the label set's manifest says of all its labels.
+    {name: {"kind": "Boxes", "classes": [...]}}: kinds are those of
+    `must_jax.types`; those of classes need "classes", a `ValueMap` may have a
+    "unit".
+    """
 
-  Raises:
-    ValueError: the teacher has several tasks and none was chosen, or the
-      output belongs to another job.
-    SystemExit: code 42 on SIGTERM, with finished shards kept; `job.ALARM` if
-      the labels cannot be right.
+  @property
+  def description(self) -> Mapping[str, Any]:
+    """JSON for the manifest.
+
+    "digest" identifies the teacher: it must change whenever the labels may.
+    With "batch_size" and "lr", of its training, the student can weigh its task
+    by the paper's rule.
+    """
+
+  def __call__(self, images: Sequence[np.ndarray]) -> Sequence[Labels]:
+    """Labels a batch.
+
+    Args:
+      images: uint8 [h, w, 3] RGB each, in their stored size.
+
+    Returns:
+      For each image its fields in the form they are stored:
+        ClassVector: "classes" int [k], "probs" float [k];
+        Boxes: "boxes" float [n, 4], yxyx in 0..1 of the image, "classes" int
+          [n], "scores" float [n];
+        ClassMap: "classes" int [h', w'], "confidence" float [h', w'];
+        ValueMap: "values" float [h', w'], "valid" bool [h', w'];
+        VectorMap: "vectors" float [h', w', 3], "valid" bool [h', w'].
+      Maps cover the whole image at any resolution.
+    """
+
+
+class PublishedTeacher:
+  """A checkpoint whose network takes images resized by a published rule.
+
+  Images of a batch that come to the same size run together.
   """
-  options = config.label
-  model = load(options.teacher)
-  task = _choose_task(model, options.task)
-  entry = config.datasets[options.dataset]
-  image_set = ImageSet.open(entry.dir, entry.split)
-  predict = model.predictor((task.name,))
-  size = model.image_size
-  job = job_lib.LabelJob(
-    image_set=image_set,
-    output=options.output or workdir,
-    fields=describe_fields(task),
-    teacher=describe_teacher(model, task),
-    settings={
-      "batch_size": options.batch_size,
-      "image_size": list(size),
-      "task": _options(task),
-    },
-    max_undecodable=options.max_undecodable,
-    lease_seconds=options.lease_seconds,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
 
-  def batches(shard: int) -> Iterator[dict[str, Any]]:
-    return pipeline.eval_batches(
-      [pipeline.Source(entry.dir, entry.split)],
-      {},
-      batch_size=options.batch_size,
-      image_size=size,
-      shard=shard,
-      options=pipeline.ReadOptions(
-        num_threads=config.data.num_threads, max_bad=None
-      ),
-    )
+  def __init__(self, model: LoadedModel, task: Task):
+    """Makes a teacher of one task of a model.
 
-  with Sigterm() as sigterm:
-    summary = job_lib.run(
-      job,
-      batches,
-      lambda batch: predict(batch["image"])[task.name],
-      functools.partial(task.to_labels, image_size=size),
-      stop=lambda: sigterm.received,
-    )
-  if summary.manifest is None:
-    logging.info("Told to end: finished shards are kept.")
-    sys.exit(PREEMPTED)
-  if summary.alarms:
-    sys.exit(summary.exit_code)
-  return summary.manifest["statistics"]
+    Args:
+      model: with a `config.data.resize` out of `data.preprocess.RULES`.
+      task: one of the model's.
+    """
+    self.fields = describe_fields(task)
+    self.description = describe_teacher(model, task)
+    self._task = task
+    self._rule = RULES[model.config.data.resize]
+    self._image_size = model.image_size
+    # Colour that is zero for the network.
+    self._fill = 255 * np.array(model.config.model.image_mean)
+    self._predict = model.predictor((task.name,))
+
+  def __call__(self, images: Sequence[np.ndarray]) -> Sequence[Labels]:
+    """See `Teacher`."""
+    prepared = [
+      prepare(image, self._rule, self._image_size, self._fill)
+      for image in images
+    ]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, (canvas, _) in enumerate(prepared):
+      groups.setdefault(canvas.shape, []).append(i)
+    labels: list[Labels] = [{}] * len(images)
+    for shape, members in groups.items():
+      # Batches of few sizes only, since each is compiled.
+      count = 1 << (len(members) - 1).bit_length()
+      count = -(-count // jax.local_device_count()) * jax.local_device_count()
+      rows = [*members, *[members[0]] * (count - len(members))]
+      contents = np.array([prepared[i][1] for i in rows], np.float32)
+      predictions = self._predict(
+        np.stack([prepared[i][0] for i in rows]), contents
+      )[self._task.name]
+      for row, i in enumerate(members):
+        labels[i] = self._task.to_labels(
+          {name: array[row] for name, array in predictions.items()},
+          contents[row],
+          (shape[0], shape[1]),
+        )
+    return labels
 
 
 def describe_fields(task: Task) -> dict[str, dict[str, Any]]:
@@ -103,20 +122,34 @@ def describe_fields(task: Task) -> dict[str, dict[str, Any]]:
 
 
 def describe_teacher(model: LoadedModel, task: Task) -> dict[str, Any]:
-  """What a manifest says of the teacher.
+  """What a manifest says of a checkpoint.
 
-  `batch_size` and `lr` give the student's loss weights (paper 3.2).
+  `batch_size` and `lr` give the student's loss weights (paper 3.2); how a
+  published network was trained is not known.
   """
-  return {
+  described = {
     "digest": checkpoint.fingerprint(model.path),
     "task": task.name,
+    "config": json.loads(config_lib.to_json(model.config)),
+  }
+  if origin := checkpoint.read_origin(model.path):
+    return described | {"origin": origin}
+  return described | {
     "batch_size": model.config.data.batch_size,
     "lr": model.config.optimizer.lr,
-    "config": json.loads(config_lib.to_json(model.config)),
   }
 
 
-def _choose_task(model: LoadedModel, name: str) -> Task:
+def choose_task(model: LoadedModel, name: str) -> Task:
+  """The task of a teacher that labels.
+
+  Args:
+    model: the teacher.
+    name: of the task; empty if the model has one only.
+
+  Raises:
+    ValueError: the model has no such task, or several and none is named.
+  """
   if not name and len(model.tasks) == 1:
     return next(iter(model.tasks.values()))
   if name not in model.tasks:
@@ -125,12 +158,3 @@ def _choose_task(model: LoadedModel, name: str) -> Task:
       f" {sorted(model.tasks)}. Choose one: --config.label.task=..."
     )
   return model.tasks[name]
-
-
-def _options(task: Task) -> dict[str, Any]:
-  """The task's options, on which its labels depend."""
-  return {
-    key: list(value) if isinstance(value, tuple) else value
-    for key, value in vars(task).items()
-    if key not in ("name", "classes")
-  }

@@ -8,6 +8,7 @@ import numpy as np
 from must_jax.losses import dense as losses
 from must_jax.metrics.depth import DepthError
 from must_jax.models.heads import PixelHead
+from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
 from must_jax.tasks import base
 from must_jax.types import ValueMap
@@ -22,7 +23,7 @@ LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Depth(base.Task):
-  """Value per pixel: 3 convs + linear on the fused P2.
+  """Value per pixel: 3 convs + linear on the fused P2, or a MiDaS decoder.
 
   Attributes:
     unit: "inverse" (unitless inverse depth, known up to scale and shift, as
@@ -30,13 +31,16 @@ class Depth(base.Task):
     objective: key of `LOSSES`. Inverse depth wants the scale-and-shift
       invariant one (RECIPE: MiDaS), metres one of the others.
     min_depth, max_depth: metres that evaluation takes into account.
-    num_convs: hidden convolutions of the head.
+    decoder: "pixel" for the head of the paper, or a key of `DECODERS` for one
+      of the published depth networks, whose layers are fixed.
+    num_convs: hidden convolutions of the "pixel" decoder.
   """
 
   unit: str = "inverse"
   objective: str = "scale_shift_invariant"
   min_depth: float = 1e-3
   max_depth: float = 10.0
+  decoder: str = "pixel"
   num_convs: int = 3  # paper 3.2
 
   def __post_init__(self):
@@ -50,12 +54,19 @@ class Depth(base.Task):
         f"Task {self.name!r}: objective is {self.objective!r}; expected one of"
         f" {sorted(LOSSES)}."
       )
+    if self.decoder != "pixel" and self.decoder not in DECODERS:
+      raise ValueError(
+        f"Task {self.name!r}: decoder is {self.decoder!r}; expected one of"
+        f" {sorted(['pixel', *DECODERS])}."
+      )
 
   @property
   def fields(self):
     return {"depth": ValueMap(self.unit)}
 
   def make_head(self, options: base.HeadOptions) -> nn.Module:
+    if self.decoder != "pixel":
+      return DECODERS[self.decoder](dtype=options.dtype)
     return PixelHead(
       num_outputs=1,
       num_convs=self.num_convs,

@@ -24,30 +24,47 @@ class Detection(base.Task):
     min_score: pseudo boxes below it are not read (paper 3.1: 0.5).
     anchor_scale: anchor side at a level is `anchor_scale * stride`.
     aspect_ratios: width over height of the anchors.
+    round_anchors, half_pixel: grid of the anchors and of ROIAlign.
     rpn_convs, head_convs, fc_dims: hidden layers.
+    rpn_norm, fc_norm: whether these have BatchNorm, as the head's convs do.
     rpn_samples, num_rois: anchors and ROIs a training image contributes.
     rpn_pre_nms, rpn_post_nms: proposals before and after NMS.
+    rpn_min_side: sides of a proposal are this long at least, in pixels.
+    roi_samples_per_bin: bilinear samples per side of a pooled bin.
     roi_canonical_size: box side that is pooled from level 4.
+    roi_max_level: coarsest level that is pooled from.
     score_threshold: boxes below it are neither predicted nor stored.
-    nms_iou, max_detections: post-processing.
+    pre_nms, nms_iou, max_detections, min_side: post-processing.
     metric: key of `METRICS`.
+
+  `convert/torchvision_detection.py` has the values of torchvision's detector;
+  `models/rcnn.py` tells what they mean.
   """
 
   max_boxes: int = 100
   min_score: float = 0.5
   anchor_scale: float = 3.0  # tfm r50fpn_640_coco_scratch
   aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+  round_anchors: bool = False
+  half_pixel: bool = True
   rpn_convs: int = 2  # paper 3.2
   head_convs: int = 4  # paper 3.2
   fc_dims: int = 1024  # tfm
+  rpn_norm: bool = True  # tfm
+  fc_norm: bool = True  # tfm
   rpn_samples: int = 256
   num_rois: int = 512
   rpn_pre_nms: int = 1000
   rpn_post_nms: int = 1000
+  rpn_min_side: float = 0.0
+  roi_samples_per_bin: int = 1  # tpu
   roi_canonical_size: float = 224.0
+  roi_max_level: int = 7
   score_threshold: float = 0.05
+  pre_nms: int = 1000
   nms_iou: float = 0.5
   max_detections: int = 100
+  min_side: float = 0.0
   metric: str = "coco"
 
   def __post_init__(self):
@@ -72,16 +89,23 @@ class Detection(base.Task):
       norm_epsilon=options.norm_epsilon,
       anchor_scale=self.anchor_scale,
       aspect_ratios=tuple(self.aspect_ratios),
+      round_anchors=self.round_anchors,
+      half_pixel=self.half_pixel,
       rpn_convs=self.rpn_convs,
       head_convs=self.head_convs,
       fc_dims=self.fc_dims,
+      rpn_norm=self.rpn_norm,
+      fc_norm=self.fc_norm,
       rpn_samples=self.rpn_samples,
       num_rois=self.num_rois,
       rpn_pre_nms_topk=self.rpn_pre_nms,
       rpn_post_nms_topk=self.rpn_post_nms,
       rpn_test_pre_nms_topk=self.rpn_pre_nms,
       rpn_test_post_nms_topk=self.rpn_post_nms,
+      rpn_min_side=self.rpn_min_side,
+      roi_samples_per_bin=self.roi_samples_per_bin,
       roi_canonical_size=self.roi_canonical_size,
+      roi_max_level=self.roi_max_level,
     )
 
   def loss(self, outputs, batch):
@@ -97,6 +121,8 @@ class Detection(base.Task):
       score_threshold=self.score_threshold,
       iou_threshold=self.nms_iou,
       max_detections=self.max_detections,
+      pre_nms_topk=self.pre_nms,
+      min_side=self.min_side,
     )
 
   def to_labels(self, prediction, content_size, image_size):

@@ -2,7 +2,8 @@
 
 Layout: `WORKDIR/checkpoints/STEP/{state,meta}`. `meta` holds the format
 version, the run's whole config (class names included) and a digest of the
-state, so a checkpoint explains itself and flipped bits are noticed.
+state, so a checkpoint explains itself and flipped bits are noticed. A converted
+one also has an `origin`: where its weights are from, and their licence.
 """
 
 import json
@@ -47,10 +48,7 @@ class Checkpoints:
         cleanup_tmp_directories=True,
         create=True,
       ),
-      item_handlers={
-        "state": ocp.PyTreeCheckpointHandler(),
-        "meta": ocp.JsonCheckpointHandler(),
-      },
+      item_handlers=_handlers(),
     )
 
   def save(self, state: TrainState) -> None:
@@ -58,18 +56,12 @@ class Checkpoints:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    digests = _digests(state)
     meta = {
       "format_version": FORMAT_VERSION,
       "config": self._config,
-      "digest": digests,
+      "digest": _digests(state),
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
-      ),
-    )
+    self._manager.save(step, args=_save_args(state, meta))
 
   def restore(self, like: TrainState) -> TrainState | None:
     """The latest intact state, laid out on devices as `like`; None if none.
@@ -110,6 +102,43 @@ class Checkpoints:
     self._manager.close()
 
 
+def write_variables(
+  workdir: epath.PathLike,
+  config: ConfigDict,
+  variables: dict[str, PyTree],
+  origin: dict[str, Any],
+) -> epath.Path:
+  """Writes parameters that no run of ours made, as the checkpoint of step 0.
+
+  Args:
+    workdir: receives `checkpoints/0`.
+    config: all that `must_jax.load` needs: model, tasks, preprocessing.
+    variables: {"params": ..., "batch_stats": ...} of numpy arrays.
+    origin: JSON: source, licence, ...
+
+  Returns:
+    The directory of the step.
+
+  Raises:
+    ValueError: `workdir` holds a checkpoint already.
+  """
+  root = epath.Path(workdir).absolute() / "checkpoints"
+  if root.exists() and any(root.iterdir()):
+    raise ValueError(
+      f"{root} holds a checkpoint already; choose another directory, or delete"
+      " that one."
+    )
+  meta = {
+    "format_version": FORMAT_VERSION,
+    "config": json.loads(config_lib.to_json(config)),
+    "digest": {part: digest(tree) for part, tree in variables.items()},
+    "origin": origin,
+  }
+  with ocp.CheckpointManager(root, item_handlers=_handlers()) as manager:
+    manager.save(0, args=_save_args(variables, meta))
+  return root / "0"
+
+
 def find(path: epath.PathLike) -> epath.Path:
   """The directory of one step, from it, its parent or a workdir.
 
@@ -133,6 +162,11 @@ def find(path: epath.PathLike) -> epath.Path:
 def read_config(path: epath.PathLike) -> ConfigDict:
   """The config that made a checkpoint, class names included."""
   return config_lib.from_json(json.dumps(_read_meta(find(path))["config"]))
+
+
+def read_origin(path: epath.PathLike) -> dict[str, Any]:
+  """Where converted weights are from; {} for those that a run made."""
+  return _read_meta(find(path)).get("origin", {})
 
 
 def fingerprint(path: epath.PathLike) -> str:
@@ -159,6 +193,7 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
         is_leaf=lambda leaf: hasattr(leaf, "shape"),
       )
       for part in ("params", "batch_stats")
+      if part in tree  # a network without BatchNorm has no statistics
     }
     restored = checkpointer.restore(
       path / "state",
@@ -171,7 +206,7 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
       ),
     )
   _check(meta, {part: digest(restored[part]) for part in restored}, path)
-  return restored
+  return {"batch_stats": {}} | restored
 
 
 def warm_start(
@@ -179,6 +214,7 @@ def warm_start(
   path: epath.PathLike,
   parts: tuple[str, ...],
   classes: dict[str, tuple[str, ...]],
+  model: ConfigDict,
 ) -> tuple[TrainState, str]:
   """Takes the parts of a checkpoint that fit.
 
@@ -190,17 +226,21 @@ def warm_start(
     path: checkpoint.
     parts: out of "backbone", "fpn", "heads".
     classes: class names of the tasks being trained.
+    model: `config.model` of the state.
 
   Returns:
     The state and a table that says what became of every module.
 
   Raises:
-    ValueError: the backbone or FPN does not fit, or there is no backbone.
+    ValueError: the backbone or FPN does not fit, there is no backbone, or it
+      was trained on images that were normalised in another way.
   """
   loaded = load_variables(path)
+  old_config = read_config(path)
+  if "backbone" in parts:
+    _check_inputs(model, old_config.model, path)
   old_classes = {
-    name: tuple(entry.classes)
-    for name, entry in read_config(path).tasks.items()
+    name: tuple(entry.classes) for name, entry in old_config.tasks.items()
   }
   rows: list[tuple[str, str, str]] = []
   new = {"params": dict(state.params), "batch_stats": dict(state.batch_stats)}
@@ -244,6 +284,19 @@ def warm_start(
   width = max(len(row[0]) for row in rows)
   table = "\n".join(f"  {m:<{width}}  {s:<7} {d}" for m, s, d in rows)
   return state.replace(**new), f"Warm start from {path}\n{table}"
+
+
+def _check_inputs(
+  new: ConfigDict, old: ConfigDict, path: epath.PathLike
+) -> None:
+  """A backbone's parameters mean nothing without its way of normalising."""
+  for key in ("backbone", "image_mean", "image_std", "norm_epsilon"):
+    if new[key] != old[key]:
+      raise ValueError(
+        f"model.{key} is {new[key]!r}; the backbone of {path} was trained with"
+        f" {old[key]!r}. Set config.model.{key} to that, or leave 'backbone'"
+        " out of init_parts."
+      )
 
 
 def _mismatch(
@@ -309,6 +362,19 @@ def _words(x: np.ndarray) -> np.ndarray:
   return x.view(f"uint{8 * x.dtype.itemsize}").astype(np.uint32)
 
 
+def _handlers() -> dict[str, Any]:
+  return {
+    "state": ocp.PyTreeCheckpointHandler(),
+    "meta": ocp.JsonCheckpointHandler(),
+  }
+
+
+def _save_args(state: PyTree, meta: dict[str, Any]) -> Any:
+  return ocp.args.Composite(
+    state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
+  )
+
+
 def _digests(state: TrainState) -> dict[str, list[int]]:
   return {part: digest(getattr(state, part)) for part in _PARTS}
 
@@ -345,5 +411,7 @@ __all__ = [
   "fingerprint",
   "load_variables",
   "read_config",
+  "read_origin",
   "warm_start",
+  "write_variables",
 ]

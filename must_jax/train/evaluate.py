@@ -16,7 +16,7 @@ from must_jax.types import PyTree
 
 
 def evaluate(
-  predict: Callable[[PyTree, Any], dict[str, dict[str, Any]]],
+  predict: Callable[[PyTree, Any, Any], dict[str, dict[str, Any]]],
   variables: PyTree,
   batches: Iterable[dict[str, Any]],
   tasks: dict[str, Task],
@@ -40,7 +40,8 @@ def evaluate(
   for batch in batches:
     if stop():
       return {}
-    outputs = predict(variables, mesh_lib.to_device(batch["image"], mesh))
+    inputs = batch["image"], batch["content_size"]
+    outputs = predict(variables, *mesh_lib.to_device(inputs, mesh))
     outputs = jax.tree.map(_local_rows, outputs)
     for name, metric in metrics.items():
       metric.update(outputs[name], batch["labels"][name], batch)

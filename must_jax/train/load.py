@@ -46,7 +46,7 @@ class LoadedModel:
     tasks: tuple[str, ...] = (),
     map_size: tuple[int, int] | None = None,
   ):
-    """`predict(images) -> {task: arrays}` on this process's devices.
+    """`predict(images, content_size=None)` on this process's devices.
 
     Args:
       tasks: names of the tasks to predict; all by default.
@@ -56,7 +56,8 @@ class LoadedModel:
     Returns:
       A function of uint8 images [B, H, W, 3], at `image_size` unless the
       model was trained to take any; B must be a multiple of the number of
-      local devices. It returns numpy arrays with leading dimension B.
+      local devices. Boxes are kept to `content_size` [B, 2], or else to the
+      whole image. It returns {task: numpy arrays with leading dimension B}.
     """
     chosen = {name: self.tasks[name] for name in tasks or self.tasks}
     mesh = mesh_lib.local_mesh()
@@ -64,9 +65,12 @@ class LoadedModel:
     variables = jax.device_put(self.variables, mesh_lib.replicated(mesh))
     rows = mesh_lib.batch_sharding(mesh)
 
-    def predict(images: np.ndarray) -> dict[str, dict[str, Any]]:
+    def predict(
+      images: np.ndarray, content_size: np.ndarray | None = None
+    ) -> dict[str, dict[str, Any]]:
       mesh_lib.check_batch_size("The batch", len(images), mesh)
-      return jax.device_get(step(variables, jax.device_put(images, rows)))
+      batch = jax.device_put((images, content_size), rows)
+      return jax.device_get(step(variables, *batch))
 
     return predict
 

@@ -76,6 +76,8 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
     nesterov=config.optimizer.nesterov,
     weight_decay=config.optimizer.weight_decay,
     clip_norm=config.optimizer.clip_norm,
+    parts=_factors(config),
+    layer_decay=config.optimizer.layer_decay,
   )
   state = create_state(
     model, optimizer, tuple(config.data.image_size), config.seed, mesh
@@ -91,6 +93,7 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
       config.init_from,
       tuple(config.init_parts),
       {name: task.classes for name, task in tasks.items()},
+      config.model,
     )
     logging.info("%s", report)
 
@@ -228,6 +231,12 @@ def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
     )
   if jax.process_index() == 0 and not path.exists():
     path.write_text(text)
+
+
+def _factors(config: ConfigDict) -> dict[str, float]:
+  """Of the learning rate, by part; what is frozen stays as it is."""
+  frozen = dict.fromkeys(config.freeze, 0.0)
+  return config.optimizer.lr_factors.to_dict() | frozen
 
 
 def _loss_weights(config: ConfigDict) -> dict[str, float]:

@@ -1,9 +1,16 @@
 """Optimizers and learning-rate schedules, from optax."""
 
+import math
+import re
+from collections.abc import Mapping
+
 import jax
 import optax
 
 from must_jax.types import PyTree
+
+# Modules of backbones that follow the last block.
+_TOP = ("head", "reassemble")
 
 
 def make_schedule(
@@ -49,6 +56,43 @@ def kernels(params: PyTree) -> PyTree:
   )
 
 
+def lr_factors(
+  params: PyTree, parts: Mapping[str, float], layer_decay: float
+) -> PyTree:
+  """Factor of the learning rate for every parameter of a `MustModel`.
+
+  Args:
+    params: {"backbone": ..., "fpn": ..., "head_NAME": ...}.
+    parts: factors of "backbone", "fpn" and "heads".
+    layer_decay: from each layer of the backbone to the one before it, the
+      stem being the first; the last layer has the backbone's own factor.
+  """
+  layers = sorted({_layer(name) for name in params.get("backbone", {})})
+  depth = {layer: len(layers) - 1 - i for i, layer in enumerate(layers)}
+
+  def factor(path: tuple, _: jax.Array) -> float:
+    part, name = path[0].key, path[1].key
+    if part == "backbone":
+      return parts["backbone"] * layer_decay ** depth[_layer(name)]
+    return parts["heads" if part.startswith("head_") else part]
+
+  return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def _layer(name: str) -> tuple[float, ...]:
+  """Sorts modules of a backbone from the stem over the blocks to the top.
+
+  A layer is a block: "c3_block2" of stages of convolutions, which come before
+  "block12" of transformers. What is named after the top comes last.
+  """
+  if any(word in name for word in _TOP):
+    return (math.inf,)
+  if "block" not in name:
+    return ()
+  numbers = map(int, re.findall(r"\d+", name))
+  return (float(not name.startswith("c")), *numbers)
+
+
 def make_optimizer(
   schedule: optax.Schedule,
   *,
@@ -56,16 +100,38 @@ def make_optimizer(
   nesterov: bool = False,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
+  parts: Mapping[str, float] | None = None,
+  layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
   """SGD with momentum, L2 on kernels and clipping by global norm.
 
   The decay is coupled, as in the predecessors' code: it is part of the
   gradient that is clipped and accumulated (RECIPE 2).
+
+  Args:
+    schedule: step -> learning rate.
+    momentum: decay of the velocity.
+    nesterov: look ahead.
+    weight_decay: of kernels.
+    clip_norm: largest global norm of the gradient; 0 for any.
+    parts: see `lr_factors`; all 1 by default.
+    layer_decay: see `lr_factors`.
   """
-  parts = []
+  chain = []
   if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay, mask=kernels))
+    chain.append(optax.add_decayed_weights(weight_decay, mask=kernels))
   if clip_norm:
-    parts.append(optax.clip_by_global_norm(clip_norm))
-  parts.append(optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
-  return optax.chain(*parts)
+    chain.append(optax.clip_by_global_norm(clip_norm))
+  chain.append(optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
+  if layer_decay != 1 or any(factor != 1 for factor in (parts or {}).values()):
+    factors = {"backbone": 1.0, "fpn": 1.0, "heads": 1.0} | dict(parts or {})
+    chain.append(
+      optax.stateless(
+        lambda updates, _: jax.tree.map(
+          lambda update, factor: factor * update,
+          updates,
+          lr_factors(updates, factors, layer_decay),
+        )
+      )
+    )
+  return optax.chain(*chain)

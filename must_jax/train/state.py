@@ -65,6 +65,8 @@ def build_model(config: ConfigDict, tasks: dict[str, Task]) -> MustModel:
       min_level=options.min_level,
       max_level=options.max_level,
       channels=options.channels,
+      norm=options.fpn_norm,
+      top=options.fpn_top,
       dtype=dtype,
       norm_momentum=options.norm_momentum,
       norm_epsilon=options.norm_epsilon,
@@ -72,6 +74,9 @@ def build_model(config: ConfigDict, tasks: dict[str, Task]) -> MustModel:
     heads=tuple(
       (name, task.make_head(head_options)) for name, task in tasks.items()
     ),
+    image_mean=tuple(options.image_mean),
+    image_std=tuple(options.image_std),
+    frozen=tuple(config.freeze),
   )
 
 
@@ -97,7 +102,7 @@ def create_state(
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables["params"],
-      batch_stats=variables["batch_stats"],
+      batch_stats=variables.get("batch_stats", {}),
       opt_state=optimizer.init(variables["params"]),
     )
 

@@ -92,8 +92,11 @@ def make_predict_step(
   tasks: dict[str, Task],
   mesh: Mesh,
   map_size: tuple[int, int] | None = None,
-) -> Callable[[PyTree, Array], dict[str, dict[str, Array]]]:
-  """`predict(variables, images) -> {task: predictions}`, compiled.
+) -> Callable[..., dict[str, dict[str, Array]]]:
+  """`predict(variables, images, content_size=None)`, compiled.
+
+  It returns {task: predictions}. Boxes are kept to `content_size` [B, 2], or
+  else to the whole image.
 
   Args:
     model: `MustModel`.
@@ -102,16 +105,25 @@ def make_predict_step(
     map_size: (h, w) of per-pixel predictions; the heads' own by default.
   """
 
-  def predict(variables, images):
-    outputs: Any = model.apply(variables, images, train=False)
+  def predict(variables, images, content_size):
+    outputs: Any = model.apply(
+      variables, images, train=False, content_size=content_size
+    )
     return {
       name: task.predict(outputs[name], map_size)
       for name, task in tasks.items()
     }
 
   rows = mesh_lib.batch_sharding(mesh)
-  return jax.jit(
+  compiled = jax.jit(
     predict,
-    in_shardings=(mesh_lib.replicated(mesh), rows),
+    in_shardings=(mesh_lib.replicated(mesh), rows, rows),
     out_shardings=rows,
   )
+
+  def call(
+    variables: PyTree, images: Array, content_size: Array | None = None
+  ) -> dict[str, dict[str, Array]]:
+    return compiled(variables, images, content_size)
+
+  return call

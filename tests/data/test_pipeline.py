@@ -610,3 +610,39 @@ def test_windows_of_images(kind):
     # A JPEG's colours are interpolated, but not across the window's border.
     inner = slice(1, -1) if kind == "jpeg" and width > 1 else slice(None)
     np.testing.assert_array_equal(got[:, inner], expected[:, inner])
+
+
+def test_images_may_keep_their_size(tmp_path):
+  sizes = [(20, 30), (8, 50), (33, 7), (16, 16), (5, 9)]
+  directory = tmp_path / "images"
+  records.write_image_set(
+    directory,
+    "sizes",
+    "train",
+    (
+      example(i, jpeg(i + 1, size))
+      | {"height": size[0], "width": size[1], "labels": {}}
+      for i, size in enumerate(sizes)
+    ),
+    {},
+    num_shards=1,
+  )
+  source = pipeline.Source(str(directory), "train")
+  batches = list(
+    pipeline.eval_batches([source], {}, batch_size=2, image_size=None)
+  )
+  assert [batch["image"].shape[1:3] for batch in batches] == [
+    (20, 50),
+    (33, 16),
+    (5, 9),
+  ]
+  seen = []
+  for batch in batches:
+    for row in np.flatnonzero(batch["valid"]):
+      height, width = batch["content_size"][row].astype(int)
+      seen.append((height, width))
+      number = len(seen)
+      content = batch["image"][row, :height, :width]
+      np.testing.assert_allclose(content, 5 * number, atol=1)
+      assert not batch["image"][row, height:].any()
+  assert seen == sizes

@@ -24,10 +24,14 @@ def conv(x, params, stride=1):
   pad = (k - 1) // 2
   x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
   windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))
-  return (
-    np.einsum("bijckl,klco->bijo", windows[:, ::stride, ::stride], kernel)
-    + params["bias"]
-  )
+  return np.einsum(
+    "bijckl,klco->bijo", windows[:, ::stride, ::stride], kernel
+  ) + params.get("bias", 0)
+
+
+def norm(x, variables, name):
+  s, p = variables["batch_stats"][name], variables["params"][name]
+  return (x - s["mean"]) / np.sqrt(s["var"] + 1e-3) * p["scale"] + p["bias"]
 
 
 def test_matches_float64_numpy_at_odd_sizes(draw_variables):
@@ -36,7 +40,7 @@ def test_matches_float64_numpy_at_odd_sizes(draw_variables):
   variables = draw_variables(model.init, features)
   pyramid = jax.jit(model.apply)(variables, features)
 
-  params, stats = variables["params"], variables["batch_stats"]
+  params = variables["params"]
   lateral = {
     level: conv(features[level], params[f"lateral{level}"])
     for level in (3, 4, 5)
@@ -51,10 +55,46 @@ def test_matches_float64_numpy_at_odd_sizes(draw_variables):
   expected[6] = conv(expected[5], params["p6"], 2)
   expected[7] = conv(np.maximum(expected[6], 0), params["p7"], 2)
   for level, x in expected.items():
-    s, p = stats[f"norm{level}"], params[f"norm{level}"]
-    x = (x - s["mean"]) / np.sqrt(s["var"] + 1e-3) * p["scale"] + p["bias"]
+    x = norm(x, variables, f"norm{level}")
     np.testing.assert_allclose(pyramid[level], x, rtol=1e-4, atol=1e-3)
   assert list(pyramid) == [3, 4, 5, 6, 7]
+
+
+def test_norms_of_convolutions_and_pooled_levels_match_float64(draw_variables):
+  features = backbone_features((75, 90))
+  model = FPN(min_level=4, max_level=7, channels=6, norm="convs", top="pool")
+  variables = draw_variables(model.init, features)
+  pyramid = jax.jit(model.apply)(variables, features)
+
+  params = variables["params"]
+  assert "bias" not in params["lateral4"]
+  assert "norm6" not in params
+  lateral = {
+    level: norm(
+      conv(features[level], params[f"lateral{level}"]),
+      variables,
+      f"norm_lateral{level}",
+    )
+    for level in (4, 5)
+  }
+  h, w = lateral[4].shape[1:3]
+  lateral[4] += lateral[5].repeat(2, 1).repeat(2, 2)[:, :h, :w]
+  expected = {
+    level: norm(conv(x, params[f"p{level}"]), variables, f"norm{level}")
+    for level, x in lateral.items()
+  }
+  expected[6] = expected[5][:, [0, 2]][:, :, [0, 2]]
+  expected[7] = expected[5][:, :1, :1]
+  for level, x in expected.items():
+    np.testing.assert_allclose(pyramid[level], x, rtol=1e-4, atol=1e-3)
+  assert list(pyramid) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("options", [{"norm": "none"}, {"top": "linear"}])
+def test_unknown_options_are_refused(options):
+  (name,) = options
+  with pytest.raises(ValueError, match=f"FPN {name} is .*expected one of"):
+    FPN(**options).init(jax.random.key(0), backbone_features((32, 32)))
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,29 @@ def test_bfloat16_stays_within_the_model(draw_variables):
   }
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "resnext101_32x8d"])
+def test_every_backbone_carries_every_head(name):
+  """A last convolution for the classifier stays out of the pyramid."""
+  model = MustModel(
+    backbone=build_backbone(name),
+    fpn=FPN(channels=8),
+    heads=(
+      ("kind", ClassificationHead(3)),
+      ("mask", PixelHead(4, channels=8)),
+    ),
+  )
+  image = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.uint8)
+
+  def run(image):
+    return model.init_with_output(jax.random.key(0), image)
+
+  outputs, variables = jax.eval_shape(run, image)
+  assert outputs["kind"]["logits"].shape == (2, 3)
+  assert outputs["mask"]["map"].shape == (2, 16, 24, 4)
+  top = variables["params"]["head_kind"]["logits"]["kernel"].shape[0]
+  assert top == {"efficientnet_b0": 1280, "resnext101_32x8d": 2048}[name]
+
+
 def test_unknown_backbone_names_the_known_ones():
   with pytest.raises(ValueError, match=r"'resnet9'; .*'resnet18'"):
     build_backbone("resnet9")

@@ -93,6 +93,15 @@ def test_propose_drops_boxes_outside_the_image():
   np.testing.assert_array_equal(boxes, [[20, 20, 30, 30], [0, 0, 0, 0]])
 
 
+def test_propose_drops_slivers():
+  # Of the first 0.5 pixels are left at the border.
+  anchors = np.array([[-9.5, 0, 0.5, 10], [20, 20, 30, 30]], np.float32)
+  args = jnp.array([5.0, 1.0]), np.zeros((2, 4), np.float32), anchors
+  for min_side, kept in ((0.4, 2), (0.6, 1)):
+    _, valid = rcnn.propose(*args, (2,), SIZE, 9, 9, 0.7, min_side)
+    assert valid.sum() == kept
+
+
 # --- detections --------------------------------------------------------------
 
 
@@ -173,6 +182,17 @@ def test_detect_takes_the_best_pairs_only():
   assert found["valid"].sum() == 5
   np.testing.assert_allclose(
     found["scores"][0, :5], np.sort(probs.ravel())[::-1][:5], rtol=1e-6
+  )
+
+
+def test_detect_drops_slivers():
+  outputs = head_outputs(np.random.default_rng(4), 1, 30)
+  every = detect(outputs, iou_threshold=1.0)
+  shortest = np.ptp(every["boxes"][0].reshape(-1, 2, 2), axis=1).min(1)
+  found = detect(outputs, iou_threshold=1.0, min_side=12.0)
+  assert 0 < found["valid"].sum() < every["valid"].sum() < 100
+  np.testing.assert_array_equal(
+    found["boxes"][found["valid"]], every["boxes"][0][shortest >= 12]
   )
 
 
@@ -370,6 +390,62 @@ def test_class_agnostic_boxes_and_no_norm():
   assert outputs["box_deltas"].shape == (1, 30, 1, 4)
   assert set(variables) == {"params"}
   assert "bias" in variables["params"]["fast_rcnn"]["conv1"]
+
+
+def test_norms_can_be_left_out_in_rpn_and_fc():
+  head = tiny_head(rpn_norm=False, fc_norm=False)
+  params = jax.eval_shape(
+    lambda: head.init(jax.random.key(0), tiny_features(1))
+  )["params"]
+  layers = {
+    f"{stage}/{layer}": set(arrays)
+    for stage, part in params.items()
+    for layer, arrays in part.items()
+  }
+  assert layers.pop("fast_rcnn/norm1") == {"scale", "bias"}
+  assert layers.pop("fast_rcnn/conv1") == {"kernel"}
+  assert set(layers) == {
+    "rpn/conv1", "rpn/objectness", "rpn/box_deltas",
+    "fast_rcnn/fc", "fast_rcnn/class_logits", "fast_rcnn/box_deltas",
+  }  # fmt: skip
+  assert all(arrays == {"kernel", "bias"} for arrays in layers.values())
+
+
+def test_rois_do_not_read_levels_past_the_last(draw_variables):
+  features = tiny_features(1)
+  # Every roi belongs to the coarsest level there is.
+  limited = tiny_head(roi_canonical_size=1.0, roi_max_level=4)
+  variables = draw_variables(limited.init, features)
+  apply = jax.jit(
+    lambda head, variables, features: head.apply(
+      variables, features | {"image_size": SIZE}
+    ),
+    static_argnums=0,
+  )
+  arrays = {level: features[level] for level in (3, 4, 5)}
+  outputs = apply(limited, variables, arrays)
+  everything = apply(limited.copy(roi_max_level=7), variables, arrays)
+  np.testing.assert_array_equal(outputs["rois"], everything["rois"])
+  differs = outputs["class_logits"] != everything["class_logits"]
+  assert differs.any(-1)[outputs["roi_valid"]].all()
+
+
+def test_boxes_are_kept_to_the_content(draw_variables):
+  features = tiny_features(2)
+  head = tiny_head()
+  variables = draw_variables(head.init, features)
+  content = np.float32([[40, 96], [64, 50]])
+  arrays = {level: features[level] for level in (3, 4, 5)}
+  outputs = jax.jit(
+    lambda variables, arrays, content: head.apply(
+      variables, arrays | {"image_size": SIZE, "content_size": content}
+    )
+  )(variables, arrays, content)
+  np.testing.assert_array_equal(outputs["image_size"], content)
+  ends = outputs["rois"][..., 2:].max(1)
+  np.testing.assert_array_equal(ends, content)
+  found = detect(outputs, score_threshold=0.0)
+  assert (found["boxes"][..., 2:] <= content[:, None]).all()
 
 
 def test_levels_have_norms_of_their_own_and_share_convolutions():

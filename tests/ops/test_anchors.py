@@ -46,3 +46,24 @@ def test_anchors_match_naive_loops():
           w = scale * stride * ratio**0.5
           expected.append([y - h / 2, x - w / 2, y + h / 2, x + w / 2])
     np.testing.assert_allclose(boxes, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_torchvision_anchors():
+  # The first two and the last cell of torchvision 0.29's AnchorGenerator
+  # (sizes 32 and 512) for an image of 64 x 96: levels of 16 x 24 and 1 x 2
+  # cells, the latter 96 // 2 = 48 pixels apart.
+  anchors = ops.generate(
+    64, 96, (2, 6), 8.0, (2.0, 1.0, 0.5), half_pixel=False, round_corners=True
+  )
+  first = [[-11, -23, 11, 23], [-16, -16, 16, 16], [-23, -11, 23, 11]]
+  second = [[-11, -19, 11, 27], [-16, -12, 16, 20], [-23, -7, 23, 15]]
+  last = [[49, 69, 71, 115], [44, 76, 76, 108], [37, 81, 83, 103]]
+  assert anchors[2].shape == (16 * 24 * 3, 4)
+  np.testing.assert_array_equal(anchors[2][:6], first + second)
+  np.testing.assert_array_equal(anchors[2][-3:], last)
+  coarse = np.array(
+    [[-181, -362, 181, 362], [-256, -256, 256, 256], [-362, -181, 362, 181]]
+  )
+  np.testing.assert_array_equal(
+    anchors[6], np.concatenate([coarse, coarse + [0, 48, 0, 48]])
+  )

@@ -17,6 +17,7 @@ align = jax.jit(
     "samples_per_bin",
     "canonical_size",
     "canonical_level",
+    "half_pixel",
     "method",
   ),
 )
@@ -87,6 +88,47 @@ def test_matches_float64(method, size, samples):
   assert levels == {3, 4, 5}
   out = align(features, rois, size, samples, canonical_size=32.0, method=method)
   expected = naive_align(features, rois, size, samples, canonical_size=32.0)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def torchvision_sample(feature, y, x):
+  """As `naive_sample`, with pixel i at i and 0 beyond a pixel's distance."""
+  h, w, channels = feature.shape
+  if not (-1 <= y <= h and -1 <= x <= w):
+    return np.zeros(channels)
+  return naive_sample(feature, y + 0.5, x + 0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_torchvision_pixels_match_float64(method):
+  features = make_features()
+  # Rois of less than a cell are widened, at the border beyond the map.
+  corner = [[71, 103, 72, 104], [40, 103.9, 41, 104], [70, 0, 70, 0]]
+  rois = np.concatenate([make_rois(30), np.float32(corner)])
+  size = samples = 2
+  expected = np.zeros((len(rois), size, size, 3))
+  for r, roi in enumerate(rois.astype(np.float64)):
+    level = naive_level(roi, features, 32.0, 4)
+    start = roi[:2] / 2**level
+    sides = np.maximum((roi[2:] - roi[:2]) / 2**level, 1)
+    for i, j, a, b in np.ndindex(size, size, samples, samples):
+      place = np.array([i + (a + 0.5) / samples, j + (b + 0.5) / samples])
+      value = torchvision_sample(
+        features[level].astype(np.float64), *(start + sides * place / size)
+      )
+      expected[r, i, j] += value / samples**2
+  # Some of the last roi's samples are off the map, and not all.
+  assert (expected[-1, -1] == 0).all()
+  assert (expected[-1, 0] != 0).all()
+  out = align(
+    features,
+    rois,
+    size,
+    samples,
+    canonical_size=32.0,
+    half_pixel=False,
+    method=method,
+  )
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 

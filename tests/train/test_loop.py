@@ -187,6 +187,7 @@ def test_warm_start_reports_and_keeps_heads_of_other_classes_fresh(
     tmp_path / "first",
     ("backbone", "fpn", "heads"),
     {"segmentation": ("other",) * 11},
+    model.config.model,
   )
   assert "head_segmentation  fresh" in table
   assert "other classes" in table
@@ -200,6 +201,7 @@ def test_warm_start_reports_and_keeps_heads_of_other_classes_fresh(
     tmp_path / "first",
     ("backbone", "fpn", "heads"),
     {"segmentation": model.tasks["segmentation"].classes},
+    model.config.model,
   )
   assert "head_segmentation  loaded" in table
   assert checkpoint.digest(same.params) == checkpoint.digest(loaded["params"])
@@ -216,6 +218,42 @@ def test_warm_start_of_another_architecture_says_what_differs(
   )
   with pytest.raises(ValueError, match=r"backbone of .* does not fit"):
     loop.train(config, tmp_path / "second")
+
+
+def test_warm_start_wants_the_same_normalisation(make_config, tmp_path):
+  loop.train(make_config("classification", steps=3), tmp_path / "first")
+  options = {
+    "init_from": str(tmp_path / "first"),
+    "model.image_mean": (0.5, 0.5, 0.5),
+  }
+  config = make_config("classification", steps=3, **options)
+  with pytest.raises(ValueError, match=r"image_mean .* trained with .*0.485"):
+    loop.train(config, tmp_path / "second")
+
+
+def test_frozen_parts_keep_their_bits(make_config, tmp_path):
+  loop.train(make_config("segmentation", steps=3), tmp_path / "first")
+  before = checkpoint.load_variables(tmp_path / "first")
+  config = make_config(
+    "segmentation",
+    steps=3,
+    **{
+      "init_from": str(tmp_path / "first"),
+      "freeze": ("backbone",),
+      "optimizer.weight_decay": 0.1,
+    },
+  )
+  loop.train(config, tmp_path / "second")
+  after = checkpoint.load_variables(tmp_path / "second")
+  for kind in ("params", "batch_stats"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      after[kind]["backbone"],
+      before[kind]["backbone"],
+    )
+    assert checkpoint.digest(after[kind]["fpn"]) != checkpoint.digest(
+      before[kind]["fpn"]
+    )
 
 
 def test_loaded_model_predicts(make_config, tmp_path):

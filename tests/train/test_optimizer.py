@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,3 +66,49 @@ def test_clipping_bounds_the_step():
 def test_unknown_schedule():
   with pytest.raises(ValueError, match="'cosine' or 'steps'"):
     make_schedule(1.0, 10, schedule="linear")
+
+
+def updates_of(params, **options):
+  """One step of plain SGD with gradient 1 everywhere."""
+  optimizer = make_optimizer(lambda step: 1.0, momentum=0.0, **options)
+  grads = jax.tree.map(jnp.ones_like, params)
+  return optimizer.update(grads, optimizer.init(params), params)[0]
+
+
+def tree(*names):
+  return {name: {"kernel": jnp.ones(())} for name in names}
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("conv1", "c2_block1", "c2_block2", "c3_block1", "c5_block10"),
+    ("stem_conv", "block1", "block2", "block10", "head_conv"),
+    ("patch_embed", "c2_block1", "c4_block9", "block1", "c5_reassemble"),
+  ],
+)
+def test_layers_of_backbones_decay_towards_the_stem(names):
+  params = {"backbone": tree(*names), "fpn": tree("p2"), "head_a": tree("x")}
+  updates = updates_of(
+    params, parts={"backbone": 0.5, "heads": 2.0}, layer_decay=0.1
+  )
+  for i, name in enumerate(reversed(names)):
+    got = float(updates["backbone"][name]["kernel"])
+    assert got == pytest.approx(-0.5 * 0.1**i)
+  assert float(updates["fpn"]["p2"]["kernel"]) == -1
+  assert float(updates["head_a"]["x"]["kernel"]) == -2
+
+
+def test_modules_of_a_stem_are_one_layer():
+  params = {"backbone": tree("conv1", "norm1", "c2_block1"), "fpn": tree("p")}
+  updates = updates_of(params, layer_decay=0.5)["backbone"]
+  assert float(updates["conv1"]["kernel"]) == -0.5
+  assert float(updates["norm1"]["kernel"]) == -0.5
+  assert float(updates["c2_block1"]["kernel"]) == -1
+
+
+def test_factor_zero_stops_weight_decay_as_well():
+  params = {"backbone": tree("conv1"), "head_a": tree("x")}
+  updates = updates_of(params, parts={"backbone": 0.0}, weight_decay=0.5)
+  assert float(updates["backbone"]["conv1"]["kernel"]) == 0
+  assert float(updates["head_a"]["x"]["kernel"]) == -1.5

@@ -1,0 +1,36 @@
+r"""MuST student that starts from ALIGN's EfficientNet-B7 (paper 4.3, figure 5).
+
+  must-jax convert align_efficientnet_b7 model.safetensors \
+    --out checkpoints/align_b7
+  python main.py --workdir=runs/student_align_b7 \
+    --config=configs/student_align_b7.py:images=DIR,labels=LABELS
+
+The labels are those of teachers that started from the same checkpoint
+(teacher_*_align_b7.py). Arguments as those of student.py; another checkpoint:
+--config.init_from=DIR. With small and smoke an EfficientNet-B0 from scratch
+takes the place of the checkpoint.
+
+Cost: paper: one epoch of JFT-300M. Result: paper: better than ALIGN on 4 of 6
+tasks (figure 5); ours: not run. Google's own ALIGN checkpoint is not public;
+kakaobrain/align-base was trained on COYO-700M.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import student
+from must_jax.config import start_from
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  config = start_from(
+    student.get_config(arg),
+    "checkpoints/align_b7",
+    backbone="efficientnet_b7_align",
+    toy="efficientnet_b0",
+    image_mean=(0.5, 0.5, 0.5),  # ALIGN
+    image_std=(0.5, 0.5, 0.5),  # ALIGN
+  )
+  config.optimizer.lr_factors.backbone = 0.1  # ours: it has learned already
+  if not config.model.width:
+    config.train.steps = 1_171_875  # paper 4.3: an epoch of 300M at 256
+  return config

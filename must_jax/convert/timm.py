@@ -1,0 +1,125 @@
+"""ResNet and EfficientNet classifiers of timm (PyTorch Image Models).
+
+The EfficientNets are Google's, which timm publishes as `tf_efficientnet_*`:
+Noisy Student (`ns_jft_in1k`), AutoAugment (`aa_in1k`), RandAugment
+(`ra_in1k`), and AdvProp (`ap_in1k`, kinds `..._ap`: it has a normalisation of
+its own). Evaluate as published: resize bicubic to size / crop, then the centre.
+
+       b0   b1   b2   b3   b4   b5   b6   b7   b8   l2
+  size 224  240  260  300  380  456  528  600  672  800
+  crop .875 .882 .89  .904 .922 .934 .942 .949 .954 .96
+
+`tf_efficientnet_l2.ns_jft_in1k_475` was published at 475 with crop .936. The
+ResNets' recipes differ; most have 224 and crop .875 or .95. (`ra4` recipes
+have a mean and deviation of .5, which these kinds do not.)
+"""
+
+import functools
+import re
+from collections.abc import Callable
+
+from must_jax.convert.base import Kind, Path, Tensor, torch_tensor
+from must_jax.convert.torchvision import classifier_config, find_resnet
+from must_jax.models.efficientnet import VARIANTS, stage_blocks
+from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
+
+_HALF = (0.5, 0.5, 0.5)
+_OUTER = {
+  "stem_conv": "conv_stem",
+  "stem_norm": "bn1",
+  "head_conv": "conv_head",
+  "head_norm": "bn2",
+}
+_BLOCK = {
+  "expand_conv": "conv_pw",
+  "expand_norm": "bn1",
+  "depthwise_conv": "conv_dw",
+  "depthwise_norm": "bn2",
+  "se_reduce": "se.conv_reduce",
+  "se_expand": "se.conv_expand",
+  "project_conv": "conv_pwl",
+  "project_norm": "bn3",
+}
+# Blocks of the first stage do not expand, so the names move up.
+_FIRST_BLOCK = _BLOCK | {
+  "depthwise_norm": "bn1",
+  "project_conv": "conv_pw",
+  "project_norm": "bn2",
+}
+
+
+def find_efficientnet(variant: str) -> Callable[[Path], Tensor]:
+  """Finds tensors for arrays of our EfficientNet and its classifier.
+
+  Args:
+    variant: key of `VARIANTS`.
+  """
+  blocks = [
+    (stage, index)
+    for stage, count in enumerate(stage_blocks(variant))
+    for index in range(count)
+  ]
+
+  def find(path: Path) -> Tensor:
+    *scope, leaf = path[1:]
+    if scope[0] == "head_classification":
+      return torch_tensor("classifier", leaf)
+    if block := re.fullmatch(r"block(\d+)", scope[1]):
+      stage, index = blocks[int(block[1]) - 1]
+      names = _BLOCK if stage else _FIRST_BLOCK
+      return torch_tensor(f"blocks.{stage}.{index}.{names[scope[2]]}", leaf)
+    return torch_tensor(_OUTER[scope[1]], leaf)
+
+  return find
+
+
+def _resnet(depth: int) -> Kind:
+  return Kind(
+    name=f"timm_resnet{depth}",
+    title=f"ResNet-{depth}, ImageNet-1k (224 px, crop by recipe)",
+    source=f"https://huggingface.co/models?search=timm/resnet{depth}",
+    licence="by recipe, see the model card; trained on ImageNet",
+    make_config=functools.partial(
+      classifier_config,
+      backbone=f"resnet{depth}",
+      classifier="fc.weight",
+      image_size=224,
+      norm_epsilon=1e-5,
+    ),
+    find=find_resnet,
+  )
+
+
+def _efficientnet(variant: str, adv_prop: bool) -> Kind:
+  size = VARIANTS[variant].image_size
+  recipe = "AdvProp" if adv_prop else "Noisy Student, AutoAugment or plain"
+  return Kind(
+    name=f"timm_efficientnet_{variant}" + ("_ap" if adv_prop else ""),
+    title=f"EfficientNet-{variant.upper()}, ImageNet-1k, {recipe} ({size} px,"
+    " bicubic, centre crop)",
+    source="https://huggingface.co/models?search=timm/"
+    f"tf_efficientnet_{variant}",
+    licence="Apache-2.0; trained on ImageNet",
+    make_config=functools.partial(
+      classifier_config,
+      backbone=f"efficientnet_{variant}",
+      classifier="classifier.weight",
+      image_size=size,
+      norm_epsilon=1e-3,
+      image_mean=_HALF if adv_prop else IMAGENET_MEAN,
+      image_std=_HALF if adv_prop else IMAGENET_STD,
+    ),
+    find=find_efficientnet(variant),
+  )
+
+
+KINDS = (
+  *(_resnet(depth) for depth in (18, 34, 50, 101, 152)),
+  *(
+    _efficientnet(variant, adv_prop)
+    for variant in VARIANTS
+    if variant != "lite3"
+    for adv_prop in (False, True)
+    if not (variant == "l2" and adv_prop)
+  ),
+)

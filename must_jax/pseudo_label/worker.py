@@ -1,0 +1,215 @@
+"""Workers of labelling jobs: the stage "label", and one for any teacher."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from must_jax.config import PREEMPTED
+from must_jax.data import pipeline, preprocess
+from must_jax.data.sets import ImageSet
+from must_jax.pseudo_label import job as job_lib
+from must_jax.pseudo_label.labeller import Batch, Predictions, ToLabels
+from must_jax.pseudo_label.teacher import (
+  PublishedTeacher,
+  Teacher,
+  choose_task,
+  describe_fields,
+  describe_teacher,
+)
+from must_jax.tasks import Task
+from must_jax.train.load import LoadedModel, load
+from must_jax.train.preemption import Sigterm
+from must_jax.types import Labels
+
+
+def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
+  """Runs one worker of a labelling job, to the end of the job.
+
+  Args:
+    config: with `stage = "label"`.
+    workdir: the label set, unless `config.label.output` names another place.
+
+  Returns:
+    What the label set's manifest says of all its labels.
+
+  Raises:
+    ValueError: the teacher has several tasks and none was chosen, or the
+      output belongs to another job.
+    SystemExit: code 42 on SIGTERM, with finished shards kept; `job.ALARM` if
+      the labels cannot be right.
+  """
+  options = config.label
+  model = load(options.teacher)
+  task = choose_task(model, options.task)
+  entry = config.datasets[options.dataset]
+  how = {
+    "batch_size": options.batch_size,
+    "num_threads": config.data.num_threads,
+    "max_undecodable": options.max_undecodable,
+    "lease_seconds": options.lease_seconds,
+  }
+  output = options.output or workdir
+  if model.config.data.resize != preprocess.PAD:
+    return label_images(
+      PublishedTeacher(model, task),
+      entry.dir,
+      entry.split,
+      output,
+      settings=_settings(model, task),
+      **how,
+    )
+
+  # A fixed canvas: the input pipeline makes it, on all cores.
+  size = model.image_size
+  predict = model.predictor((task.name,))
+  return _run(
+    ImageSet.open(entry.dir, entry.split),
+    output,
+    describe_fields(task),
+    describe_teacher(model, task),
+    _settings(model, task),
+    size,
+    lambda batch: predict(batch["image"], batch["content_size"])[task.name],
+    functools.partial(task.to_labels, image_size=size),
+    **how,
+  )
+
+
+def label_images(
+  teacher: Teacher,
+  images: epath.PathLike,
+  split: str,
+  output: epath.PathLike,
+  *,
+  settings: Mapping[str, Any] | None = None,
+  batch_size: int = 16,
+  num_threads: int = 0,
+  max_undecodable: float = 0.01,
+  lease_seconds: float = 600.0,
+) -> dict[str, Any]:
+  """Labels an image set with any teacher; a worker like those of `label`.
+
+  Start it in as many processes as you like: they share the shards.
+
+  Args:
+    teacher: see `Teacher`.
+    images: directory of the image set.
+    split: of the image set.
+    output: directory of the label set.
+    settings: JSON for the manifest: options on which the labels depend.
+    batch_size: images that the teacher gets at a time.
+    num_threads: that decode; 0 for one per core.
+    max_undecodable: fraction of the records; beyond it the job stops.
+    lease_seconds: a shard whose worker is silent for so long is taken over.
+
+  Returns:
+    What the label set's manifest says of all its labels.
+
+  Raises:
+    ValueError: the output belongs to another job, or labels do not fit the
+      teacher's fields.
+    SystemExit: as `label`.
+  """
+
+  def predict(batch: Batch) -> Predictions:
+    rows = np.flatnonzero(batch["valid"])
+    sizes = batch["content_size"].astype(int)
+    given = teacher(
+      [batch["image"][i, : sizes[i, 0], : sizes[i, 1]] for i in rows]
+    )
+    if len(given) != len(rows):
+      raise ValueError(
+        f"The teacher got {len(rows)} images and gave labels for {len(given)};"
+        " expected one set of labels for each image, in order."
+      )
+    labels: list[Labels] = [{}] * len(batch["valid"])
+    for row, value in zip(rows, given, strict=True):
+      labels[row] = value
+    return {"labels": labels}
+
+  return _run(
+    ImageSet.open(images, split),
+    output,
+    teacher.fields,
+    teacher.description,
+    settings or {},
+    None,
+    predict,
+    lambda prediction, content_size: prediction["labels"],
+    batch_size=batch_size,
+    num_threads=num_threads,
+    max_undecodable=max_undecodable,
+    lease_seconds=lease_seconds,
+  )
+
+
+def _run(
+  image_set: ImageSet,
+  output: epath.PathLike,
+  fields: Mapping[str, Mapping[str, Any]],
+  description: Mapping[str, Any],
+  settings: Mapping[str, Any],
+  image_size: tuple[int, int] | None,
+  predict: Callable[[Batch], Predictions],
+  to_labels: ToLabels,
+  *,
+  batch_size: int,
+  num_threads: int,
+  max_undecodable: float,
+  lease_seconds: float,
+) -> dict[str, Any]:
+  job = job_lib.LabelJob(
+    image_set=image_set,
+    output=output,
+    fields=fields,
+    teacher=description,
+    settings={"batch_size": batch_size} | dict(settings),
+    max_undecodable=max_undecodable,
+    lease_seconds=lease_seconds,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+  def batches(shard: int) -> Iterable[Batch]:
+    return pipeline.eval_batches(
+      [pipeline.Source(str(image_set.directory), image_set.split)],
+      {},
+      batch_size=batch_size,
+      image_size=image_size,
+      shard=shard,
+      options=pipeline.ReadOptions(num_threads=num_threads, max_bad=None),
+    )
+
+  with Sigterm() as sigterm:
+    summary = job_lib.run(
+      job, batches, predict, to_labels, stop=lambda: sigterm.received
+    )
+  if summary.manifest is None:
+    logging.info("Told to end: finished shards are kept.")
+    sys.exit(PREEMPTED)
+  if summary.alarms:
+    sys.exit(summary.exit_code)
+  return summary.manifest["statistics"]
+
+
+def _settings(model: LoadedModel, task: Task) -> dict[str, Any]:
+  """All that a checkpoint's labels depend on besides its parameters."""
+  options = {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in vars(task).items()
+    if key not in ("name", "classes")
+  }
+  return {
+    "image_size": list(model.image_size),
+    "resize": model.config.data.resize,
+    "image_mean": list(model.config.model.image_mean),
+    "image_std": list(model.config.model.image_std),
+    "task": options,
+  }

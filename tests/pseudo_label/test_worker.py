@@ -1,0 +1,147 @@
+import dataclasses
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from must_jax.config import base_config, dataset, task
+from must_jax.data import pipeline, synthetic
+from must_jax.data.sets import LabelSet
+from must_jax.pseudo_label import teacher as teacher_lib
+from must_jax.pseudo_label import worker
+from must_jax.train import checkpoint
+from must_jax.train.load import load
+from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.types import Boxes, ValueMap
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("world")
+  synthetic.build(
+    directory, 48, {"pile": {"train": 10}}, num_shards=2, workers=1
+  )
+  return directory / "pile"
+
+
+@dataclasses.dataclass
+class Corners:
+  """Says of every image that its upper left quarter is a cat."""
+
+  fields: dict
+  description: dict
+  labels: int = 1
+
+  def __call__(self, images):
+    assert all(image.dtype == np.uint8 for image in images)
+    label = {
+      "objects": {
+        "boxes": np.array([[0, 0, 0.5, 0.5]]),
+        "classes": np.array([0]),
+        "scores": np.array([0.9]),
+      }
+    }
+    return [label] * (len(images) * self.labels)
+
+
+def corners(**options):
+  fields = {"objects": {"kind": "Boxes", "classes": ["cat"]}}
+  return Corners(fields, {"digest": "corners-1"}, **options)
+
+
+def read(images, labels, field, size=(48, 48)):
+  """The labels as a student would read them."""
+  source = pipeline.Source(str(images), "train", {"task": str(labels)})
+  batches = pipeline.eval_batches(
+    [source], {"task": field}, batch_size=10, image_size=size
+  )
+  return next(iter(batches))["labels"]["task"]
+
+
+def test_any_callable_labels(images, tmp_path):
+  worker.label_images(corners(), images, "train", tmp_path, batch_size=4)
+  manifest = LabelSet.open(tmp_path).manifest
+  assert manifest["teacher"] == {"digest": "corners-1"}
+  assert manifest["num_records"] == 10
+  objects = read(images, tmp_path, {"objects": Boxes(1, 5)})["objects"]
+  np.testing.assert_array_equal(objects["valid"].sum(1), 1)
+  np.testing.assert_allclose(objects["boxes"][:, 0], [[0, 0, 24, 24]] * 10)
+
+
+def test_wrong_number_of_labels_is_said(images, tmp_path):
+  with pytest.raises(ValueError, match="gave labels for 10"):
+    worker.label_images(
+      corners(labels=2), images, "train", tmp_path, batch_size=5
+    )
+
+
+def test_example_in_the_docs(images, tmp_path):
+  pytest.importorskip("torch")
+  text = (DOCS / "your-own-teacher.md").read_text()
+  (code,) = re.findall(
+    r"<!-- test: own teacher -->\n```python\n(.*?)```", text, re.DOTALL
+  )
+  scope = {"__name__": "docs"}
+  exec(code, scope)
+  scope["label_images"](scope["Brightness"](), images, "train", tmp_path)
+  depth = read(images, tmp_path, {"depth": ValueMap("inverse")})["depth"]
+  assert depth["valid"].all()
+  assert 0 < depth["values"].min() < depth["values"].max() < 1
+
+
+def published(tmp_path, kind, resize, **options):
+  """A checkpoint like a converted one, with weights at random."""
+  config = base_config()
+  config.model.update({"backbone": "resnet18", "width": 8, "dtype": "float32"})
+  config.model.update({"channels": 8, "image_mean": (0.5, 0.5, 0.5)})
+  config.data.update({"image_size": (64, 64), "resize": resize})
+  config.tasks.it = task(kind, labels={}, **options)
+  model = build_model(config, build_tasks(config))
+  variables = jax.device_get(init_variables(model, (64, 64), jax.random.key(0)))
+  checkpoint.write_variables(
+    tmp_path, config, dict(variables), {"kind": "test", "licence": "none"}
+  )
+  return tmp_path
+
+
+def test_published_network_labels_by_its_own_rule(images, tmp_path):
+  path = published(tmp_path / "net", "depth", "midas_upper_bound")
+  config = base_config()
+  config.stage = "label"
+  config.datasets.images = dataset(str(images), "train")
+  config.label.update({"teacher": str(path), "dataset": "images"})
+  config.label.batch_size = 4
+  worker.label(config, tmp_path / "labels")
+  manifest = LabelSet.open(tmp_path / "labels").manifest
+  assert manifest["teacher"]["origin"]["licence"] == "none"
+  assert manifest["teacher"]["digest"] == checkpoint.fingerprint(path)
+  # How it was trained is not known: the paper's rule must not use it.
+  assert not {"lr", "batch_size"} & set(manifest["teacher"])
+  settings = manifest["settings"]
+  assert settings["resize"] == "midas_upper_bound"
+  assert settings["image_mean"] == [0.5, 0.5, 0.5]
+  json.dumps(manifest)
+
+
+def test_images_of_many_sizes_are_labelled_one_by_one_the_same(tmp_path):
+  path = published(tmp_path, "depth", "midas_upper_bound")
+  model = load(path)
+  teacher = teacher_lib.PublishedTeacher(model, model.tasks["it"])
+  rng = np.random.default_rng(0)
+  images = [
+    rng.integers(0, 256, (*size, 3), np.uint8)
+    for size in ((48, 64), (64, 48), (48, 64), (100, 90), (7, 300))
+  ]
+  together = teacher(images)
+  for image, labels in zip(images, together, strict=True):
+    (alone,) = teacher([image])
+    np.testing.assert_allclose(
+      labels["depth"]["values"], alone["depth"]["values"], atol=1e-5
+    )
+  assert together[0]["depth"]["values"].shape == (16, 16)
+  assert together[4]["depth"]["values"].shape == (8, 16)

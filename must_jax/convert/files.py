@@ -7,6 +7,7 @@ for its own files.
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,11 +102,18 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     value = torch.load(str(path), map_location="cpu", weights_only=True)
   except Exception as error:  # torch raises many kinds
-    reason = str(error).strip().splitlines()[0]
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+      raise ConversionError(
+        f"{path} holds more than tensors, namely {code[1]}: pickled code, which"
+        " is never run. Save `model.state_dict()` alone, or take a .safetensors"
+        " file."
+      ) from None
+    reason = str(error).partition(". ")[0].strip().splitlines()[0]
     raise ConversionError(
-      f"{path} cannot be read as tensors and nothing else ({reason}). Either it"
-      " is truncated, or it holds pickled code, which is never run: save"
-      " `model.state_dict()` alone, or take a .safetensors file."
+      f"{path} cannot be read as PyTorch's tensors ({reason}). It may be"
+      " truncated: compare its size with the published one. If it holds pickled"
+      " code: that is never run."
     ) from None
   for key in ("model", "state_dict", "model_state"):
     if isinstance(value, dict) and isinstance(value.get(key), dict):

@@ -3,7 +3,7 @@
 import argparse
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -178,5 +178,15 @@ def _print_kinds() -> None:
   width = max(map(len, known))
   print(f"{OWN:<{width}}  a must_jax checkpoint to .safetensors, or back\n")
   for name, kind in sorted(known.items()):
+    config = kind.make_config({})
     print(f"{name:<{width}}  {kind.title}")
     print(f"{'':<{width}}  from {kind.source}; licence: {kind.licence}")
+    print(
+      f"{'':<{width}}  images: {' x '.join(map(str, config.data.image_size))}"
+      f" ({config.data.resize}), mean {_numbers(config.model.image_mean)},"
+      f" deviation {_numbers(config.model.image_std)}"
+    )
+
+
+def _numbers(values: Iterable[float]) -> str:
+  return "/".join(f"{value:g}" for value in values)

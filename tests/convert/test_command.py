@@ -170,6 +170,8 @@ def test_list_shows_source_and_licence(capsys):
   shown = capsys.readouterr().out
   for name, kind in convert.kinds().items():
     assert name in shown and kind.source in shown and kind.licence in shown
+  assert "384 x 384 (midas_upper_bound), mean 0.485/0.456/0.406" in shown
+  assert "800 x 1333 (shortest_side)" in shown
 
 
 class Evil:

@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
   inspect.add_argument(
     "--truth",
     type=pathlib.Path,
-    help="image set with the same records and true labels, to measure against",
+    help="image set with the same records and true labels, to measure against;"
+    " the result is kept in the manifest",
   )
   inspect.add_argument(
     "--gallery", type=pathlib.Path, help="PNG to write, needs --images"

@@ -278,7 +278,9 @@ def label(
   from must_jax.pseudo_label import inspect
 
   run_stage(config_lib.from_json(config), str(directory))
-  return inspect.quality(directory, pathlib.Path(truth)) if truth else {}
+  if not truth:
+    return {}
+  return inspect.record_quality(directory, pathlib.Path(truth))
 
 
 def write_report(directory: pathlib.Path, workdir: str, full: bool) -> None:

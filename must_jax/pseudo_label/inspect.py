@@ -12,7 +12,8 @@ from PIL import Image
 
 from must_jax import config as config_lib
 from must_jax.data import pipeline
-from must_jax.data.sets import ImageSet, read_manifest
+from must_jax.data.records import write_json
+from must_jax.data.sets import MANIFEST_FILE, ImageSet, read_manifest
 from must_jax.pseudo_label.status import status
 from must_jax.tasks import Task
 from must_jax.train.state import build_tasks
@@ -67,6 +68,22 @@ def quality(
   return metric.compute()
 
 
+def record_quality(
+  labels: pathlib.Path, truth: pathlib.Path
+) -> dict[str, float]:
+  """Measures as `quality` and keeps the result in the manifest.
+
+  Args:
+    labels: a finished label set.
+    truth: see `quality`.
+  """
+  found = quality(labels, truth)
+  manifest = read_manifest(labels)
+  manifest["quality"] = {"truth": str(truth), "metrics": found}
+  write_json(labels / MANIFEST_FILE, manifest)
+  return found
+
+
 def draw(
   labels: pathlib.Path,
   images: pathlib.Path,
@@ -110,8 +127,11 @@ def run(args: argparse.Namespace) -> int:
   manifest = read_manifest(args.labels)
   _print_summary(manifest)
   if args.truth:
-    print("\nAgainst the truth")
-    for name, value in quality(args.labels, args.truth).items():
+    record_quality(args.labels, args.truth)
+    manifest = read_manifest(args.labels)
+  if "quality" in manifest:
+    print(f"\nAgainst the truth in {manifest['quality']['truth']}")
+    for name, value in manifest["quality"]["metrics"].items():
       print(f"  {name:<24} {value:.4f}")
   if args.gallery:
     if not args.images:

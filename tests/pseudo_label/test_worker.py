@@ -10,8 +10,8 @@ import pytest
 from must_jax.config import base_config, dataset, task
 from must_jax.data import pipeline, synthetic
 from must_jax.data.sets import LabelSet
+from must_jax.pseudo_label import inspect, verify, worker
 from must_jax.pseudo_label import teacher as teacher_lib
-from must_jax.pseudo_label import worker
 from must_jax.train import checkpoint
 from must_jax.train.load import load
 from must_jax.train.state import build_model, build_tasks, init_variables
@@ -23,9 +23,8 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
   directory = tmp_path_factory.mktemp("world")
-  synthetic.build(
-    directory, 48, {"pile": {"train": 10}}, num_shards=2, workers=1
-  )
+  counts = {name: {"train": 10} for name in ("pile", "pile_truth")}
+  synthetic.build(directory, 48, counts, num_shards=2, workers=1)
   return directory / "pile"
 
 
@@ -126,6 +125,19 @@ def test_published_network_labels_by_its_own_rule(images, tmp_path):
   assert settings["resize"] == "midas_upper_bound"
   assert settings["image_mean"] == [0.5, 0.5, 0.5]
   json.dumps(manifest)
+
+
+def test_quality_is_kept_in_the_manifest(images, tmp_path):
+  path = published(tmp_path / "net", "depth", "midas_upper_bound")
+  model = load(path)
+  teacher = teacher_lib.PublishedTeacher(model, model.tasks["it"])
+  labels = tmp_path / "labels"
+  worker.label_images(teacher, images, "train", labels)
+  found = inspect.record_quality(labels, images.parent / "pile_truth")
+  assert 0 <= found["aligned_delta1"] <= 1
+  manifest = verify.verify(labels)
+  assert manifest["quality"]["metrics"] == found
+  assert manifest["quality"]["truth"].endswith("pile_truth")
 
 
 def test_images_of_many_sizes_are_labelled_one_by_one_the_same(tmp_path):

@@ -18,6 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from must_jax.models import fpn
+from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
 from must_jax.tasks import make_task, task_options
 
 # Exit status of a run that saved itself because it was told to end.
@@ -42,9 +44,8 @@ def base_config() -> ConfigDict:
       "model": {
         "backbone": "resnet50",  # paper: "ResNet", depth not published
         "width": 0,  # channels of the stem; 0: as published
-        # Of the channels, in 0..1: ImageNet's.
-        "image_mean": (0.485, 0.456, 0.406),
-        "image_std": (0.229, 0.224, 0.225),
+        "image_mean": IMAGENET_MEAN,  # of the channels, in 0..1
+        "image_std": IMAGENET_STD,
         "channels": 256,  # tpu: FPN and heads
         "min_level": 3,  # paper 3.2
         "max_level": 7,  # paper 3.2
@@ -343,8 +344,8 @@ def validate(config: ConfigDict) -> None:
       f"optimizer.layer_decay is {config.optimizer.layer_decay}; expected more"
       " than 0 and at most 1 (all layers alike)."
     )
-  _one_of("model.fpn_norm", config.model.fpn_norm, ("levels", "convs"))
-  _one_of("model.fpn_top", config.model.fpn_top, ("conv", "pool"))
+  _one_of("model.fpn_norm", config.model.fpn_norm, fpn.NORMS)
+  _one_of("model.fpn_top", config.model.fpn_top, fpn.TOPS)
   for part in config.freeze:
     _one_of("freeze", part, ("backbone", "fpn"))
   for name in (*config.tasks, *config.datasets):

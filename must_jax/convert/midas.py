@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from must_jax.config import base_config, task
 from must_jax.convert.base import Kind, Path, Tensor, torch_tensor
-from must_jax.models.efficientnet import stage_blocks
+from must_jax.convert.timm import find_efficientnet
+from must_jax.convert.torchvision import find_resnet
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -56,63 +57,39 @@ def _find_decoder(path: Path) -> Tensor:
   return torch_tensor(".".join([f"scratch.refinenet{level}", *names]), leaf)
 
 
+# The published module of torchvision's layers and of timm's stages.
+_RESNEXT_MODULES = {
+  "conv1": "layer1.0",
+  "bn1": "layer1.1",
+  "layer1": "layer1.4",  # after the stem of four layers
+}
+_LITE_MODULES = {
+  "conv_stem": "layer1.0",
+  "bn1": "layer1.1",
+  "blocks.0": "layer1.3",
+  "blocks.1": "layer1.4",
+  "blocks.2": "layer2.0",
+  "blocks.3": "layer3.0",
+  "blocks.4": "layer3.1",
+  "blocks.5": "layer4.0",
+  "blocks.6": "layer4.1",
+}
+
+
 def _find_resnext(path: Path) -> Tensor:
-  """Of ("norm1", "scale"), ("c2_block1", "conv1", "kernel")."""
-  *inner, leaf = path
-  if len(inner) == 1:
-    index = {"conv1": 0, "norm1": 1}[inner[0]]
-    return torch_tensor(f"pretrained.layer1.{index}", leaf)
-  level, block = map(int, re.findall(r"\d+", inner[0]))
-  # The stem, of four layers, is part of the first one.
-  stage = (
-    "pretrained.layer1.4" if level == 2 else f"pretrained.layer{level - 1}"
-  )
-  name = {"conv_skip": "downsample.0", "norm_skip": "downsample.1"}.get(
-    inner[1], inner[1].replace("norm", "bn")
-  )
-  return torch_tensor(f"{stage}.{block - 1}.{name}", leaf)
-
-
-# The published module that holds each stage of EfficientNet.
-_LITE_STAGES = (
-  *("layer1.3", "layer1.4"),
-  *("layer2.0",),
-  *("layer3.0", "layer3.1"),
-  *("layer4.0", "layer4.1"),
-)
-_LITE_LAYERS = {
-  "expand_conv": "conv_pw",
-  "expand_norm": "bn1",
-  "depthwise_conv": "conv_dw",
-  "depthwise_norm": "bn2",
-  "project_conv": "conv_pwl",
-  "project_norm": "bn3",
-}
-# The first stage does not expand, which shifts the names.
-_LITE_FIRST_LAYERS = {
-  "depthwise_conv": "conv_dw",
-  "depthwise_norm": "bn1",
-  "project_conv": "conv_pw",
-  "project_norm": "bn2",
-}
+  """Torchvision's network, stage by stage in modules of MiDaS."""
+  name = find_resnet(("params", "backbone", *path)).name
+  module, rest = name.split(".", 1)
+  return Tensor(f"pretrained.{_RESNEXT_MODULES.get(module, module)}.{rest}")
 
 
 def _find_lite(path: Path) -> Tensor:
-  """Of ("stem_norm", "scale"), ("block1", "depthwise_conv", "kernel")."""
-  first, *inner, leaf = path
-  if not inner:
-    index = {"stem_conv": 0, "stem_norm": 1}[first]
-    return torch_tensor(f"pretrained.layer1.{index}", leaf)
-  block = int(first.removeprefix("block")) - 1
-  stage = 0
-  for num_blocks in stage_blocks("lite3"):
-    if block < num_blocks:
-      break
-    block -= num_blocks
-    stage += 1
-  layers = _LITE_LAYERS if stage else _LITE_FIRST_LAYERS
-  name = f"pretrained.{_LITE_STAGES[stage]}.{block}.{layers[inner[0]]}"
-  return torch_tensor(name, leaf)
+  """Timm's network, stage by stage in modules of MiDaS."""
+  name = find_efficientnet("lite3")(("params", "backbone", *path)).name
+  parts = name.split(".")
+  cut = 2 if parts[0] == "blocks" else 1
+  module, rest = ".".join(parts[:cut]), ".".join(parts[cut:])
+  return Tensor(f"pretrained.{_LITE_MODULES[module]}.{rest}")
 
 
 def _grid(positions: np.ndarray) -> np.ndarray:

@@ -151,8 +151,10 @@ class Loader:
     dataset = dataset.map(
       self._make_example, num_parallel_calls=threads, deterministic=True
     )
-    # Pads images that have kept their size; all else is of one shape.
-    dataset = dataset.padded_batch(rows.count, drop_remainder=True)
+    # Only images that have kept their size need padding, which costs time.
+    one_shape = dataset.element_spec["image"].shape.is_fully_defined()
+    batch = dataset.batch if one_shape else dataset.padded_batch
+    dataset = batch(rows.count, drop_remainder=True)
     dataset = dataset.prefetch(self._options.prefetch)
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -290,7 +292,6 @@ def example_function(
         pixels, geometry, image_size, augment, random
       )
     labels = {}
-    assert image_size is not None or not task_fields
     for i, (task, fields) in enumerate(task_fields):
       record = tf.cond(
         records[1 + i] == SAME_RECORD,

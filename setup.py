@@ -27,10 +27,11 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "clu>=0.0.12,<0.1",
-    "etils[epath]>=1.9",
+    "etils[epath]>=1.15",
     "faster-coco-eval>=1.7,<2",
     "flax>=0.12,<0.14",
     "google-crc32c>=1.6,<2",
+    "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
     "jax>=0.10,<0.12",
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
@@ -44,6 +45,7 @@ setup(
   ],
   extras_require={
     "dev": [
+      "apache-beam>=2.70,<3",
       "hypothesis>=6.100",
       "mypy>=1.15",
       "pycocotools>=2.0.8",  # an oracle for the metrics
@@ -52,6 +54,7 @@ setup(
       "ruff>=0.12",
       "safetensors>=0.5",
     ],
+    "beam": ["apache-beam>=2.70,<3"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "convert": ["safetensors>=0.5", "torch>=2.10"],

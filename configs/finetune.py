@@ -43,7 +43,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     labels={"train": "supervised", "validation": "supervised"},
     **OPTIONS.get(args.kind, {}),
   )
-  config.data.batch_size = 64  # ours
+  if args.kind == "classification":  # ref SimCLR B.8.1, BYOL D.3
+    config.data.update({"image_size": (224, 224), "batch_size": 256})
+    config.data.train_resize = "inception_crop"
+    config.data.eval_resize = "center_crop"
+  else:
+    config.data.batch_size = 64  # ours
   config.optimizer.update(
     {"lr": 0.02, "warmup_steps": 500, "warmup_lr": 0.0, "clip_norm": 10.0}
   )  # ours

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,9 +29,28 @@ def _parser() -> argparse.ArgumentParser:
     "import", help="bring a dataset into sharded TFRecords"
   )
   importer.set_defaults(run=_import)
-  from must_jax.data import importers
+  importer.add_argument(
+    "--list",
+    action=_ListDatasets,
+    nargs=0,
+    help="show the datasets of the paper and leave",
+  )
+  from must_jax.data import importers, show, verify
 
   importers.add_arguments(importer.add_subparsers(dest="kind", required=True))
+
+  data = commands.add_parser("data", help="check an image set, or look at it")
+  actions = data.add_subparsers(dest="action", required=True)
+  verifier = actions.add_parser(
+    "verify", help="read an image set or label set whole and check it"
+  )
+  verify.add_arguments(verifier)
+  verifier.set_defaults(run=_verify)
+  viewer = actions.add_parser(
+    "show", help="print a summary and draw examples with their labels"
+  )
+  show.add_arguments(viewer)
+  viewer.set_defaults(run=_show)
 
   convert = commands.add_parser(
     "convert", help="make a checkpoint of published weights, or the reverse"
@@ -84,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+class _ListDatasets(argparse.Action):
+  """Prints the datasets that `must-jax import` knows by name."""
+
+  def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+    from must_jax.data.importers import datasets
+
+    datasets.print_list()
+    parser.exit()
+
+
 def _demo(args: argparse.Namespace) -> int:
   from must_jax.experiments import demo
 
@@ -94,6 +124,27 @@ def _import(args: argparse.Namespace) -> int:
   from must_jax.data import importers
 
   return importers.run(args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+  from must_jax.data import sets, verify
+  from must_jax.pseudo_label.verify import verify as verify_labels
+
+  if not (args.directory / sets.MANIFEST_FILE).exists():
+    return verify.run(args)
+  try:
+    manifest = verify_labels(args.directory)
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  print(f"{manifest['num_records']:,} records are good.")
+  return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+  from must_jax.data import show
+
+  return show.run(args)
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ or `ours`.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -59,7 +60,11 @@ def base_config() -> ConfigDict:
       "tasks": {},
       # name -> dataset(...)
       "datasets": {},
-      "train_on": (),  # names of datasets, sampled uniformly from their union
+      "train_on": (),  # names of datasets
+      # How they are mixed: "uniform" over the union of their images (paper
+      # 3.2), or "equal", each dataset as likely (paper 4.4, Table 5); times
+      # the `share` of each dataset.
+      "sampling": "uniform",
       "evaluate_on": (),  # names of datasets
       "data": {
         "image_size": (640, 640),  # ref CP "640" tables
@@ -69,12 +74,31 @@ def base_config() -> ConfigDict:
         "batch_size": 256,  # paper: derived from 4.2
         "eval_batch_size": 64,
         "label_stride": 4,  # per-pixel labels in training, in pixels
-        "scale_jitter": (0.5, 2.0),  # tfm
+        # How images reach the network in training ("pad", "stretch",
+        # "center_crop", "inception_crop") and evaluation (all but the last),
+        # see data.transforms.AugmentOptions.
+        "train_resize": "pad",
+        "eval_resize": "pad",
+        "scale_jitter": (0.5, 2.0),  # tfm; of "pad" in training
+        "crop_fraction": 0.875,  # of "center_crop": 224 of 256
+        "crop_area": (0.08, 1.0),  # of "inception_crop"
+        "antialias_below": 0.0,  # scale; 1: average whenever images shrink
         "flip": True,
-        "color_jitter": 0.0,  # strength of brightness, contrast, saturation
+        # See data.photometric.ColorOptions; all off.
+        "color": {
+          "num_ops": 0,  # RandAugment
+          "magnitude": 0.0,
+          "brightness": 0.0,
+          "contrast": 0.0,
+          "saturation": 0.0,
+          "hue": 0.0,
+          "jitter_probability": 1.0,
+          "grey_probability": 0.0,
+          "blur_probability": 0.0,
+        },
         "block_size": 128,  # ours: neighbouring records read together
         "window_blocks": 16,  # ours: blocks that are mixed
-        "max_bad": 100,  # undecodable records before the run stops
+        "max_bad": 0.01,  # unusable part of the records that ends the run
         "num_threads": 0,  # 0: one per core
       },
       "optimizer": {
@@ -117,7 +141,7 @@ def base_config() -> ConfigDict:
 def task(
   kind: str,
   *,
-  labels: dict[str, str],
+  labels: Mapping[str, str | tuple[str, str]],
   weight: float | None = None,
   classes: tuple[str, ...] = (),
   **options: Any,
@@ -127,7 +151,8 @@ def task(
   Args:
     kind: key of `must_jax.tasks.TASKS`.
     labels: where the task's labels come from, by name of dataset:
-      "supervised" for the dataset's own, or the directory of a label set.
+      "supervised" for the dataset's own, the directory of a label set, or both
+      in this order: the label set then serves images without labels.
     weight: of the task's loss; by default the paper's rule (3.2) where its
       labels come from a teacher, else 1.
     classes: class names; by default those of the labels' sources.
@@ -140,16 +165,24 @@ def task(
       f" {sorted(task_options(kind))}."
     )
   entry = ConfigDict({"kind": kind, "classes": tuple(classes)})
-  entry.labels = ConfigDict(labels, convert_dict=False)
+  entry.labels = ConfigDict(dict(labels), convert_dict=False)
   entry.weight = config_dict.placeholder(float)
   entry.weight = weight
   entry.update(task_options(kind) | options)
   return entry
 
 
-def dataset(directory: str | os.PathLike[str], split: str) -> ConfigDict:
-  """An entry of `config.datasets`: one split of an imported image set."""
-  return ConfigDict({"dir": str(directory), "split": split})
+def dataset(
+  directory: str | os.PathLike[str], split: str, share: float = 1.0
+) -> ConfigDict:
+  """An entry of `config.datasets`: one split of an imported image set.
+
+  Args:
+    directory: of the image set.
+    split: of the image set.
+    share: how often its images are drawn in training, see `config.sampling`.
+  """
+  return ConfigDict({"dir": str(directory), "split": split, "share": share})
 
 
 def task_kwargs(entry: ConfigDict) -> dict[str, Any]:
@@ -302,7 +335,7 @@ def from_json(text: str) -> ConfigDict:
     for name, entry in tasks.items():
       config.tasks[name] = task(**_tuples(entry))
     for name, entry in datasets.items():
-      config.datasets[name] = dataset(entry["dir"], entry["split"])
+      config.datasets[name] = dataset(entry.pop("dir"), **entry)
   return config
 
 
@@ -332,6 +365,7 @@ def validate(config: ConfigDict) -> None:
     ValueError: says what was given, what is expected and how to mend it.
   """
   _one_of("stage", config.stage, STAGES)
+  _one_of("sampling", config.sampling, ("uniform", "equal"))
   _one_of("optimizer.schedule", config.optimizer.schedule, ("cosine", "steps"))
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
   for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
@@ -354,6 +388,21 @@ def validate(config: ConfigDict) -> None:
         f"{name!r} is no name for a task or dataset; expected letters, digits"
         " and '_.-', beginning with a letter or digit."
       )
+  resizes: tuple[str, ...] = ("pad", "stretch", "center_crop")
+  _one_of("data.eval_resize", config.data.eval_resize, resizes)
+  resizes = (*resizes, "inception_crop")
+  _one_of("data.train_resize", config.data.train_resize, resizes)
+  for name, entry in config.datasets.items():
+    if not 0 < entry.share < math.inf:
+      raise ValueError(
+        f"datasets.{name}.share is {entry.share}; expected more than 0. Leave"
+        " the dataset out of train_on if nothing shall be drawn from it."
+      )
+  if not 0 <= config.data.max_bad <= 1:
+    raise ValueError(
+      f"data.max_bad is {config.data.max_bad}; expected the part of the"
+      " records that may be unusable, 0 to 1, such as 0.01."
+    )
   for key in ("train_on", "evaluate_on"):
     for name in config[key]:
       _one_of(key, name, tuple(config.datasets))

@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from must_jax import config as config_lib
+from must_jax.data.quarantine import TooManyBad
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "configs/NAME.py, or configs/NAME.py:ARG.", lock_config=True
@@ -40,10 +41,19 @@ def quiet_libraries() -> None:
   )
 
 
+def keep_tensorflow_off_accelerators() -> None:
+  """It reads data only, and would take the memory that JAX needs."""
+  import tensorflow as tf
+
+  for kind in ("GPU", "TPU"):
+    tf.config.set_visible_devices([], kind)
+
+
 def run_stage(config: ConfigDict, workdir: str) -> Any:
   """Runs what `config.stage` names; returns its result."""
   config_lib.validate(config)
   quiet_libraries()
+  keep_tensorflow_off_accelerators()
   if config.stage == "label":
     from must_jax.pseudo_label import worker
 
@@ -84,7 +94,7 @@ def _main(argv: list[str]) -> None:
   assert _WORKDIR.value is not None  # a required flag
   try:
     result = run_stage(_CONFIG.value, _WORKDIR.value)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, TooManyBad) as error:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)
     sys.exit(f"error: {error}")

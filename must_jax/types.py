@@ -6,7 +6,7 @@ A batch is a dict of arrays with leading dimension B (examples):
   valid          bool [B], False for the filler of a last partial batch
   content_size   float32 [B, 2], height and width of the image content inside
                  [H, W]; the content sits at the top left
-  original_size  float32 [B, 2], height and width of the stored image
+  original_size  float32 [B, 2], height and width of it in the stored image
   position       int32 [B], place of the example in the global order
   labels         {task: {field: {array: ...}}}, arrays by kind of field (below)
 

@@ -10,9 +10,8 @@ batch follows from its step alone.
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
@@ -20,35 +19,20 @@ from absl import logging
 
 from must_jax.data import parsing, transforms
 from must_jax.data.encoders import bytes_feature
+from must_jax.data.quarantine import BadRecord, BadRecords
 from must_jax.data.tfrecord import CorruptRecord
 from must_jax.data.transforms import AugmentOptions
-from must_jax.data.union import SAME_RECORD, TaskFields, Union
+from must_jax.data.union import OWN_LABELS, TaskFields, Union
+from must_jax.types import Field
 
 Batch = dict[str, Any]
+Example = dict[str, Any]
+# Positions int64 [n] -> the same as they are shown, and numbers of records or
+# NO_RECORD.
+Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 NO_RECORD = -1  # number of the record of a padding example
 _READ_SIZE = 32  # records per call into Python
-
-
-@dataclasses.dataclass(frozen=True)
-class BadRecord:
-  """A record that cannot be used.
-
-  Attributes:
-    shard: path of the shard of its image.
-    index: place in the shard.
-    key: of the example; empty if it cannot be read.
-    reason: what is wrong with it or with its labels.
-  """
-
-  shard: str
-  index: int
-  key: bytes
-  reason: str
-
-  def __str__(self) -> str:
-    key = self.key.decode(errors="replace") or "unknown"
-    return f"record {self.index} of {self.shard} (key {key}): {self.reason}"
 
 
 def _warn(record: BadRecord) -> None:
@@ -62,14 +46,16 @@ class ReadOptions:
   Attributes:
     num_threads: that decode; 0 for one per core.
     prefetch: batches made ahead.
-    max_bad: unusable records this process accepts, each counted once; None for
-      any number.
+    max_bad: part of the records this process reads that may be unusable, each
+      counted once; None for any.
+    free_bad: unusable records that are accepted in any case.
     on_bad: called once with each of them, from any thread.
   """
 
   num_threads: int = 0
   prefetch: int = 2
-  max_bad: int | None = 100
+  max_bad: float | None = 0.01
+  free_bad: int = 10
   on_bad: Callable[[BadRecord], None] = _warn
 
 
@@ -94,8 +80,7 @@ class Loader:
   Args:
     union: the records.
     make_example: from `example_function`.
-    locate: positions int64 [n] -> the same as they are shown, and numbers of
-      records or `NO_RECORD`.
+    locate: what is at a position.
     rows: of this process.
     options: how reading is done.
   """
@@ -103,22 +88,21 @@ class Loader:
   def __init__(
     self,
     union: Union,
-    make_example: Callable[[tf.Tensor, tf.Tensor], dict[str, Any]],
-    locate: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    make_example: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example],
+    locate: Locate,
     rows: Rows,
     options: ReadOptions,
   ):
     self._union, self._make_example = union, make_example
     self._locate, self._rows, self._options = locate, rows, options
-    self._bad: dict[int, BadRecord] = {}
-    self._lock = threading.Lock()
+    self._bad = BadRecords(options.max_bad, options.free_bad, options.on_bad)
 
   def batches(self, first: int, end: int | None) -> Iterator[Batch]:
     """Batches of the steps from `first` until `end`, or endless.
 
     Raises:
       ValueError: images and labels have different keys.
-      RuntimeError: more records are unusable than allowed.
+      TooManyBad: more records are unusable than allowed.
     """
     step, iterator = first, None
     while end is None or step < end:
@@ -126,11 +110,11 @@ class Loader:
         iterator = self._dataset(step, end).as_numpy_iterator()
       try:
         batch = next(iterator)
-      except tf.errors.OpError:
+      except (tf.errors.OpError, *parsing.BROKEN):
         if not self._find_bad(step):
           raise
         iterator = None
-      self._check_budget()
+      self._bad.check((step + 1 - first) * self._rows.count)
       if iterator is not None:
         yield batch
         step += 1
@@ -145,7 +129,7 @@ class Loader:
     # would only wait for each other.
     calls = 1 if self._union.is_local else 16
     dataset = dataset.map(
-      self._read, num_parallel_calls=calls, deterministic=True
+      self._read_graph, num_parallel_calls=calls, deterministic=True
     )
     dataset = dataset.prefetch(1).unbatch()
     dataset = dataset.map(
@@ -163,57 +147,75 @@ class Loader:
     return dataset.with_options(options)
 
   @tf.autograph.experimental.do_not_convert
-  def _read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions and records of this process's examples `index` int64 [n]."""
-    rows = self._rows
-    step, row = index // rows.count, index % rows.count
-    positions, numbers = self._locate(step * rows.batch_size + rows.first + row)
-    records = tf.numpy_function(
-      self._read_records, [numbers], tf.string, stateful=False
+  def _read_graph(
+    self, index: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    positions, sources, records = tf.numpy_function(
+      self._read, [index], (tf.int64, tf.int64, tf.string), stateful=False
     )
-    return positions, tf.ensure_shape(
-      records, [None, 1 + len(self._union.tasks)]
+    return (
+      tf.ensure_shape(positions, [None]),
+      tf.ensure_shape(sources, [None]),
+      tf.ensure_shape(records, [None, 1 + len(self._union.tasks)]),
     )
 
-  def _read_records(self, numbers: np.ndarray) -> np.ndarray:
-    """Image and label records, object [n, 1 + tasks] of bytes."""
+  def _read(
+    self, index: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, sources and records of this process's examples `index`."""
+    positions, numbers = self._find(index)
+    return positions, *self._read_records(numbers)
+
+  def _find(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `Locate` says of this process's examples `index`."""
+    rows = self._rows
+    step, row = np.divmod(index, rows.count)
+    return self._locate(step * rows.batch_size + rows.first + row)
+
+  def _read_records(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sources int64 [n]; image and label records, object [n, 1 + tasks]."""
     records = np.full((len(numbers), 1 + len(self._union.tasks)), b"", object)
-    for row, number in zip(records, numbers.tolist(), strict=True):
+    sources = np.zeros_like(numbers)
+    for i, number in enumerate(numbers.tolist()):
       if number == NO_RECORD:
         continue
-      if number not in self._bad:
+      sources[i] = self._union.source_of(number)
+      if self._bad.get(number) is None:
         try:
-          row[:] = self._union.read(number)
-          continue
+          row = self._union.read(number)
+          if all(parsing.is_example(r.removeprefix(OWN_LABELS)) for r in row):
+            records[i] = row
+            continue
+          self._note(number, b"", "it or its labels are no tf.train.Example")
         except CorruptRecord as error:
           self._note(number, b"", str(error))
-      row[0] = _key_only(self._bad[number].key)
-    return records
+      records[i, 0] = _key_only(cast(BadRecord, self._bad.get(number)).key)
+    return sources, records
 
   def _find_bad(self, step: int) -> bool:
     """Notes the records of a step that cannot be decoded, if there are any."""
-    rows = self._rows
-    start = step * rows.batch_size + rows.first
-    positions, numbers = self._locate(
-      tf.range(start, start + rows.count, dtype=tf.int64)
-    )
-    records = self._read_records(numbers.numpy())
+    count = self._rows.count
+    positions, numbers = self._find(np.arange(step * count, (step + 1) * count))
+    sources, records = self._read_records(numbers)
     found = False
-    for position, number, row in zip(
-      positions, numbers.numpy().tolist(), records, strict=True
+    for position, number, source, row in zip(
+      positions, numbers.tolist(), sources, records, strict=True
     ):
       self._check_keys(number, row)
       try:
-        self._make_example(position, tf.constant(row))
-      except tf.errors.InvalidArgumentError as error:
-        self._note(number, _key_of(row[0]), _reason(error))
+        self._make_example(
+          tf.constant(position), tf.constant(source), tf.constant(row)
+        )
+      except parsing.BROKEN as error:
+        self._note(number, _key_of(row[0]), parsing.reason(error))
         found = True
     return found
 
   def _check_keys(self, number: int, records: np.ndarray) -> None:
     key = _key_of(records[0])
     for task, record in zip(self._union.tasks, records[1:], strict=True):
-      if record not in (b"", SAME_RECORD) and _key_of(record) != key:
+      record = record.removeprefix(OWN_LABELS)
+      if record and _key_of(record) != key:
         image, labels = (
           "record {1} of {0}".format(*self._union.locate(number, origin))
           for origin in (None, task)
@@ -225,82 +227,146 @@ class Loader:
         )
 
   def _note(self, number: int, key: bytes, reason: str) -> None:
-    with self._lock:
-      if number in self._bad:
-        return
-      shard, index = self._union.locate(number)
-      self._bad[number] = BadRecord(shard, index, key, reason)
-    self._options.on_bad(self._bad[number])
-
-  def _check_budget(self) -> None:
-    limit = self._options.max_bad
-    if limit is None or len(self._bad) <= limit:
-      return
-    shown = "\n".join(f"  {bad}" for bad in list(self._bad.values())[:20])
-    raise RuntimeError(
-      f"{len(self._bad)} records cannot be used; at most {limit} are allowed."
-      f" Mend the data, or raise data.max_bad.\n{shown}"
-    )
+    shard, index = self._union.locate(number)
+    self._bad.add(number, BadRecord(shard, index, key, reason))
 
 
-def freeze(task_fields: TaskFields) -> tuple[tuple[str, tuple], ...]:
-  """Task fields in a hashable form."""
-  return tuple((t, tuple(fields.items())) for t, fields in task_fields.items())
-
-
-@functools.lru_cache(16)  # a labelling job makes a loader for each shard
 def example_function(
-  task_fields: tuple[tuple[str, tuple], ...],
+  union: Union,
+  task_fields: TaskFields,
   image_size: tuple[int, int] | None,
   label_stride: int,
   augment: AugmentOptions,
   seed: int,
-) -> Callable[[tf.Tensor, tf.Tensor], dict[str, Any]]:
+  views: int = 1,
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example]:
   """The graph that makes one example.
 
   Args:
-    task_fields: from `freeze`.
+    union: whose records it reads.
+    task_fields: what the tasks read.
     image_size: (H, W) of the network input; None leaves images as they are.
     label_stride: network pixels per cell of a map.
     augment: how images vary.
     seed: of the augmentation.
+    views: of each image; with more than one "image" has a dimension of them.
 
   Returns:
-    Function of a position (int64) and the records (string [1 + tasks]): those
-    of `Union.read`, or an image record with no more than a key.
+    Function of a position, the number of a source (int64) and the records
+    (string [1 + tasks]): those of `Union.read`, or an image record with no more
+    than a key.
   """
-
-  @tf.function(
-    input_signature=[
-      tf.TensorSpec([], tf.int64),
-      tf.TensorSpec([1 + len(task_fields)], tf.string),
-    ],
-    autograph=False,
+  reads = tuple(
+    _TaskReads(
+      task,
+      tuple(fields.items()),
+      union.origin_kinds(task),
+      tuple(
+        (name, table.shape, table.tobytes())
+        for name, table in union.class_tables.get(task, {}).items()
+      ),
+    )
+    for task, fields in task_fields.items()
   )
-  def make_example(position: tf.Tensor, records: tf.Tensor) -> dict[str, Any]:
-    head = parsing.parse_image(records[0])
-    random = transforms.random_numbers(seed, position)
+  size = None if image_size is None else (image_size[0], image_size[1])
+  return _example_function(reads, size, label_stride, augment, seed, views)
+
+
+class _TaskReads(NamedTuple):
+  """What a task reads, hashable."""
+
+  task: str
+  fields: tuple[tuple[str, Field], ...]
+  origin_kinds: frozenset[tuple[bool, bool]]
+  class_tables: tuple[tuple[str, tuple[int, ...], bytes], ...]
+
+  def record(
+    self, image: tf.Tensor, record: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor | int]:
+    """The record that has an example's labels, and 1 if it is a sidecar."""
+    if self.origin_kinds == {(True, False)}:
+      return image, 0
+    if not any(own for own, _ in self.origin_kinds):
+      return record, 1
+    prefers_own = tf.strings.substr(record, 0, 1) == OWN_LABELS
+    sidecar = tf.cond(
+      prefers_own, lambda: tf.strings.substr(record, 1, 1 << 30), lambda: record
+    )
+    names = [name for name, _ in self.fields]
+    own = prefers_own & (
+      (tf.strings.length(sidecar) == 0) | parsing.has_labels(image, names)
+    )
+    chosen = tf.cond(own, lambda: image, lambda: sidecar)
+    return chosen, tf.cast(~own, tf.int64)
+
+  def tables(
+    self, source: tf.Tensor, is_sidecar: tf.Tensor | int
+  ) -> dict[str, tf.Tensor]:
+    """The tables of class ids of a record, see `parsing.parse_labels`."""
+    return {
+      name: tf.gather(
+        np.frombuffer(data, np.int32).reshape(-1, shape[-1]),
+        2 * source + is_sidecar,
+      )
+      for name, shape, data in self.class_tables
+    }
+
+
+@functools.lru_cache(16)  # a labelling job makes a loader for each shard
+def _example_function(
+  reads: tuple[_TaskReads, ...],
+  image_size: tuple[int, int] | None,
+  label_stride: int,
+  augment: AugmentOptions,
+  seed: int,
+  views: int,
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example]:
+  """`example_function` of hashable arguments."""
+
+  def make_view(
+    head: dict[str, tf.Tensor], position: tf.Tensor, view: int
+  ) -> tuple[tf.Tensor, transforms.Geometry]:
     if image_size is None:
       geometry = transforms.whole_image(head["size"])
     else:
+      random = transforms.random_numbers(seed, position, view)
       geometry = transforms.make_geometry(
         head["size"], image_size, augment, random
       )
-    pixels = parsing.decode_image(head["image"], head["size"], geometry.window)
+    pixels = parsing.decode_image(
+      head["image"], head["size"], geometry.window, geometry.reduction
+    )
     if image_size is not None:
       pixels = transforms.transform_image(
         pixels, geometry, image_size, augment, random
       )
+    return pixels, geometry
+
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([], tf.int64),
+      tf.TensorSpec([], tf.int64),
+      tf.TensorSpec([1 + len(reads)], tf.string),
+    ],
+    autograph=False,
+  )
+  def make_example(
+    position: tf.Tensor, source: tf.Tensor, records: tf.Tensor
+  ) -> Example:
+    head = parsing.parse_image(records[0])
+    pixels, geometry = make_view(head, position, 0)
+    if views > 1:
+      others = [make_view(head, position, v)[0] for v in range(1, views)]
+      pixels = tf.stack([pixels, *others])
     labels = {}
-    for i, (task, fields) in enumerate(task_fields):
-      record = tf.cond(
-        records[1 + i] == SAME_RECORD,
-        lambda: records[0],
-        lambda i=i: records[1 + i],
-      )
-      labels[task] = transforms.transform_labels(
-        parsing.parse_labels(record, dict(fields), head["key"]),
-        dict(fields),
+    for i, read in enumerate(reads):
+      record, is_sidecar = read.record(records[0], records[1 + i])
+      fields = dict(read.fields)
+      labels[read.task] = transforms.transform_labels(
+        parsing.parse_labels(
+          record, fields, head["key"], read.tables(source, is_sidecar)
+        ),
+        fields,
         geometry,
         cast(tuple[int, int], image_size),
         label_stride,
@@ -309,7 +375,7 @@ def example_function(
       "image": pixels,
       "valid": tf.strings.length(head["image"]) > 0,
       "content_size": tf.cast(geometry.content, tf.float32),
-      "original_size": tf.cast(head["size"], tf.float32),
+      "original_size": tf.cast(geometry.window[2:], tf.float32),
       "position": tf.cast(position, tf.int32),
       "key": head["key"],
       "labels": labels,
@@ -322,16 +388,14 @@ def _key_of(record: bytes) -> bytes:
   """Key of a record that may be broken."""
   try:
     return parsing.parse_key(tf.constant(record)).numpy()
-  except tf.errors.InvalidArgumentError:
+  except parsing.BROKEN:
     return b""
 
 
-def _reason(error: tf.errors.OpError) -> str:
-  """What a graph's error says, without where in the graph."""
-  return error.message.partition("\n\t [[")[0].splitlines()[-1].strip()
-
-
 def _key_only(key: bytes) -> bytes:
-  feature = {"key": bytes_feature(key)}
+  feature = {
+    "key": bytes_feature(key),
+    "status": bytes_feature(b"undecodable"),
+  }
   example = tf.train.Example(features=tf.train.Features(feature=feature))
   return example.SerializeToString()

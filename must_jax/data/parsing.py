@@ -4,10 +4,13 @@ What a record holds is checked here once more. Whatever is out of its range
 raises `InvalidArgumentError`, which costs the record, not the run.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from must_jax.data.encoders import MAX_CODE
 from must_jax.data.schema import MAX_PIXELS
@@ -23,6 +26,10 @@ from must_jax.types import (
 )
 
 Tensors = dict[str, tf.Tensor]
+
+# What graphs raise where a record is broken. TensorFlow cannot decode its own
+# message where that quotes bytes of the record.
+BROKEN = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 _STRING = tf.io.FixedLenFeature([], tf.string, "")
 _INT = tf.io.FixedLenFeature([], tf.int64, 0)
@@ -48,23 +55,48 @@ def parse_image(record: tf.Tensor) -> Tensors:
   """Key, encoded image and its size from an image record.
 
   Args:
-    record: scalar string; an empty one gives an empty image of one pixel.
+    record: scalar string. An empty one, or one with the status "undecodable",
+      gives an empty image of one pixel; others must have an image.
 
   Returns:
     key, image: scalar strings; size: int32 [2], height and width.
   """
   one = tf.io.FixedLenFeature([], tf.int64, 1)
   parsed = tf.io.parse_single_example(
-    record, {"key": _STRING, "image": _STRING, "height": one, "width": one}
+    record,
+    {
+      "key": _STRING,
+      "image": _STRING,
+      "height": one,
+      "width": one,
+      "status": _STRING,
+    },
   )
+  is_filler = (tf.strings.length(record) == 0) | (
+    parsed["status"] == b"undecodable"
+  )
+  _require(is_filler | (tf.strings.length(parsed["image"]) > 0), "image")
   size = tf.stack([parsed["height"], parsed["width"]])
-  pixels = tf.reduce_prod(size)
-  _require((pixels > 0) & (pixels <= MAX_PIXELS), "size of the image")
+  sides = tf.reduce_all((size > 0) & (size <= MAX_PIXELS))  # no overflow
+  _require(sides & (tf.reduce_prod(size) <= MAX_PIXELS), "size of the image")
   return {
     "key": parsed["key"],
     "image": parsed["image"],
     "size": tf.cast(size, tf.int32),
   }
+
+
+def is_example(record: bytes) -> bool:
+  """Whether bytes are a `tf.train.Example`.
+
+  Ask before a graph parses them: TensorFlow's parser believes what a packed
+  list says of its length, and a wrong one can crash the process.
+  """
+  try:
+    tf.train.Example.FromString(record)
+  except DecodeError:
+    return False
+  return True
 
 
 def parse_key(record: tf.Tensor) -> tf.Tensor:
@@ -73,7 +105,10 @@ def parse_key(record: tf.Tensor) -> tf.Tensor:
 
 
 def decode_image(
-  image: tf.Tensor, size: tf.Tensor, window: tf.Tensor
+  image: tf.Tensor,
+  size: tf.Tensor,
+  window: tf.Tensor,
+  reduction: tf.Tensor | int = 1,
 ) -> tf.Tensor:
   """A window of an image; only so much of a JPEG is decoded.
 
@@ -81,40 +116,63 @@ def decode_image(
     image: scalar string, JPEG or PNG; an empty one gives the mean colour.
     size: int32 [2], height and width that the image must have.
     window: int32 [4], the y, x, height and width to return.
+    reduction: int32, 1, 2, 4 or 8, a divisor of the window: so many pixels a
+      side are averaged into one. A JPEG is decoded at the reduced size.
 
   Returns:
-    uint8 [height, width, 3]
+    uint8 [height / reduction, width / reduction, 3]
   """
   y, x, height, width = tf.unstack(window)
+  reduction = tf.convert_to_tensor(reduction)
+  reduced = window // reduction
 
-  def jpeg() -> tf.Tensor:
+  def jpeg(ratio: int) -> tf.Tensor:
     header = tf.io.extract_jpeg_shape(image)[:2]
     with _require(tf.reduce_all(header == size), "size in the header"):
-      return tf.io.decode_and_crop_jpeg(image, window, channels=3)
+      return tf.io.decode_and_crop_jpeg(image, reduced, channels=3, ratio=ratio)
 
   def png() -> tf.Tensor:
     header = _png_size(image)
     with _require(tf.reduce_all(header == size), "size in the header"):
       pixels = tf.io.decode_png(image, channels=3)
-    return pixels[y : y + height, x : x + width]
+    pixels = pixels[y : y + height, x : x + width]
+    return tf.cond(reduction > 1, lambda: average(pixels), lambda: pixels)
+
+  def average(pixels: tf.Tensor) -> tf.Tensor:
+    shape = [reduced[2], reduction, reduced[3], reduction, 3]
+    squares = tf.reshape(tf.cast(pixels, tf.float32), shape)
+    return tf.cast(tf.reduce_mean(squares, [1, 3]) + 0.5, tf.uint8)
 
   def empty() -> tf.Tensor:
     with _require(tf.strings.length(image) == 0, "neither JPEG nor PNG"):
       color = tf.constant(MEAN_COLOR, tf.uint8)
-      return tf.broadcast_to(color, tf.stack([height, width, 3]))
+      return tf.broadcast_to(color, tf.concat([reduced[2:], [3]], 0))
 
-  pixels = tf.cond(
-    tf.strings.substr(image, 0, 2) == b"\xff\xd8",
-    jpeg,
-    lambda: tf.cond(tf.strings.substr(image, 0, 4) == b"\x89PNG", png, empty),
+  ratios = [1, 2, 4, 8]
+  is_jpeg = tf.strings.substr(image, 0, 2) == b"\xff\xd8"
+  is_png = tf.strings.substr(image, 0, 4) == b"\x89PNG"
+  ratio = tf.reduce_sum(tf.cast(reduction > tf.constant(ratios), tf.int32))
+  pixels = tf.switch_case(
+    tf.where(is_jpeg, ratio, tf.where(is_png, len(ratios), -1)),
+    [*(functools.partial(jpeg, ratio) for ratio in ratios), png],
+    default=empty,
   )
   return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def has_labels(record: tf.Tensor, fields: Sequence[str]) -> tf.Tensor:
+  """Whether a record has labels of all these fields, scalar bool."""
+  parsed = tf.io.parse_single_example(
+    record, {f"{name}/present": _INT for name in fields}
+  )
+  return tf.reduce_all(tf.stack(list(parsed.values())) > 0)
 
 
 def parse_labels(
   record: tf.Tensor,
   fields: Mapping[str, Field],
   key: tf.Tensor | None = None,
+  tables: Mapping[str, tf.Tensor] | None = None,
 ) -> dict[str, Tensors]:
   """The labels of a record at their own resolution, thresholds applied.
 
@@ -123,6 +181,9 @@ def parse_labels(
       labels.
     fields: what to read.
     key: the key that the record must have unless it is empty; by default any.
+    tables: {field: int32 [K]}, from the record's class ids to those of the
+      field, negative for ids that the record may not have; by default they are
+      the same.
 
   Returns:
     {field: arrays}, where every field has `present` (bool) and, by kind,
@@ -144,8 +205,13 @@ def parse_labels(
   labels = {}
   for name, field in fields.items():
     features = {a: parsed[f"{name}/{a}"] for a in _FEATURES[type(field)]}
-    labels[name] = _PARSERS[type(field)](name, features, field)
-    labels[name]["present"] = parsed[f"{name}/present"] > 0
+    table = (tables or {}).get(name)
+    present = parsed[f"{name}/present"] > 0
+    if "png" in features:
+      has_map = tf.strings.length(features["png"]) > 0
+      _require(has_map | ~present, f"{name}/png")
+    labels[name] = _PARSERS[type(field)](name, features, field, table)
+    labels[name]["present"] = present
   return labels
 
 
@@ -159,8 +225,8 @@ def read_labels(
   """
   try:
     labels = parse_labels(tf.constant(record), fields)
-  except tf.errors.InvalidArgumentError as error:
-    raise ValueError(f"The label record is broken: {error.message}") from None
+  except BROKEN as error:
+    raise ValueError(f"The label record is broken: {reason(error)}") from None
   return {
     name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
     for name, arrays in labels.items()
@@ -168,16 +234,27 @@ def read_labels(
   }
 
 
+def reason(error: Exception) -> str:
+  """What one of `BROKEN` says, without where in a graph it was raised."""
+  if isinstance(error, UnicodeDecodeError):
+    return "it cannot be parsed"
+  line = str(error).partition(" [[{{")[0].strip().splitlines()[-1]
+  line = re.sub(r"{{.*?}} *", "", line)
+  return re.sub(r"assertion failed: \[(.*)\]", r"\1", line)
+
+
 def _parse_class_vector(
-  name: str, features: Tensors, field: ClassVector
+  name: str, features: Tensors, field: ClassVector, table: tf.Tensor | None
 ) -> Tensors:
-  classes = _class_ids(name, features["classes"], field.num_classes)
+  classes = _class_ids(name, features["classes"], field.num_classes, table)
   probs = _or_ones(f"{name}/probs", features["probs"], classes)
   return {"probs": tf.scatter_nd(classes[:, None], probs, [field.num_classes])}
 
 
-def _parse_boxes(name: str, features: Tensors, field: Boxes) -> Tensors:
-  classes = _class_ids(name, features["classes"], field.num_classes)
+def _parse_boxes(
+  name: str, features: Tensors, field: Boxes, table: tf.Tensor | None
+) -> Tensors:
+  classes = _class_ids(name, features["classes"], field.num_classes, table)
   ignore = features["ignore"] > 0
   scores = _or_ones(f"{name}/scores", features["scores"], classes)
   flat = features["boxes"]
@@ -197,8 +274,17 @@ def _parse_boxes(name: str, features: Tensors, field: Boxes) -> Tensors:
   }
 
 
-def _parse_class_map(name: str, features: Tensors, field: ClassMap) -> Tensors:
+def _parse_class_map(
+  name: str, features: Tensors, field: ClassMap, table: tf.Tensor | None
+) -> Tensors:
   classes = _decode_map(name, features["png"], 1, tf.uint8)[..., 0]
+  if table is not None:
+    missing = IGNORE_LABEL - tf.size(table)
+    codes = tf.pad(table, [[0, missing]], constant_values=-1)
+    codes = tf.concat([codes, [IGNORE_LABEL]], 0)
+    classes = tf.gather(codes, tf.cast(classes, tf.int32))
+    _require(tf.reduce_all(classes >= 0), f"{name}: class id")
+    classes = tf.cast(classes, tf.uint8)
   known = (classes < field.num_classes) | (classes == IGNORE_LABEL)
   _require(tf.reduce_all(known), f"{name}: class id")
 
@@ -217,7 +303,10 @@ def _parse_class_map(name: str, features: Tensors, field: ClassMap) -> Tensors:
   return {"classes": tf.cast(classes, tf.int32)}
 
 
-def _parse_value_map(name: str, features: Tensors, field: ValueMap) -> Tensors:
+def _parse_value_map(
+  name: str, features: Tensors, field: ValueMap, table: None
+) -> Tensors:
+  del table
   codes = _decode_map(name, features["png"], 1, tf.uint16)[..., 0]
   scale, shift = features["scale"], features["shift"]
   finite = tf.math.is_finite(scale * MAX_CODE) & tf.math.is_finite(shift)
@@ -228,13 +317,15 @@ def _parse_value_map(name: str, features: Tensors, field: ValueMap) -> Tensors:
     is_metres = features["unit"] == "metres"
     valid &= ~is_metres | (values > 0)
     values = tf.where(is_metres, tf.math.divide_no_nan(1.0, values), values)
-  return {"values": tf.where(valid, values, 0), "valid": valid}
+  values = tf.where(valid, values, 0)
+  with _require(tf.reduce_all(tf.math.is_finite(values)), f"{name}/scale"):
+    return {"values": tf.identity(values), "valid": valid}
 
 
 def _parse_vector_map(
-  name: str, features: Tensors, field: VectorMap
+  name: str, features: Tensors, field: VectorMap, table: None
 ) -> Tensors:
-  del field
+  del field, table
   codes = _decode_map(name, features["png"], 3, tf.uint16)
   valid = tf.reduce_all(codes > 0, -1)
   vectors = 2 * (tf.cast(codes, tf.float32) - 1) / (MAX_CODE - 1) - 1
@@ -278,10 +369,19 @@ def _png_size(png: tf.Tensor) -> tf.Tensor:
   return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
 
 
-def _class_ids(name: str, ids: tf.Tensor, num_classes: int) -> tf.Tensor:
-  fine = tf.reduce_all((ids >= 0) & (ids < num_classes))
+def _class_ids(
+  name: str, ids: tf.Tensor, num_classes: int, table: tf.Tensor | None
+) -> tf.Tensor:
+  """A field's class ids, int32 [n], of those in a record."""
+  limit = num_classes if table is None else tf.size(table, tf.int64)
+  fine = tf.reduce_all((ids >= 0) & (ids < limit))
   with _require(fine, f"{name}: class id"):
-    return tf.cast(ids, tf.int32)
+    ids = tf.cast(ids, tf.int32)
+  if table is None:
+    return ids
+  ids = tf.gather(table, ids)
+  with _require(tf.reduce_all(ids >= 0), f"{name}: class id"):
+    return tf.identity(ids)
 
 
 def _or_ones(name: str, values: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

@@ -6,29 +6,23 @@ position). So a batch follows from its step alone: there is no state to save,
 and process p of P makes rows p/P to (p+1)/P of every global batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import tensorflow as tf
+import numpy as np
 
 from must_jax.data.loader import (
   NO_RECORD,
-  BadRecord,
   Batch,
   Loader,
   ReadOptions,
   Rows,
   example_function,
-  freeze,
 )
-from must_jax.data.order import Order
+from must_jax.data.order import Mixture
+from must_jax.data.quarantine import BadRecord, TooManyBad
+from must_jax.data.source import SUPERVISED, Source
 from must_jax.data.transforms import AugmentOptions
-from must_jax.data.union import (
-  SUPERVISED,
-  Source,
-  TaskFields,
-  Union,
-  class_names,
-)
+from must_jax.data.union import TaskFields, Union
 
 __all__ = [
   "SUPERVISED",
@@ -36,7 +30,9 @@ __all__ = [
   "BadRecord",
   "ReadOptions",
   "Source",
-  "class_names",
+  "TooManyBad",
+  "TrainBatches",
+  "Union",
   "eval_batches",
   "train_batches",
 ]
@@ -45,14 +41,31 @@ _NO_AUGMENTATION = AugmentOptions()
 _DEFAULT_OPTIONS = ReadOptions()
 
 
+class TrainBatches(Iterator[Batch]):
+  """Endless training batches, made by `train_batches`."""
+
+  def __init__(self, batches: Iterator[Batch], mixture: Mixture, size: int):
+    self._batches, self._mixture, self._size = batches, mixture, size
+
+  def __next__(self) -> Batch:
+    return next(self._batches)
+
+  def counts(self, num_steps: int) -> np.ndarray:
+    """Examples of each source in the first global batches, int64 [sources]."""
+    return self._mixture.counts(num_steps * self._size)
+
+
 def train_batches(
   sources: Sequence[Source],
   task_fields: TaskFields,
   *,
+  classes: Mapping[str, Sequence[str]] | None = None,
+  shares: Sequence[float] | None = None,
   batch_size: int,
   image_size: tuple[int, int],
   label_stride: int = 4,
   augment: AugmentOptions = _NO_AUGMENTATION,
+  views: int = 1,
   seed: int = 0,
   start_step: int = 0,
   block_size: int = 128,
@@ -60,16 +73,22 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   options: ReadOptions = _DEFAULT_OPTIONS,
-) -> Iterator[Batch]:
-  """Endless batches from the union of the sources.
+) -> TrainBatches:
+  """Endless batches of a mixture of the sources.
 
   Args:
-    sources: sampled uniformly from their union (paper 3.2).
+    sources: what is mixed.
     task_fields: {task: {field: what to read}}.
+    classes: {task: names in order of their ids}; the ids in labels are matched
+      by name. By default all sources must have the same names.
+    shares: parts of the examples that come from each source, up to a factor;
+      by default uniform over their union (paper 3.2).
     batch_size: of all processes together.
     image_size: (H, W) of the network input, multiples of `label_stride`.
     label_stride: network pixels per cell of a map.
     augment: how images vary.
+    views: of each image, with a chance of their own; with more than one
+      "image" is [B, views, H, W, 3], and labels are those of the first.
     seed: of order and augmentation.
     start_step: the first batch is that of this step.
     block_size: neighbouring records that are read about the same time.
@@ -84,30 +103,43 @@ def train_batches(
 
   Raises:
     ValueError: sources and tasks do not fit, or a size is not possible.
-    RuntimeError: more records are unusable than `options` allow.
+    TooManyBad: more records are unusable than `options` allow.
   """
   _check_size(image_size, label_stride)
-  union = Union(sources, task_fields)
-  order = Order(union.num_records, seed, block_size, window_blocks)
+  union = Union(sources, task_fields, classes)
+  mixture = Mixture(
+    np.diff(union.starts).tolist(),
+    shares,
+    seed=seed,
+    block_size=block_size,
+    window_blocks=window_blocks,
+  )
+
+  def locate(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    number, record = mixture(positions)
+    return positions, union.starts[number] + record
+
   loader = Loader(
     union,
     example_function(
-      freeze(task_fields), tuple(image_size), label_stride, augment, seed
+      union, task_fields, image_size, label_stride, augment, seed, views
     ),
-    lambda positions: (positions, order(positions)),
+    locate,
     _rows(batch_size, process_index, process_count),
     options,
   )
-  return loader.batches(start_step, None)
+  return TrainBatches(loader.batches(start_step, None), mixture, batch_size)
 
 
 def eval_batches(
-  sources: Sequence[Source],
+  sources: Sequence[Source] | Union,
   task_fields: TaskFields,
   *,
+  classes: Mapping[str, Sequence[str]] | None = None,
   batch_size: int,
   image_size: tuple[int, int] | None,
   label_stride: int = 1,
+  augment: AugmentOptions = _NO_AUGMENTATION,
   shard: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -120,13 +152,15 @@ def eval_batches(
   position. All processes get the same number of batches.
 
   Args:
-    sources: read one after the other.
+    sources: read one after the other; a `Union` of them is not opened again.
     task_fields: {task: {field: what to read}}; may be empty.
+    classes: as for `train_batches`.
     batch_size: of all processes together.
     image_size: (H, W) of the network input, multiples of `label_stride`. With
       None images keep their size and are padded with zeros to the largest of
       their batch; labels are not possible then.
     label_stride: network pixels per cell of a map.
+    augment: how images reach the network; it should not vary.
     shard: read only this shard of the first source; positions count from its
       start. For labelling.
     process_index: of this process.
@@ -134,36 +168,41 @@ def eval_batches(
     options: how reading is done.
 
   Returns:
-    Iterator like that of `train_batches`.
+    Iterator of batches like those of `train_batches`.
 
   Raises:
     ValueError: sources and tasks do not fit, or a size is not possible.
-    RuntimeError: more records are unusable than `options` allow.
+    TooManyBad: more records are unusable than `options` allow.
   """
   if image_size is None:
     assert not task_fields, "labels need an image size"
   else:
     _check_size(image_size, label_stride)
-  union = Union(sources, task_fields)
+  union = (
+    sources
+    if isinstance(sources, Union)
+    else Union(sources, task_fields, classes)
+  )
   records = range(union.num_records)
   if shard is not None:
     records = union.shard_range(shard)
 
-  def locate(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def locate(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inside = positions < len(records)
     return (
-      tf.where(inside, positions, -1),
-      tf.where(inside, positions + records.start, NO_RECORD),
+      np.where(inside, positions, -1),
+      np.where(inside, positions + records.start, NO_RECORD),
     )
 
   loader = Loader(
     union,
     example_function(
-      freeze(task_fields),
-      None if image_size is None else tuple(image_size),
+      union,
+      task_fields,
+      image_size,
       label_stride,
-      _NO_AUGMENTATION,
-      0,
+      augment,
+      seed=0,
     ),
     locate,
     _rows(batch_size, process_index, process_count),

@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from etils import epath
@@ -39,6 +41,8 @@ from must_jax.data.tfrecord import (
   write_json,
 )
 
+_MAX_LISTED = 1000  # rejected images in an index; a file beside it has all
+
 __all__ = [
   "INDEX_FILE",
   "LABEL_SCHEMA_VERSION",
@@ -47,6 +51,7 @@ __all__ = [
   "CorruptRecord",
   "ImageSet",
   "LabelSet",
+  "NewSplit",
   "RecordWriter",
   "Records",
   "Shard",
@@ -61,6 +66,146 @@ __all__ = [
   "write_image_set",
   "write_json",
 ]
+
+
+class NewSplit:
+  """A split of an image set that is about to be written.
+
+  Args:
+    directory: of the set; it may hold other splits of it already.
+    name: of the set.
+    split: such as "train".
+    fields: the labels the set has: {field: {"kind": ..., "classes": [...]}}.
+    licence: of images and labels.
+    overwrite: replace the split if it is there.
+
+  Raises:
+    ValueError: the directory holds another set or this split, or a name or a
+      field is none.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    name: str,
+    split: str,
+    fields: Mapping[str, Mapping[str, Any]],
+    licence: str = "",
+    overwrite: bool = False,
+  ):
+    from must_jax.data import schema  # reading works without TensorFlow
+
+    self.directory = epath.Path(directory)
+    self.name, self.split, self.overwrite = name, split, overwrite
+    self.head = {
+      "schema_version": SCHEMA_VERSION,
+      "name": name,
+      "licence": licence,
+      "fields": json.loads(json.dumps(fields)),  # tuples become lists
+    }
+    schema.check_fields(self.head["fields"])
+    for word in (name, split):
+      if not NAME_PATTERN.fullmatch(word):
+        raise ValueError(
+          f"{word!r} cannot name an image set or a split; expected letters,"
+          " digits and '_.-', beginning with a letter or digit."
+        )
+    self._splits()
+
+  def publish(
+    self,
+    stage: epath.Path,
+    shards: Sequence[Shard],
+    rejected: Iterable[Mapping[str, str]],
+  ) -> ImageSet:
+    """Moves shards to their names and lists them in the index.
+
+    One that was broken off goes on where it was.
+
+    Args:
+      stage: directory of the shards, on the same file system.
+      shards: in order, with the names of their files there.
+      rejected: what was left out, as {"key": ..., "reason": ...}.
+
+    Raises:
+      ValueError: there are no shards, one is missing, or the directory holds
+        another set or this split by now.
+    """
+    rejected = sorted(rejected, key=lambda entry: entry["key"])
+    if not shards:
+      raise ValueError(
+        f"There are no examples for split {self.split!r} of {self.directory}"
+        f" ({len(rejected)} were rejected)."
+      )
+    self._splits()
+    final = [
+      dataclasses.replace(
+        shard, file=shard_file(self.name, self.split, i, len(shards))
+      )
+      for i, shard in enumerate(shards)
+    ]
+    with futures.ThreadPoolExecutor(16) as pool:  # an object store copies
+      moves = zip(shards, final, strict=True)
+      list(pool.map(lambda move: self._move(stage, *move), moves))
+    lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in rejected]
+    rejected_file = f"{self.name}-{self.split}.rejected.jsonl"
+    if rejected:
+      with atomic_write(self.directory / rejected_file) as file:
+        file.write("".join(lines).encode())
+    splits = self._splits()
+    splits[self.split] = {
+      "num_records": sum(shard.num_records for shard in final),
+      "shards": [dataclasses.asdict(shard) for shard in final],
+      "num_rejected": len(rejected),
+      "rejected": rejected[:_MAX_LISTED],
+    }
+    write_json(self.directory / INDEX_FILE, {**self.head, "splits": splits})
+    kept = {shard.file for shard in final}
+    kept |= {offsets_path(file).name for file in kept}
+    kept |= {rejected_file} if rejected else set()
+    ours = re.compile(
+      re.escape(f"{self.name}-{self.split}")
+      + r"(-\d+-of-\d+\.(tfrecord|offsets)|\.rejected\.jsonl)"
+    )
+    for path in self.directory.iterdir():
+      if ours.fullmatch(path.name) and path.name not in kept:
+        path.unlink()
+    return ImageSet.open(self.directory, self.split)
+
+  def _splits(self) -> dict[str, Any]:
+    """The splits the directory has, if this one may be added to them."""
+    if not (self.directory / INDEX_FILE).exists():
+      return {}
+    index = read_index(self.directory)
+    for what in ("name", "licence", "fields"):
+      if index[what] != self.head[what]:
+        raise ValueError(
+          f"{self.directory} holds an image set whose {what} is"
+          f" {index[what]!r}; given is {self.head[what]!r}. Write to another"
+          " directory."
+        )
+    if self.split in index["splits"] and not self.overwrite:
+      raise ValueError(
+        f"{self.directory} has a split {self.split!r} already. Write to another"
+        " directory or split, or ask to overwrite it."
+      )
+    return index["splits"]
+
+  def _move(self, stage: epath.Path, shard: Shard, final: Shard) -> None:
+    sizes = {
+      # The offsets go first: a shard that is there can be read.
+      offsets_path: 8 * (shard.num_records + 1),
+      epath.Path: shard.num_bytes,
+    }
+    for path_of, size in sizes.items():
+      source = path_of(stage / shard.file)
+      target = path_of(self.directory / final.file)
+      if source.exists():
+        source.replace(target)
+      elif not target.exists() or target.stat().length != size:
+        raise ValueError(
+          f"{source} is missing. Delete {stage} and import the split again."
+        )
 
 
 def write_image_set(
@@ -79,12 +224,12 @@ def write_image_set(
   """Writes one split of an image set; equal examples give equal bytes.
 
   Args:
-    directory: of the set; it may hold other splits of it already.
+    directory: see `NewSplit`.
     name: of the set.
     split: such as "train".
     examples: arguments of `schema.encode_example` except `fields`: dicts of
       key, image, height, width, labels.
-    fields: the labels the set has: {field: {"kind": ..., "classes": [...]}}.
+    fields: the labels the set has.
     licence: of images and labels.
     num_shards: examples are dealt out to so many shards in turn.
     records_per_shard: without `num_shards`, examples fill shard after shard.
@@ -93,30 +238,17 @@ def write_image_set(
     overwrite: replace the split if it is there.
 
   Raises:
-    ValueError: the directory holds another set or this split, an example does
-      not fit its field, a key comes twice, or there are no examples.
+    ValueError: see `NewSplit`; or an example does not fit its field, a key
+      comes twice, or there are no examples.
   """
   from must_jax.data import schema  # reading works without TensorFlow
 
-  directory = epath.Path(directory)
-  head = {
-    "schema_version": SCHEMA_VERSION,
-    "name": name,
-    "licence": licence,
-    "fields": json.loads(json.dumps(fields)),  # tuples become lists
-  }
-  schema.check_fields(head["fields"])
-  for word in (name, split):
-    if not NAME_PATTERN.fullmatch(word):
-      raise ValueError(
-        f"{word!r} cannot name an image set or a split; expected letters,"
-        " digits and '_.-', beginning with a letter or digit."
-      )
-  _other_splits(directory, head, split, overwrite)
-  directory.mkdir(parents=True, exist_ok=True)
+  target = NewSplit(directory, name, split, fields, licence, overwrite)
   # The names tell the number of shards, which is known at the end only.
-  stage = directory / f".{split}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-  stage.mkdir()
+  stage = (
+    target.directory / f".{split}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+  )
+  stage.mkdir(parents=True)
   try:
     shards = _write_shards(
       stage,
@@ -124,51 +256,9 @@ def write_image_set(
       num_shards,
       records_per_shard,
     )
-    if not shards:
-      raise ValueError(
-        f"There are no examples for split {split!r} of {directory}"
-        f" ({len(rejected)} were rejected)."
-      )
-    for i, shard in enumerate(shards):
-      file = shard_file(name, split, i, len(shards))
-      for final in (offsets_path(directory / file), directory / file):
-        (stage / shard.file).with_suffix(final.suffix).replace(final)
-      shards[i] = dataclasses.replace(shard, file=file)
+    return target.publish(stage, shards, rejected)
   finally:
     stage.rmtree()
-  splits = _other_splits(directory, head, split, overwrite)
-  old = {shard["file"] for shard in splits.get(split, {}).get("shards", ())}
-  splits[split] = {
-    "num_records": sum(shard.num_records for shard in shards),
-    "shards": [dataclasses.asdict(shard) for shard in shards],
-    "rejected": [dict(entry) for entry in rejected],
-  }
-  write_json(directory / INDEX_FILE, {**head, "splits": splits})
-  for file in old - {shard.file for shard in shards}:
-    for path in (directory / file, offsets_path(directory / file)):
-      path.unlink(missing_ok=True)
-  return ImageSet.open(directory, split)
-
-
-def _other_splits(
-  directory: epath.Path, head: Mapping[str, Any], split: str, overwrite: bool
-) -> dict[str, Any]:
-  """The splits a directory has, if this one may be added to them."""
-  if not (directory / INDEX_FILE).exists():
-    return {}
-  index = read_index(directory)
-  for what in ("name", "licence", "fields"):
-    if index[what] != head[what]:
-      raise ValueError(
-        f"{directory} holds an image set whose {what} is {index[what]!r}; given"
-        f" is {head[what]!r}. Write to another directory."
-      )
-  if split in index["splits"] and not overwrite:
-    raise ValueError(
-      f"{directory} has a split {split!r} already. Write to another directory"
-      " or split, or ask to overwrite it."
-    )
-  return index["splits"]
 
 
 def _write_shards(

@@ -204,7 +204,7 @@ def _serialize(
       for array_name, feature in encode_field(arrays, fields[name]).items():
         features[f"{name}/{array_name}"] = feature
       if size is not None:
-        _check_extent(arrays, size)
+        check_extent(arrays, size)
     except ValueError as error:
       raise ValueError(f"Example {key!r}, field {name!r}: {error}.") from None
     features[f"{name}/present"] = ints_feature([1])
@@ -212,8 +212,16 @@ def _serialize(
   return example.SerializeToString(deterministic=True)
 
 
-def _check_extent(arrays: Mapping[str, Any], size: tuple[int, int]) -> None:
-  """A map of its image has the image's proportions, within a pixel."""
+def check_extent(arrays: Mapping[str, Any], size: tuple[int, int]) -> None:
+  """Checks that maps have the proportions of their image, within a pixel.
+
+  Args:
+    arrays: of one field.
+    size: height and width of the image.
+
+  Raises:
+    ValueError: names the array and both sizes.
+  """
   for name in ("classes", "values", "vectors"):
     shape = np.shape(arrays.get(name, ()))
     if len(shape) < 2:

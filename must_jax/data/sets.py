@@ -23,15 +23,15 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent import futures
 from typing import Any, Self
 
 from etils import epath
 
-from must_jax.data.tfrecord import ShardReader, offsets_path
+from must_jax.data.tfrecord import ShardReader, is_local, offsets_path
 
 SCHEMA_VERSION = 1
 INDEX_FILE = "index.json"
@@ -39,6 +39,17 @@ LABEL_SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 # Names become file names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+# What must be in the files, of what is read by name.
+_INDEX_ENTRIES = {"name": str, "licence": str, "fields": dict, "splits": dict}
+_SPLIT_ENTRIES = {"num_records": int, "shards": list}
+_MANIFEST_ENTRIES = {
+  "image_set": dict,
+  "teacher": dict,
+  "fields": dict,
+  "shards": list,
+}
+_IMAGE_SET_ENTRIES = {"name": str, "split": str}
 
 _MAX_READERS = 256  # shards whose offsets stay in memory, per set
 
@@ -79,37 +90,44 @@ def check_shards(
 ) -> tuple[Shard, ...]:
   """Reads the list of shards of an index and checks it against the files.
 
+  Sizes are checked on a disk only, see `_file_sizes`.
+
   Raises:
     ValueError: a file is missing or has another size than listed.
   """
   shards = tuple(Shard(**entry) for entry in listed)
-
-  def check(shard: Shard) -> None:
+  sizes = _file_sizes(directory)
+  for shard in shards:
     if not NAME_PATTERN.fullmatch(shard.file):
       raise ValueError(f"{directory} lists {shard.file!r}, not a file name.")
-    path = directory / shard.file
-    sizes = {path: shard.num_bytes}
-    sizes[offsets_path(path)] = 8 * (shard.num_records + 1)
-    for file, size in sizes.items():
-      try:
-        given = file.stat().length
-      except FileNotFoundError:
+    for file, size in (
+      (shard.file, shard.num_bytes),
+      (offsets_path(shard.file).name, 8 * (shard.num_records + 1)),
+    ):
+      if file not in sizes:
         raise ValueError(
-          f"{file} is missing: the set lists {len(shards)} shards. Copy the"
-          " set again, or make it anew."
-        ) from None
-      if given != size:
-        raise ValueError(
-          f"{file} has {given} bytes; {size} are expected for the"
-          f" {shard.num_records} records listed. Copy the set again, or make"
-          " it anew."
+          f"{directory / file} is missing: the set lists {len(shards)} shards."
+          " Copy the set again, or make it anew."
         )
-
-  # Asking an object store about many files is slow one at a time.
-  with futures.ThreadPoolExecutor(16) as pool:
-    for _ in pool.map(check, shards):
-      pass
+      if sizes[file] not in (size, None):
+        raise ValueError(
+          f"{directory / file} has {sizes[file]} bytes; {size} are expected for"
+          f" the {shard.num_records} records listed. Copy the set again, or"
+          " make it anew."
+        )
   return shards
+
+
+def _file_sizes(directory: epath.Path) -> dict[str, int | None]:
+  """Sizes of the files of a directory; None where asking takes long.
+
+  A listing is one call for thousands of files, on object stores without sizes;
+  there a short file is found when it is read.
+  """
+  if not is_local(directory):
+    return {path.name: None for path in directory.iterdir()}
+  with os.scandir(directory) as entries:
+    return {e.name: e.stat().st_size for e in entries if e.is_file()}
 
 
 class Records:
@@ -227,7 +245,7 @@ class LabelSet(Records):
       )
     wanted = {shard.file: shard for shard in images.shards}
     done = {shard.file: shard for shard in self.shards}
-    if list(done) != list(wanted):
+    if len(done) < len(self.shards) or list(done) != list(wanted):
       missing = [file for file in wanted if file not in done]
       raise ValueError(
         f"Label set {self.directory} has {len(wanted) - len(missing)} of the"
@@ -258,12 +276,19 @@ def read_index(directory: epath.PathLike) -> dict[str, Any]:
       f"Image set {directory} is no directory. Give the directory that"
       " `must-jax import` wrote."
     )
-  return read_versioned_json(
-    directory / INDEX_FILE,
+  path = directory / INDEX_FILE
+  index = read_versioned_json(
+    path,
     SCHEMA_VERSION,
     f"{directory} is no image set. Give the directory that `must-jax import`"
     " wrote; if an import broke off there, run it again.",
   )
+  _check_entries(path, index, _INDEX_ENTRIES)
+  _check_fields(path, index["fields"])
+  for split, entry in index["splits"].items():
+    _check_entries(path, entry, _SPLIT_ENTRIES, f"splits.{split}.")
+    _check_listed(path, entry["shards"], f"splits.{split}.")
+  return index
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
@@ -272,17 +297,23 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: there is none, or its version is unknown.
   """
-  directory = epath.Path(directory)
-  files = [path.name for path in directory.glob("*-of-*.tfrecord")]
-  total = (
-    files[0].rpartition("-of-")[2].removesuffix(".tfrecord") if files else "?"
-  )
-  return read_versioned_json(
-    directory / MANIFEST_FILE,
-    LABEL_SCHEMA_VERSION,
-    f"{directory} is no finished label set, {len(files)} of {total} shards are"
-    " done. Run the labelling job to its end; it keeps what is done.",
-  )
+  path = epath.Path(directory) / MANIFEST_FILE
+  missing = ""
+  if not path.exists():
+    files = [file.name for file in path.parent.glob("*-of-*.tfrecord")]
+    total = (
+      files[0].rpartition("-of-")[2].removesuffix(".tfrecord") if files else "?"
+    )
+    missing = (
+      f"{directory} is no finished label set, {len(files)} of {total} shards"
+      " are done. Run the labelling job to its end; it keeps what is done."
+    )
+  manifest = read_versioned_json(path, LABEL_SCHEMA_VERSION, missing)
+  _check_entries(path, manifest, _MANIFEST_ENTRIES)
+  _check_entries(path, manifest["image_set"], _IMAGE_SET_ENTRIES, "image_set.")
+  _check_fields(path, manifest["fields"])
+  _check_listed(path, manifest["shards"])
+  return manifest
 
 
 def read_versioned_json(
@@ -303,7 +334,7 @@ def read_versioned_json(
     value = json.loads(epath.Path(path).read_text())
   except FileNotFoundError:
     raise ValueError(f"{path} is missing: {missing}") from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
   given = value.get("schema_version") if isinstance(value, dict) else None
   if given != version:
@@ -312,3 +343,54 @@ def read_versioned_json(
       " Use the must_jax that wrote it, or make the files anew."
     )
   return value
+
+
+def _check_fields(path: epath.Path, fields: Mapping[str, Any]) -> None:
+  for name, spec in fields.items():
+    _check_entries(path, spec, {"kind": str}, f"fields.{name}.")
+    classes = spec.get("classes", [])
+    if not isinstance(classes, list) or not all(
+      isinstance(name, str) for name in classes
+    ):
+      raise ValueError(
+        f"{path} has fields.{name}.classes {str(classes)[:80]}; expected a list"
+        " of names."
+      )
+
+
+def _check_listed(
+  path: epath.Path, shards: Sequence[Any], place: str = ""
+) -> None:
+  types = {field.name: field.type for field in dataclasses.fields(Shard)}
+  for i, shard in enumerate(shards):
+    _check_entries(path, shard, types, f"{place}shards.{i}.")
+    if unknown := sorted(set(shard) - set(types)):
+      raise ValueError(
+        f"{path} has {place}shards.{i} with {unknown}; expected"
+        f" {sorted(types)} only."
+      )
+
+
+def _check_entries(
+  path: epath.Path, value: Any, types: Mapping[str, Any], place: str = ""
+) -> None:
+  """Checks types, so that whatever reads on finds what it expects.
+
+  Args:
+    path: of the file, for the message.
+    value: what should be a JSON object.
+    types: of entries that it must have, by name; numbers are not negative.
+    place: of the object in the file, for the message.
+
+  Raises:
+    ValueError: names the place, what is given and what is expected.
+  """
+  for name, kind in types.items():
+    given = value.get(name) if isinstance(value, dict) else None
+    # To Python, true is a number.
+    fine = isinstance(given, kind) and not isinstance(given, bool)
+    if not fine or (isinstance(given, int) and given < 0):
+      raise ValueError(
+        f"{path} has {place}{name} {str(given)[:80]!r}; expected"
+        f" {kind.__name__}. Make the file anew, or copy it again."
+      )

@@ -1,16 +1,19 @@
 """From the names in a config to data: sources, classes, teachers, batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
-from must_jax.data import pipeline
-from must_jax.data.pipeline import SUPERVISED, AugmentOptions, Source
-from must_jax.data.sets import read_manifest
+from must_jax.data import classes, pipeline
+from must_jax.data.photometric import ColorOptions
+from must_jax.data.pipeline import AugmentOptions, BadRecord, Source
+from must_jax.data.sets import ImageSet, read_manifest
 from must_jax.tasks import Task, make_task
+
+OnBad = Callable[[BadRecord], None]
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -22,17 +25,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   config = config.copy_and_resolve_references()
   for name, entry in config.tasks.items():
-    sources = [_source(config, dataset) for dataset in entry.labels]
-    given = tuple(entry.classes)
+    describe = classes.Describer(
+      [_source(config, dataset) for dataset in entry.labels]
+    )
     for field in _task(name, entry).fields:
-      found = pipeline.class_names(sources, name, field)
-      if given and found and given != found:
-        raise ValueError(
-          f"Task {name!r} has the classes {list(given)[:10]} ({len(given)});"
-          f" its labels have {list(found)[:10]} ({len(found)}). Leave"
-          f" tasks.{name}.classes empty, or make both the same."
-        )
-      entry.classes = given or found
+      entry.classes = classes.class_names(
+        describe(name, field), name, field, tuple(entry.classes)
+      )
   return config
 
 
@@ -44,20 +43,33 @@ def tasks_of(config: ConfigDict, dataset: str) -> tuple[str, ...]:
 
 
 def train_batches(
-  config: ConfigDict, start_step: int
-) -> Iterator[dict[str, Any]]:
-  """This process's part of the training batches from a step on."""
-  data = config.data
+  config: ConfigDict, start_step: int, on_bad: OnBad
+) -> pipeline.TrainBatches:
+  """This process's part of the training batches from a step on.
+
+  Args:
+    config: from `resolve`.
+    start_step: the first batch is that of this step.
+    on_bad: called with each record that cannot be used.
+  """
+  data, names = config.data, tuple(config.tasks)
   return pipeline.train_batches(
     [_source(config, name) for name in config.train_on],
-    _fields(config, tuple(config.tasks)),
+    _fields(config, names),
+    classes=_classes(config, names),
+    shares=_shares(config),
     batch_size=data.batch_size,
     image_size=tuple(data.image_size),
     label_stride=data.label_stride,
-    augment=AugmentOptions(
-      scale_jitter=tuple(data.scale_jitter),
+    augment=_augment(
+      config,
+      data.train_resize,
+      # The others choose the scale themselves.
+      scale_jitter=(
+        tuple(data.scale_jitter) if data.train_resize == "pad" else (1.0, 1.0)
+      ),
       flip=data.flip,
-      color_jitter=data.color_jitter,
+      color=ColorOptions(**data.color),
     ),
     seed=config.seed,
     start_step=start_step,
@@ -65,20 +77,25 @@ def train_batches(
     window_blocks=data.window_blocks,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    options=_read_options(config),
+    options=_read_options(config, on_bad),
   )
 
 
-def eval_batches(config: ConfigDict, dataset: str) -> Iterator[dict[str, Any]]:
+def eval_batches(
+  config: ConfigDict, dataset: str, on_bad: OnBad
+) -> Iterator[dict[str, Any]]:
   """This process's part of a dataset, every example once."""
+  names = tasks_of(config, dataset)
   return pipeline.eval_batches(
     [_source(config, dataset)],
-    _fields(config, tasks_of(config, dataset)),
+    _fields(config, names),
+    classes=_classes(config, names),
     batch_size=config.data.eval_batch_size,
     image_size=tuple(config.data.image_size),
+    augment=_augment(config, config.data.eval_resize),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    options=_read_options(config),
+    options=_read_options(config, on_bad),
   )
 
 
@@ -90,8 +107,9 @@ def teacher_settings(config: ConfigDict) -> dict[str, tuple[int, float]]:
   """
   settings: dict[str, tuple[int, float]] = {}
   for name, entry in config.tasks.items():
-    for dataset, origin in entry.labels.items():
-      if origin == SUPERVISED or dataset not in config.train_on:
+    for dataset in entry.labels:
+      _, origin = _source(config, dataset).origins(name)
+      if origin is None or dataset not in config.train_on:
         continue
       teacher = read_manifest(origin)["teacher"]
       if "batch_size" not in teacher:
@@ -124,7 +142,37 @@ def _fields(config: ConfigDict, names: tuple[str, ...]):
   return {name: _task(name, config.tasks[name]).fields for name in names}
 
 
-def _read_options(config: ConfigDict) -> pipeline.ReadOptions:
+def _augment(config: ConfigDict, resize: str, **options: Any) -> AugmentOptions:
+  return AugmentOptions(
+    resize=resize,
+    crop_fraction=config.data.crop_fraction,
+    crop_area=tuple(config.data.crop_area),
+    antialias_below=config.data.antialias_below,
+    **options,
+  )
+
+
+def _classes(config: ConfigDict, names: tuple[str, ...]):
+  return {name: tuple(config.tasks[name].classes) for name in names}
+
+
+def _shares(config: ConfigDict) -> list[float] | None:
+  """Part of each dataset in the examples; None for uniform over the union."""
+  entries = [config.datasets[name] for name in config.train_on]
+  shares = [entry.share for entry in entries]
+  if config.sampling == "equal":
+    return shares
+  if len(set(shares)) == 1:
+    return None
+  return [
+    share * ImageSet.open(entry.dir, entry.split).num_records
+    for share, entry in zip(shares, entries, strict=True)
+  ]
+
+
+def _read_options(config: ConfigDict, on_bad: OnBad) -> pipeline.ReadOptions:
   return pipeline.ReadOptions(
-    num_threads=config.data.num_threads, max_bad=config.data.max_bad
+    num_threads=config.data.num_threads,
+    max_bad=config.data.max_bad,
+    on_bad=on_bad,
   )

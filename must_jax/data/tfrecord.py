@@ -24,6 +24,7 @@ from etils import epath
 
 MAX_RECORD_BYTES = 256 << 20
 
+_MAX_FILE_BYTES = 1 << 62  # larger offsets overflow what systems seek by
 _FRAME_BYTES = 16  # length u64, its CRC u32, and the CRC u32 of the payload
 
 
@@ -90,7 +91,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     file.write(to_json(value).encode())
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
   """The CRC of the TFRecord format: rotated, so that CRCs of CRCs differ."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -133,9 +134,9 @@ class RecordWriter:
     frame = b"".join(
       (
         length,
-        struct.pack("<I", _masked_crc(length)),
+        struct.pack("<I", masked_crc(length)),
         record,
-        struct.pack("<I", _masked_crc(record)),
+        struct.pack("<I", masked_crc(record)),
       )
     )
     self._file.write(frame)
@@ -199,18 +200,18 @@ class ShardReader:
       raise IndexError(f"{self.path} has {len(self)} records, not {index + 1}.")
     begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
     size = end - begin - _FRAME_BYTES
-    if not 0 <= size <= MAX_RECORD_BYTES:
+    if not 0 <= size <= MAX_RECORD_BYTES or end > _MAX_FILE_BYTES:
       raise CorruptRecord(
-        self._name, index, f"its length would be {size} bytes"
+        self._name, index, f"its offsets would be {begin} to {end}"
       )
     frame = self._read_bytes(begin, end)
     if len(frame) != end - begin:
       raise CorruptRecord(self._name, index, "the shard ends before it")
     length, length_crc = struct.unpack_from("<QI", frame)
-    if length != size or length_crc != _masked_crc(frame[:8]):
+    if length != size or length_crc != masked_crc(frame[:8]):
       raise CorruptRecord(self._name, index, "its length is corrupt")
     record = frame[12:-4]
-    if struct.unpack("<I", frame[-4:])[0] != _masked_crc(record):
+    if struct.unpack("<I", frame[-4:])[0] != masked_crc(record):
       raise CorruptRecord(self._name, index, "its checksum does not match")
     return record
 

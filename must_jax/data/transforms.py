@@ -1,14 +1,19 @@
 """Joint geometry of an image and its labels, by kind of field.
 
 One affine map takes image to network pixels: a window of the image is scaled
-to the content at the top left of the network input, and may be mirrored.
-Everything else derives from it. Pixel i of an array covers [i, i + 1) of its
-own extent (half-pixel centres), so cell i of a map with stride s covers
-[s i, s (i + 1)) of the network input and takes the label at its centre.
+to the content at the top left of the network input, each axis by its own
+factor, and may be mirrored. Everything else derives from it. Pixel i of an
+array covers [i, i + 1) of its own extent (half-pixel centres), so cell i of a
+map with stride s covers [s i, s (i + 1)) of the network input and takes the
+label at its centre.
 
   class maps   nearest
   value maps   bilinear among valid pixels; the nearest decides what is valid
   vector maps  the same, normalised anew
+
+Crops and scales, unequal ones too, leave normals as they are: a stretched
+image is the same surface seen by a camera of other focal lengths. A mirrored
+image is another surface, whose normals have the opposite x.
 """
 
 import dataclasses
@@ -18,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from must_jax.data import photometric
+from must_jax.data.photometric import ColorOptions
 from must_jax.types import (
   IGNORE_LABEL,
   Boxes,
@@ -32,35 +39,89 @@ Tensors = dict[str, tf.Tensor]
 
 # Padding of images, about the mean of ImageNet.
 MEAN_COLOR = (124, 116, 104)
+RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
 _MIN_BOX = 1.0  # pixels of the network input
-_NUM_RANDOM = 7  # uniform numbers an example consumes
+_TRIES = 10  # at a random crop, as in torchvision
+
+# What the uniform numbers of an example are for: 0 scale, 1 and 2 place of the
+# window, 3 flip, then
+_COLOR = slice(4, 4 + photometric.NUM_RANDOM)
+_CROP = slice(_COLOR.stop, _COLOR.stop + 2 * _TRIES)
+_NUM_RANDOM = _CROP.stop
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentOptions:
-  """How training images vary. The default does nothing but fit them in.
+  """How images reach the network, and how they vary in training.
+
+  The default does nothing but fit them in.
 
   Attributes:
-    scale_jitter: bounds of the scale, relative to the image that just fits.
+    scale_jitter: bounds of the scale, relative to the image that just fits;
+      for "pad". (0.1, 2.0) is large-scale jitter (Ghiasi et al. 2021,
+      Copy-Paste).
+    resize: "pad" fits the image in, times the scale jitter, crops what is too
+      large and pads what is too small. The others fill the input: "stretch"
+      with the whole image; "center_crop" with the middle of it, unstretched;
+      "inception_crop" with a random part, stretched. What a crop leaves out is
+      not there for labels and metrics either.
+    crop_fraction: side of the centre crop, relative to the largest that the
+      image has. 0.875 is the shorter side resized to 256, cropped to 224.
+    crop_area: bounds of the area of an Inception crop, relative to the image.
+    crop_aspect: bounds of its width over height, relative to the network
+      input (Szegedy et al. 2015; log-uniform, as in torchvision).
     flip: mirror every second image.
-    color_jitter: strength of brightness, contrast and saturation; each factor
-      is uniform in [1 - strength, 1 + strength].
+    antialias_below: scale below which the image is averaged as it shrinks,
+      which costs time; 0 never, 1 always (as Pillow does). Otherwise each
+      pixel interpolates its four nearest.
+    color: how colours vary.
   """
 
   scale_jitter: tuple[float, float] = (1.0, 1.0)
+  resize: str = "pad"
+  crop_fraction: float = 0.875
+  crop_area: tuple[float, float] = (0.08, 1.0)
+  crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
   flip: bool = False
-  color_jitter: float = 0.0
+  antialias_below: float = 0.0
+  color: ColorOptions = dataclasses.field(default_factory=ColorOptions)
 
   def __post_init__(self):
-    low, high = self.scale_jitter
-    if not 0 < low <= high:
+    if self.resize not in RESIZE:
       raise ValueError(
-        f"scale_jitter is {self.scale_jitter}; expected two positive numbers,"
-        " the lower one first, such as (0.5, 2.0)."
+        f"resize is {self.resize!r}; expected one of {sorted(RESIZE)}."
       )
-    if not 0 <= self.color_jitter < 1:
+    for name, example in (
+      ("scale_jitter", (0.5, 2.0)),
+      ("crop_area", (0.08, 1.0)),
+      ("crop_aspect", (0.75, 1.33)),
+    ):
+      bounds = getattr(self, name)
+      if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+        raise ValueError(
+          f"{name} is {bounds}; expected two positive numbers, the lower one"
+          f" first, such as {example}."
+        )
+    if self.crop_area[1] > 1:
       raise ValueError(
-        f"color_jitter is {self.color_jitter}; expected 0 (off) or less than 1."
+        f"crop_area is {self.crop_area}; expected fractions of the image, at"
+        " most 1."
+      )
+    if not 0 < self.crop_fraction <= 1:
+      raise ValueError(
+        f"crop_fraction is {self.crop_fraction}; expected more than 0 and at"
+        " most 1 (the largest crop)."
+      )
+    if not 0 <= self.antialias_below <= 1:
+      raise ValueError(
+        f"antialias_below is {self.antialias_below}; expected 0 (never) to 1"
+        " (whenever an image shrinks)."
+      )
+    if self.resize != "pad" and tuple(self.scale_jitter) != (1, 1):
+      raise ValueError(
+        f"scale_jitter is {self.scale_jitter}, but resize {self.resize!r}"
+        " chooses the scale itself; set scale_jitter to (1.0, 1.0), or resize"
+        " to 'pad'."
       )
 
 
@@ -72,19 +133,29 @@ class Geometry(NamedTuple):
     window: int32 [4], y, x, height, width of what is seen of the image.
     content: int32 [2], height and width of it in the network input.
     flip: bool, whether it is mirrored.
+    reduction: int32, 1, 2, 4 or 8, a divisor of the window: squares of so many
+      pixels a side are averaged before it is scaled.
   """
 
   size: tf.Tensor
   window: tf.Tensor
   content: tf.Tensor
   flip: tf.Tensor
+  reduction: tf.Tensor | int = 1
 
 
-def random_numbers(seed: int, position: tf.Tensor) -> tf.Tensor:
-  """All chance in an example, float32 [7] in [0, 1): seed and position."""
-  position = tf.cast(position, tf.int64)
+def random_numbers(seed: int, position: tf.Tensor, view: int = 0) -> tf.Tensor:
+  """All chance in an example: float32 [n], uniform in [0, 1).
+
+  Args:
+    seed: of the run.
+    position: of the example.
+    view: which of several independent views of the image it is.
+  """
+  # Seeds are small, so that views never share one.
+  seeds = tf.constant(seed + (view << 32), tf.int64)
   return tf.random.stateless_uniform(
-    [_NUM_RANDOM], seed=tf.stack([tf.constant(seed, tf.int64), position])
+    [_NUM_RANDOM], seed=tf.stack([seeds, tf.cast(position, tf.int64)])
   )
 
 
@@ -96,34 +167,84 @@ def make_geometry(
 ) -> Geometry:
   """Chooses scale, crop and flip of an image.
 
-  The scale keeps the aspect up to rounding; an image that becomes larger than
-  the network input is cropped, a smaller one is padded (RECIPE:
-  `resize_and_crop_image`; here the crop has whole image pixels, so that only
-  the window needs to be decoded).
+  Windows have whole image pixels, so that only the window needs to be decoded;
+  an aspect that is kept is kept up to rounding. (`pad` is RECIPE's
+  `resize_and_crop_image`.)
 
   Args:
     size: int32 [2], height and width of the image.
     image_size: (H, W) of the network input.
     options: bounds of the chance.
-    random: float32 [7] from `random_numbers`.
+    random: from `random_numbers`.
   """
-  low, high = options.scale_jitter
   source = tf.cast(size, tf.float32)
   target = tf.constant(image_size, tf.float32)
-  jitter = low + (high - low) * random[0]
-  scale = jitter * tf.reduce_min(target / source)
-  # With scale (1, 1) this is exactly 1 along the side that fits.
-  visible = tf.clip_by_value(tf.round(target / scale), 1, source)
-  content = tf.clip_by_value(tf.round(source * scale), 1, target)
-  content = tf.where(visible < source, target, content)
+  content, place = tf.constant(image_size), random[1:3]
+  match options.resize:
+    case "pad":
+      low, high = options.scale_jitter
+      jitter = low + (high - low) * random[0]
+      scale = jitter * tf.reduce_min(target / source)
+      # With scale (1, 1) this is exactly 1 along the side that fits.
+      visible = tf.clip_by_value(tf.round(target / scale), 1, source)
+      scaled = tf.clip_by_value(tf.round(source * scale), 1, target)
+      content = tf.where(visible < source, content, tf.cast(scaled, tf.int32))
+    case "stretch":
+      visible = source
+    case "center_crop":
+      side = options.crop_fraction * tf.reduce_min(source / target)
+      visible = tf.clip_by_value(tf.round(side * target), 1, source)
+    case _:
+      visible, place = _inception_crop(source, target, options, random)
+  # An image that shrinks to less than half would alias, and decoding it at half
+  # the size takes less time. Pixels of the window that fill no square are cut
+  # off.
+  shrink = tf.reduce_min(visible / tf.cast(content, tf.float32))
+  reduction = 2.0 ** tf.reduce_sum(
+    tf.cast(shrink >= [2.0, 4.0, 8.0], tf.float32)
+  )
+  visible = tf.floor(visible / reduction) * reduction
   room = source - visible
-  offset = tf.minimum(tf.floor(random[1:3] * (room + 1)), room)
+  if options.resize == "center_crop":
+    offset = tf.floor(room / 2)
+  else:
+    offset = tf.minimum(tf.floor(place * (room + 1)), room)
+  offset = tf.floor(offset / reduction) * reduction
   return Geometry(
     size=size,
     window=tf.cast(tf.concat([offset, visible], 0), tf.int32),
-    content=tf.cast(content, tf.int32),
+    content=content,
     flip=tf.constant(options.flip) & (random[3] < 0.5),
+    reduction=tf.cast(reduction, tf.int32),
   )
+
+
+def _inception_crop(
+  source: tf.Tensor,
+  target: tf.Tensor,
+  options: AugmentOptions,
+  random: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Sides float32 [2] of a random window, and its place in [0, 1).
+
+  It is the first of ten tries that the image has room for, or else the largest
+  window of an allowed aspect, in the middle.
+  """
+  areas, aspects = tf.unstack(tf.reshape(random[_CROP], [_TRIES, 2]), axis=1)
+  low, high = options.crop_area
+  areas = (low + (high - low) * areas) * tf.reduce_prod(source)
+  low, high = options.crop_aspect
+  square = target[1] / target[0]  # width over height that is not stretched
+  aspects = square * low * (high / low) ** aspects
+  tries = tf.round(tf.sqrt(tf.stack([areas / aspects, areas * aspects], 1)))
+  fits = tf.reduce_all((tries >= 1) & (tries <= source), 1)
+  aspect = tf.clip_by_value(source[1] / source[0], square * low, square * high)
+  largest = tf.minimum(
+    source, tf.stack([source[1] / aspect, source[0] * aspect])
+  )
+  sides = tf.concat([tries, tf.maximum(tf.round(largest), 1)[None]], 0)
+  chosen = tf.where(tf.concat([fits, [True]], 0))[0, 0]
+  return sides[chosen], tf.where(chosen < _TRIES, random[1:3], 0.5)
 
 
 def whole_image(size: tf.Tensor) -> Geometry:
@@ -142,22 +263,23 @@ def transform_image(
   """Network input from the window of an image, padded with the mean colour.
 
   Args:
-    pixels: uint8 [height, width, 3] of `geometry.window`.
+    pixels: uint8 [h, w, 3] of `geometry.window`, reduced.
     geometry: of the example.
     image_size: (H, W) of the network input.
     options: bounds of the chance.
-    random: float32 [7] from `random_numbers`.
+    random: from `random_numbers`.
 
   Returns:
     uint8 [H, W, 3]
   """
+  pixels = _resize(pixels, geometry.content, options.antialias_below)
+  pixels = photometric.distort(pixels, options.color, random[_COLOR])
+  pixels = tf.cast(pixels + 0.5, tf.uint8)
   pixels = tf.cond(
     geometry.flip, lambda: tf.reverse(pixels, [1]), lambda: pixels
   )
-  pixels = tf.image.resize(pixels, geometry.content)
-  if options.color_jitter:
-    pixels = _color_jitter(pixels, options.color_jitter, random[4:7])
-  pixels = tf.cast(pixels + 0.5, tf.uint8)
+  if options.resize != "pad":
+    return tf.ensure_shape(pixels, [*image_size, 3])
   # Copying a constant is faster than tf.where and takes any colour.
   mean = tf.constant(np.full((*image_size, 3), MEAN_COLOR, np.uint8))
   height, width = tf.unstack(geometry.content)
@@ -166,15 +288,20 @@ def transform_image(
   return tf.ensure_shape(pixels, [*image_size, 3])
 
 
-def _color_jitter(
-  pixels: tf.Tensor, strength: float, random: tf.Tensor
+def _resize(
+  pixels: tf.Tensor, size: tf.Tensor, antialias_below: float
 ) -> tf.Tensor:
-  brightness, contrast, saturation = tf.unstack(1 + strength * (2 * random - 1))
-  pixels = pixels * brightness
-  grey = tf.reduce_sum(pixels * [0.299, 0.587, 0.114], -1, keepdims=True)
-  pixels = grey + saturation * (pixels - grey)
-  mean = tf.reduce_mean(grey)
-  return tf.clip_by_value(mean + contrast * (pixels - mean), 0, 255)
+  def resize(antialias: bool) -> tf.Tensor:
+    return tf.image.resize(pixels, size, antialias=antialias)
+
+  if not antialias_below:
+    return resize(False)
+  scale = size / tf.shape(pixels)[:2]
+  return tf.cond(
+    tf.reduce_min(scale) < antialias_below,
+    lambda: resize(True),
+    lambda: resize(False),
+  )
 
 
 def transform_labels(

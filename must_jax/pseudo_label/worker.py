@@ -177,9 +177,13 @@ def _run(
     process_count=jax.process_count(),
   )
 
+  images = pipeline.Union(
+    [pipeline.Source(str(image_set.directory), image_set.split)], {}
+  )
+
   def batches(shard: int) -> Iterable[Batch]:
     return pipeline.eval_batches(
-      [pipeline.Source(str(image_set.directory), image_set.split)],
+      images,
       {},
       batch_size=batch_size,
       image_size=image_size,

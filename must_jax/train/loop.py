@@ -18,6 +18,7 @@ from tqdm import tqdm
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.data import sources
+from must_jax.data.quarantine import Quarantine
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.evaluate import evaluate
@@ -102,8 +103,9 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
     model, tasks, optimizer, weights, config.seed, mesh
   )
   first_step = int(state.step)
-  batches = sources.train_batches(config, first_step)
-  evaluator = _Evaluator(config, model, tasks, mesh)
+  quarantine = _quarantine(workdir)
+  batches = sources.train_batches(config, first_step, quarantine)
+  evaluator = _Evaluator(config, model, tasks, mesh, quarantine)
   final: dict[str, float] = {}
 
   with (
@@ -134,6 +136,10 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
         scalars = _check_finite(pending)
         seconds = time.monotonic() - clock
         scalars["lr"] = float(schedule(step))
+        for name, count in zip(
+          config.train_on, batches.counts(done), strict=True
+        ):
+          scalars[f"examples/{name}"] = float(count)
         scalars["images_per_second"] = (
           len(pending) * config.data.batch_size / seconds
         )
@@ -177,15 +183,22 @@ def evaluate_checkpoint(
   variables = jax.device_put(
     checkpoint_lib.load_variables(workdir), mesh_lib.replicated(mesh)
   )
-  evaluator = _Evaluator(config, build_model(config, tasks), tasks, mesh)
+  evaluator = _Evaluator(
+    config,
+    build_model(config, tasks),
+    tasks,
+    mesh,
+    _quarantine(epath.Path(workdir)),
+  )
   return evaluator.run(variables)
 
 
 class _Evaluator:
   """Evaluates a state on every dataset of `config.evaluate_on`."""
 
-  def __init__(self, config, model, tasks, mesh):
+  def __init__(self, config, model, tasks, mesh, on_bad):
     self._config, self._tasks, self._mesh = config, tasks, mesh
+    self._on_bad = on_bad
     size = tuple(config.data.image_size)
     self._steps = {}
     for dataset in config.evaluate_on:
@@ -207,7 +220,7 @@ class _Evaluator:
       metrics = evaluate(
         predict,
         variables,
-        sources.eval_batches(self._config, dataset),
+        sources.eval_batches(self._config, dataset, self._on_bad),
         tasks,
         self._mesh,
         stop,
@@ -231,6 +244,11 @@ def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
     )
   if jax.process_index() == 0 and not path.exists():
     path.write_text(text)
+
+
+def _quarantine(workdir: epath.Path) -> Quarantine:
+  """Where this process writes down the records that it cannot use."""
+  return Quarantine(workdir / f"quarantine/{jax.process_index():05d}.jsonl")
 
 
 def _factors(config: ConfigDict) -> dict[str, float]:
@@ -263,10 +281,16 @@ def _loss_weights(config: ConfigDict) -> dict[str, float]:
 def _check_finite(
   pending: list[tuple[int, Any, dict[str, Any]]],
 ) -> dict[str, float]:
-  """The latest metrics as floats, after checking all that are pending."""
+  """The latest metrics as floats, after checking all that are pending.
+
+  What is counted is summed over them.
+  """
   latest: dict[str, float] = {}
+  unusable = 0.0
   for step, keys, metrics in pending:
     latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    unusable += latest["unusable_examples"]
+    latest["unusable_examples"] = unusable
     if not np.isfinite(latest["loss"]) or not np.isfinite(latest["grad_norm"]):
       losses = {k: v for k, v in latest.items() if k.endswith("/loss")}
       shown = b", ".join(keys[:8]).decode(errors="replace")

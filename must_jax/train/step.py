@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -54,7 +55,8 @@ def make_train_step(
     }
     losses = {name: sum_of_means(part) for name, part in parts.items()}
     total, weighted = fixed.combine(losses, weights)
-    metrics = {"loss": total}
+    unusable = jnp.sum(~batch["valid"])
+    metrics = {"loss": total, "unusable_examples": unusable}
     for name in tasks:
       metrics[f"{name}/loss"] = losses[name]
       metrics[f"{name}/weighted"] = weighted[name]

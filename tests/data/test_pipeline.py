@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from must_jax import types
 from must_jax.data import parsing, pipeline, records, schema
+from must_jax.data.quarantine import Quarantine
 
 CLASSES = ["cat", "dog", "bird"]
 INPUT = (32, 48)
@@ -192,7 +193,11 @@ def test_a_batch_is_as_the_glossary_says(images):
   }
   assert got == flatten(expected)
   assert batch["position"].tolist() == [0, 1, 2, 3]
-  assert batch["original_size"].tolist() == [[32, 48]] * 4
+  scale = batch["content_size"] / batch["original_size"]  # of what is seen
+  assert (scale > 0.45).all() and (scale < 2.2).all()
+  assert (batch["original_size"] <= INPUT).all()
+  batch = evaluate(images)[0]
+  assert batch["original_size"].tolist() == [list(INPUT)] * 4
 
 
 def test_labels_are_those_of_their_image(images):
@@ -300,6 +305,34 @@ def test_seeds_change_order_and_augmentation(images):
   assert (c != d).any((1, 2, 3)).mean() > 0.3
 
 
+def test_two_views_of_each_image(images):
+  options = {"augment": pipeline.AugmentOptions(resize="inception_crop")}
+  one = train(images, 5, **options)
+  two = train(images, 5, views=2, **options)
+  for a, b in zip(one, two, strict=True):
+    assert b["image"].shape == (4, 2, *INPUT, 3)
+    np.testing.assert_array_equal(a.pop("image"), b.pop("image")[:, 0])
+    a, b = flatten(a), flatten(b)
+    for name, value in a.items():
+      np.testing.assert_array_equal(value, b[name])
+
+
+def test_views_see_other_parts_of_the_image(tmp_path):
+  photo = tf.random.stateless_uniform((6, 8, 3), [1, 2]) * 255
+  photo = tf.cast(tf.image.resize(photo, INPUT), tf.uint8)
+  data = tf.io.encode_jpeg(photo).numpy()
+  noise = write_images(tmp_path, (example(i, data) for i in range(4)))
+  (batch,) = train(
+    noise,
+    1,
+    views=3,
+    augment=pipeline.AugmentOptions(resize="inception_crop"),
+  )
+  first, second, third = np.moveaxis(batch["image"].astype(float), 1, 0)
+  for a, b in itertools.combinations((first, second, third), 2):
+    assert (np.abs(a - b).mean((1, 2, 3)) > 3).all()
+
+
 # Unusable records.
 
 
@@ -398,16 +431,73 @@ def test_images_larger_than_they_say(images, tmp_path):
   assert "size in the header is not as it must be" in noted[0].reason
 
 
+@pytest.mark.parametrize(
+  "change, reason",
+  [
+    (lambda f: f.pop("image"), "image is not as it must be"),
+    (lambda f: f.pop("mask/png"), "mask/png is not as it must be"),
+    (
+      lambda f: f["height"].int64_list.value.__setitem__(0, 1 << 62),
+      "size of the image",
+    ),
+  ],
+)
+def test_incomplete_records_are_no_examples(tmp_path, change, reason):
+  images = write_images(tmp_path / "clean")
+  message = tf.train.Example.FromString(images.read(5))
+  change(message.features.feature)
+  key = message.features.feature["key"].bytes_list.value[0]
+  (tmp_path / "broken").mkdir()
+  shards = []
+  for number, listed in enumerate(images.shards):
+    with records.RecordWriter(tmp_path / "broken" / listed.file) as writer:
+      for record in images.reader(number):
+        same = parsing.parse_key(tf.constant(record)).numpy() == key
+        writer.write(message.SerializeToString() if same else record)
+    shards.append(dataclasses.asdict(listed) | {"num_bytes": writer.num_bytes})
+  index = {**images.index}
+  index["splits"] = {"train": {**index["splits"]["train"], "shards": shards}}
+  (tmp_path / "broken/index.json").write_text(json.dumps(index))
+  noted = []
+  batches = evaluate(
+    records.ImageSet.open(tmp_path / "broken", "train"),
+    {"what": {"mask": READ["mask"]}},
+    options=pipeline.ReadOptions(on_bad=noted.append),
+  )
+  assert [bad.key for bad in noted] == [key]
+  assert reason in noted[0].reason
+  assert sum(b["valid"].sum() for b in batches) == COUNT - 1
+
+
 def test_too_many_bad_records_stop_the_run(tmp_path):
   broken = write_images(
     tmp_path,
     (example(i, jpeg(i)[: -30 if i % 7 == 0 else None]) for i in range(COUNT)),
-  )
-  options = pipeline.ReadOptions(max_bad=2, on_bad=lambda bad: None)
-  with pytest.raises(RuntimeError, match=r"(?s)3 records.*at most 2.*key0"):
+  )  # 4 of 22
+  options = pipeline.ReadOptions(free_bad=0, max_bad=0.1, on_bad=lambda b: None)
+  with pytest.raises(pipeline.TooManyBad, match=r"(?s)records.*10.00%.*key0"):
     evaluate(broken, options=options)
-  options = dataclasses.replace(options, max_bad=4)
-  assert len(evaluate(broken, options=options)) == 6
+  for allowed in ({"max_bad": 0.26}, {"max_bad": None}, {"free_bad": 4}):
+    options = dataclasses.replace(options, **{"max_bad": 0.1, **allowed})
+    assert len(evaluate(broken, options=options)) == 6
+
+
+def test_bad_records_are_written_down_once(tmp_path):
+  broken = write_images(
+    tmp_path / "set",
+    (example(i, jpeg(i)[: -30 if i == 9 else None]) for i in range(COUNT)),
+  )
+  path = tmp_path / "quarantine/00000.jsonl"
+  for _ in range(2):  # a run, and the same again
+    options = pipeline.ReadOptions(on_bad=Quarantine(path))
+    evaluate(broken, options=options)
+    train(broken, 12, options=options)
+  (line,) = path.read_text().splitlines()
+  entry = json.loads(line)
+  assert entry["key"] == "key9"
+  assert entry["shard"].endswith("toy-train-00000-of-00003.tfrecord")
+  assert entry["index"] == 3
+  assert "JPEG" in entry["reason"]
 
 
 # Label sets.
@@ -529,10 +619,10 @@ def test_a_union_is_one_set(images, tmp_path):
   assert len(set(got[:27])) == 27
 
 
-def other_set(directory, classes=CLASSES, kind="ClassVector"):
+def other_set(directory, classes=CLASSES, kind="ClassVector", label=None):
   fields = {"label": {"kind": kind, "classes": classes}}
-  wanted = example(0)
-  wanted["labels"] = {}
+  wanted = example(0) | {"key": "other"}
+  wanted["labels"] = {} if label is None else {"label": {"classes": [label]}}
   return write_images(directory, [wanted], fields, num_shards=1)
 
 
@@ -540,7 +630,7 @@ def other_set(directory, classes=CLASSES, kind="ClassVector"):
   "kwargs, message",
   [
     ({"classes": ["cat", "dog", "fish"]}, r"\['bird'\].*\['fish'\]"),
-    ({"classes": ["dog", "cat", "bird"]}, "order counts"),
+    ({"classes": ["cat", "dog"]}, r"only the first has \['bird'\]"),
     ({"kind": "Boxes"}, "as ClassVector; in .* it is a Boxes"),
   ],
 )
@@ -548,6 +638,96 @@ def test_sources_must_agree(images, tmp_path, kwargs, message):
   sources = [source(images), source(other_set(tmp_path, **kwargs))]
   with pytest.raises(ValueError, match=message):
     evaluate(images, sources=sources)
+
+
+@pytest.mark.parametrize(
+  "names, label", [(["dog", "bird", "cat"], 1), (["bird"], 0)]
+)
+def test_class_ids_are_matched_by_name(images, tmp_path, names, label):
+  sources = [source(images), source(other_set(tmp_path, names, label=label))]
+  batches = evaluate(images, sources=sources, classes={"what": CLASSES})
+  probs = np.concatenate(
+    [b["labels"]["what"]["label"]["probs"] for b in batches]
+  )
+  assert keys(batches)[COUNT] == b"other"
+  assert probs[COUNT].tolist() == [0, 0, 1]  # bird
+  clean = evaluate(images)
+  expected = np.concatenate(
+    [b["labels"]["what"]["label"]["probs"] for b in clean]
+  )
+  np.testing.assert_array_equal(probs[:COUNT], expected[:COUNT])
+
+
+def test_boxes_and_maps_are_matched_by_name_too(tmp_path):
+  reverse = CLASSES[::-1]
+  fields = {
+    "objects": {"kind": "Boxes", "classes": reverse},
+    "mask": {"kind": "ClassMap", "classes": reverse},
+  }
+  mask = np.full(INPUT, 0)
+  mask[:, 24:], mask[16:] = 255, 2
+  wanted = example(1)
+  wanted["labels"] = {
+    "objects": wanted["labels"]["objects"],
+    "mask": {"classes": mask},
+  }
+  images = write_images(tmp_path, [wanted], fields, num_shards=1)
+  read = {"what": {name: READ[name] for name in fields}}
+  (plain,) = evaluate(images, read, batch_size=1)
+  (got,) = evaluate(images, read, batch_size=1, classes={"what": CLASSES})
+  names = [plain, got]
+  boxes, masks = (
+    [batch["labels"]["what"][name]["classes"][0] for batch in names]
+    for name in fields
+  )
+  assert boxes[0][0] == 1 and boxes[1][0] == 1  # the one in the middle
+  swapped = np.array([2, 1, 0] + [255] * 253)[masks[0]]
+  np.testing.assert_array_equal(masks[1], swapped)
+  assert set(np.unique(masks[1])) == {0, 2, 255}
+
+
+def test_label_sets_serve_images_without_labels(images, tmp_path):
+  examples = [example(i) for i in range(COUNT)]
+  for wanted in examples[::2]:
+    del wanted["labels"]["label"]
+  partly = write_images(tmp_path / "set", examples)
+  write_labels(
+    tmp_path / "t", partly, lambda key: pseudo(key, label={"classes": [2]})
+  )
+  origins = (pipeline.SUPERVISED, str(tmp_path / "t"))
+  batches = evaluate(partly, sources=[source(partly, origins)])
+  label = {
+    key: probs.argmax()
+    for batch in batches
+    for key, probs in zip(
+      batch["key"], batch["labels"]["what"]["label"]["probs"], strict=True
+    )
+  }
+  for i in range(COUNT):
+    assert label[f"key{i}".encode()] == (i % 3 if i % 2 else 2)
+  with pytest.raises(ValueError, match="both in this order"):
+    evaluate(partly, sources=[source(partly, origins[::-1])])
+
+
+def test_shares_of_the_sources(images, tmp_path):
+  other = write_images(
+    tmp_path,
+    (example(i) | {"key": f"other{i}"} for i in range(5)),
+    num_shards=1,
+  )
+  sources = [source(images), source(other)]
+  got = keys(train(images, 20, sources=sources, shares=[1, 3]))
+  assert sum(key.startswith(b"other") for key in got) == 60
+  batches = pipeline.train_batches(
+    sources,
+    LABEL,
+    batch_size=4,
+    image_size=INPUT,
+    shares=[1, 3],
+    block_size=4,
+    window_blocks=2,
+  )
+  assert batches.counts(20).tolist() == [20, 60]
 
 
 def test_metres_do_not_follow_from_inverse_depth(tmp_path):
@@ -558,16 +738,6 @@ def test_metres_do_not_follow_from_inverse_depth(tmp_path):
   read = {"what": {"depth": types.ValueMap(unit="metres")}}
   with pytest.raises(ValueError, match="inverse depth of unknown scale"):
     evaluate(inverse, read)
-
-
-def test_class_names(images, tmp_path):
-  same, none = other_set(tmp_path / "a"), source(images, labels=None)
-  sources = [none, source(images), source(same)]
-  assert pipeline.class_names(sources, "what", "label") == tuple(CLASSES)
-  assert pipeline.class_names([none], "what", "label") == ()
-  other = source(other_set(tmp_path / "b", ["x"]))
-  with pytest.raises(ValueError, match="different classes"):
-    pipeline.class_names([*sources, other], "what", "label")
 
 
 @pytest.mark.parametrize(
@@ -610,6 +780,31 @@ def test_windows_of_images(kind):
     # A JPEG's colours are interpolated, but not across the window's border.
     inner = slice(1, -1) if kind == "jpeg" and width > 1 else slice(None)
     np.testing.assert_array_equal(got[:, inner], expected[:, inner])
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_windows_of_reduced_images(kind, reduction):
+  pixels = tf.random.stateless_uniform((5, 6, 3), [1, 2]) * 255
+  pixels = tf.cast(tf.image.resize(pixels, (67, 93)), tf.uint8)
+  encode = {
+    "png": tf.io.encode_png,
+    "jpeg": lambda x: tf.io.encode_jpeg(x, quality=100),
+  }[kind]
+  window = np.array([1, 2, 5, 6]) * reduction
+  got = parsing.decode_image(
+    encode(pixels),
+    tf.constant([67, 93]),
+    tf.constant(window, tf.int32),
+    reduction,
+  ).numpy()
+  y, x, height, width = window
+  squares = pixels.numpy()[y : y + height, x : x + width].astype(float)
+  squares = squares.reshape(5, reduction, 6, reduction, 3).mean((1, 3))
+  assert got.shape == squares.shape
+  # libjpeg drops high frequencies where the mean weighs them.
+  assert np.abs(got - squares).max() <= (0.51 if kind == "png" else 12)
+  assert np.abs(got - squares).mean() < 2
 
 
 def test_images_may_keep_their_size(tmp_path):

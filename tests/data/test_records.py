@@ -219,6 +219,46 @@ def test_second_split_joins_the_first(tmp_path):
   ]
 
 
+def test_an_index_lists_the_first_of_many_rejected(tmp_path):
+  rejected = [{"key": f"k{i:04d}", "reason": "broken"} for i in range(1500)]
+
+  def write(rejected):
+    records.write_image_set(
+      *(tmp_path, "toy", "train", [example("a")], FIELDS),
+      rejected=rejected,
+      overwrite=True,
+    )
+    return records.ImageSet.open(tmp_path, "train").index["splits"]["train"]
+
+  split = write(rejected[::-1])
+  assert split["num_rejected"] == 1500
+  assert split["rejected"] == rejected[:1000]
+  lines = (tmp_path / "toy-train.rejected.jsonl").read_text().splitlines()
+  assert [json.loads(line) for line in lines] == rejected
+  # The list goes with the split that it belongs to.
+  assert write([])["num_rejected"] == 0
+  assert not (tmp_path / "toy-train.rejected.jsonl").exists()
+
+
+def test_other_splits_keep_their_files(tmp_path):
+  for split in ("train", "train-2", "val"):
+    write_set(tmp_path, split=split)
+  before = {p.name for p in tmp_path.iterdir()}
+  write_set(tmp_path, num_shards=2, overwrite=True)
+  after = {p.name for p in tmp_path.iterdir()}
+  assert {name.rpartition("-of-")[0] for name in before ^ after} == {
+    f"toy-train-0000{i}" for i in range(3)
+  }
+  for split in ("train", "train-2", "val"):
+    assert records.ImageSet.open(tmp_path, split).num_records == 10
+
+
+def test_sets_of_older_versions_are_read(tmp_path):
+  write_set(tmp_path)
+  _edit_index(tmp_path, lambda i: i["splits"]["train"].pop("num_rejected"))
+  assert records.ImageSet.open(tmp_path, "train").num_records == 10
+
+
 def test_a_split_is_replaced_only_on_demand(tmp_path):
   write_set(tmp_path)
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

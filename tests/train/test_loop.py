@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from itertools import count
 
 import jax
 import numpy as np
@@ -35,11 +36,18 @@ def interrupt(monkeypatch):
   def install(at, action):
     original = sources.train_batches
 
-    def batches(config, start_step):
-      for step, batch in enumerate(original(config, start_step), start_step):
-        if step == at:
-          action(batch)
-        yield batch
+    def batches(config, start_step, on_bad):
+      made, steps = original(config, start_step, on_bad), count(start_step)
+      take = made._batches
+
+      def interrupted():
+        for step, batch in zip(steps, take, strict=False):
+          if step == at:
+            action(batch)
+          yield batch
+
+      made._batches = interrupted()
+      return made
 
     monkeypatch.setattr(sources, "train_batches", batches)
 

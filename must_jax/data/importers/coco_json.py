@@ -2,14 +2,18 @@
 
 import argparse
 import collections
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from must_jax.data.importers import base, files
+from must_jax.data.importers import files
+from must_jax.data.importers.files import Picture, Rejected
+from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
 HELP = "objects from a COCO JSON file"
 
@@ -20,21 +24,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
   parser.add_argument(
     "--annotations",
-    type=pathlib.Path,
+    type=epath.Path,
     required=True,
     metavar="FILE",
     help="JSON with images, annotations and categories",
   )
   parser.add_argument(
     "--images",
-    type=pathlib.Path,
+    type=epath.Path,
     required=True,
     metavar="DIR",
     help="where the file names of the JSON begin",
   )
+  parser.add_argument(
+    "--strip-folders",
+    type=int,
+    default=0,
+    metavar="N",
+    help="leave out the first N folders of the file names; 2 for Objects365,"
+    " whose images/v1/patch8/a.jpg lies in patch8/a.jpg",
+  )
 
 
-def plan(args: argparse.Namespace) -> base.Plan:
+def plan(args: argparse.Namespace) -> Plan:
   """Reads the JSON file.
 
   Categories become classes 0, 1, ... in the order of the file; `iscrowd` or
@@ -44,6 +56,10 @@ def plan(args: argparse.Namespace) -> base.Plan:
   Raises:
     ValueError: the file is missing or has another format.
   """
+  if args.strip_folders < 0:
+    raise ValueError(
+      f"--strip-folders is {args.strip_folders}; expected 0 or more."
+    )
   if not args.images.is_dir():
     raise ValueError(f"{args.images} is no directory of images.")
   images, annotations, categories = _load(args.annotations)
@@ -51,42 +67,58 @@ def plan(args: argparse.Namespace) -> base.Plan:
   objects = collections.defaultdict(list)
   for annotation in annotations:
     objects[annotation["image_id"]].append(annotation)
-  items: dict[str, base.Item] = {}
+  items: dict[str, Item] = {}
   for image in images:
-    path = pathlib.PurePosixPath(image["file_name"])
-    if path.is_absolute() or ".." in path.parts or not path.name:
+    parts = pathlib.PurePosixPath(image["file_name"]).parts
+    name = "/".join(parts[args.strip_folders :])
+    try:
+      path = files.inside(args.images, name)
+    except Rejected:
       raise ValueError(
         f"{args.annotations} has file_name {image['file_name']!r}; expected a"
-        " path below --images."
-      )
-    key = files.key_of(image["file_name"])
+        f" path below --images after --strip-folders {args.strip_folders}."
+      ) from None
+    key = files.key_of(name)
     if key in items:
       raise ValueError(
         f"{args.annotations} has two images with key {key!r} (file_name"
         " without extension); expected different ones."
       )
     label = (image, objects.pop(image["id"], []))
-    items[key] = base.Item(key, args.images / path, label)
+    items[key] = Item(key, path, label)
   strays = sum(map(len, objects.values()))
   notes = [f"annotations of images not listed: {strays}"] if strays else []
+  read = ReadFiles(_ReadObjects(class_of))
+  fields = {
+    "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
+  }
+  return Plan(
+    fields, list(items.values()), read, summarize=_summarize, notes=notes
+  )
 
-  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
+
+@dataclasses.dataclass(frozen=True)
+class _ReadObjects:
+  """Reads the objects of an image.
+
+  Attributes:
+    class_of: {id of a category: class}.
+  """
+
+  class_of: Mapping[int, int]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
     image, annotations = item.label
     given = tuple(
       image.get(k, s) for k, s in zip(_SIZE, picture.size, strict=True)
     )
     if given != picture.size:
       turned = " once turned as its EXIF tells" if picture.turned else ""
-      raise files.Rejected(
+      raise Rejected(
         f"the JSON gives {given[0]} x {given[1]} (height x width); the image"
         f" is {picture.size[0]} x {picture.size[1]}{turned}"
       )
-    return _read_objects(annotations, class_of, picture.size)
-
-  fields = {
-    "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
-  }
-  return base.Plan(fields, list(items.values()), read_labels, _summarize, notes)
+    return _read_objects(annotations, self.class_of, picture.size)
 
 
 _SIZE = ("height", "width")
@@ -97,7 +129,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-def _load(path: pathlib.Path) -> tuple[list, list, list]:
+def _load(path: epath.Path) -> tuple[list, list, list]:
   value = files.load_json(path)
   lists = []
   for name, needed in _NEEDED.items():
@@ -132,7 +164,7 @@ def _read_objects(
   annotations: Sequence[Mapping[str, Any]],
   class_of: Mapping[int, int],
   size: tuple[int, int],
-) -> base.Labels:
+) -> Labels:
   boxes, classes, ignore, rejected = [], [], [], []
   counts: collections.Counter[str] = collections.Counter()
   limit = np.array([*size, *size], np.float64)
@@ -141,17 +173,17 @@ def _read_objects(
       corners = _corners(annotation)
       category = annotation["category_id"]
       if category not in class_of:
-        raise files.Rejected(
+        raise Rejected(
           f"category {category} is none of {sorted(class_of)[:10]}"
         )
       clipped = np.clip(corners, 0, limit)
       box = (clipped / limit).astype(np.float32)
       if not (box[2:] > box[:2]).all():
-        raise files.Rejected(
+        raise Rejected(
           f"bbox {annotation['bbox']} lies outside the image, height x width"
           f" {size[0]} x {size[1]}"
         )
-    except files.Rejected as error:
+    except Rejected as error:
       rejected.append(f"annotation {annotation.get('id')}: {error}")
       continue
     boxes.append(box)
@@ -165,7 +197,7 @@ def _read_objects(
     "classes": np.array(classes, np.int64),
     "ignore": np.array(ignore, bool),
   }
-  return base.Labels({"objects": arrays}, rejected, counts)
+  return Labels({"objects": arrays}, rejected, counts)
 
 
 def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
@@ -174,13 +206,13 @@ def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
   try:
     x, y, width, height = (float(v) for v in bbox)
   except (TypeError, ValueError):
-    raise files.Rejected(
+    raise Rejected(
       f"bbox is {bbox!r}; expected [x, y, width, height]"
     ) from None
   if not all(map(math.isfinite, (x, y, width, height))):
-    raise files.Rejected(f"bbox {bbox} is not finite")
+    raise Rejected(f"bbox {bbox} is not finite")
   if width <= 0 or height <= 0:
-    raise files.Rejected(f"bbox {bbox} has no area")
+    raise Rejected(f"bbox {bbox} has no area")
   return np.array([y, x, y + height, x + width])
 
 

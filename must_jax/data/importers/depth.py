@@ -6,12 +6,16 @@ without a unit. Pixels that are not finite, not above zero, or hold a code of
 """
 
 import argparse
+import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from must_jax.data.importers import base, files
+from must_jax.data.importers import arguments, files
+from must_jax.data.importers.files import Picture, Rejected
+from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
 HELP = "a 16-bit PNG or .npy of depth for each image"
 
@@ -20,7 +24,7 @@ _PNG_SCALE = 0.001  # metres per code, the habit of RGB-D cameras
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
-  base.add_pair_arguments(parser, "depths")
+  arguments.add_pair_arguments(parser, "depths")
   parser.add_argument(
     "--scale",
     type=float,
@@ -41,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def plan(args: argparse.Namespace) -> base.Plan:
+def plan(args: argparse.Namespace) -> Plan:
   """Pairs images and depth maps.
 
   Raises:
@@ -54,52 +58,63 @@ def plan(args: argparse.Namespace) -> base.Plan:
       f"--scale is {args.scale}; expected metres per code, more than 0, and"
       " none with --inverse."
     )
-  items, notes = base.pair(args, "depth map", files.MAP_SUFFIXES)
+  items, notes = arguments.pair(args, "depth map", files.MAP_SUFFIXES)
+  unit = "inverse" if args.inverse else "metres"
+  scale = 1.0 if args.inverse else args.scale
+  return Plan(
+    {"depth": {"kind": "ValueMap", "unit": unit}},
+    items,
+    ReadFiles(_ReadDepth(scale, tuple(args.invalid))),
+    summarize=functools.partial(_summarize, unit),
+    notes=notes,
+  )
 
-  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
-    path = base.partner(item, "depth map")
+
+@dataclasses.dataclass(frozen=True)
+class _ReadDepth:
+  """Reads the depth map of an image.
+
+  Attributes:
+    scale: what a code is multiplied by; None decides by its type.
+    invalid: codes of invalid pixels.
+  """
+
+  scale: float | None
+  invalid: Sequence[float]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    path = arguments.partner(item, "depth map")
     codes = files.read_map(path, picture)
     if codes.ndim != 2 or codes.dtype.kind not in "uif":
-      raise files.Rejected(
+      raise Rejected(
         f"{path.name} is {codes.dtype} {codes.shape}; expected numbers [h, w]"
       )
-    if codes.dtype == np.uint8 and args.scale is None and not args.inverse:
-      raise files.Rejected(
-        f"{path.name} has 8 bits, too few for millimetres; expected 16, or"
-        " --scale"
-      )
-    valid = np.isfinite(codes) & (codes > 0) & ~np.isin(codes, args.invalid)
+    scale = self.scale
+    if scale is None:
+      if codes.dtype == np.uint8:
+        raise Rejected(
+          f"{path.name} has 8 bits, too few for millimetres; expected 16, or"
+          " --scale"
+        )
+      scale = 1.0 if codes.dtype.kind == "f" else _PNG_SCALE
+    valid = np.isfinite(codes) & (codes > 0) & ~np.isin(codes, self.invalid)
     if not valid.any():
-      raise files.Rejected(
+      raise Rejected(
         f"{path.name} has no valid pixel; expected values above 0, other than"
-        f" {args.invalid}"
+        f" {list(self.invalid)}"
       )
-    values = np.where(valid, codes, 0) * _scale(args, codes.dtype)
+    values = np.where(valid, codes, 0) * scale
     counts = {
       "sum": float(values.sum()),
       "valid": int(valid.sum()),
       "pixels": valid.size,
     }
-    return base.Labels(
-      {"depth": {"values": values, "valid": valid}}, (), counts
-    )
-
-  unit = "inverse" if args.inverse else "metres"
-
-  def summarize(counts: Mapping[str, float]) -> list[str]:
-    mean = counts["sum"] / counts["valid"]
-    return [
-      f"depth ({unit}): mean {mean:.4g},"
-      f" {counts['valid'] / counts['pixels']:.1%} of the pixels are valid"
-    ]
-
-  fields = {"depth": {"kind": "ValueMap", "unit": unit}}
-  return base.Plan(fields, items, read_labels, summarize, notes)
+    return Labels({"depth": {"values": values, "valid": valid}}, (), counts)
 
 
-def _scale(args: argparse.Namespace, dtype: np.dtype) -> float:
-  if args.inverse:
-    return 1.0
-  if args.scale is not None:
-    return args.scale
-  return 1.0 if dtype.kind == "f" else _PNG_SCALE
+def _summarize(unit: str, counts: Mapping[str, float]) -> list[str]:
+  mean = counts["sum"] / counts["valid"]
+  return [
+    f"depth ({unit}): mean {mean:.4g},"
+    f" {counts['valid'] / counts['pixels']:.1%} of the pixels are valid"
+  ]

@@ -7,18 +7,21 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps
+
+from must_jax.data.tfrecord import is_local
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
 MAP_SUFFIXES = (".png", ".npy")
 
 
-class Rejected(Exception):
-  """An image that cannot be imported; the message is the reason."""
+class Rejected(ValueError):
+  """What cannot be imported; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +44,31 @@ def key_of(path: str) -> str:
   return pathlib.PurePosixPath(path).with_suffix("").as_posix()
 
 
+def inside(root: epath.Path, name: str) -> epath.Path:
+  """The path of a name out of a file, which cannot lead out of its root.
+
+  Args:
+    root: directory that the name is relative to.
+    name: such as "a/b.jpg".
+
+  Raises:
+    Rejected: no text, empty, absolute, with "..", a backslash (which parts
+      folders elsewhere), a NUL or "://" in it.
+  """
+  path = pathlib.PurePosixPath(name) if isinstance(name, str) else None
+  if (
+    path is None
+    or not path.name
+    or path.is_absolute()
+    or ".." in path.parts
+    or any(text in str(name) for text in ("\\", "\0", "://"))
+  ):
+    raise Rejected(f"{name!r} is no path below {root}")
+  return root / path
+
+
 def find(
-  directory: pathlib.Path, suffixes: Collection[str], glob: str = "*"
+  directory: epath.Path, suffixes: Collection[str], glob: str = "*"
 ) -> tuple[list[str], list[str]]:
   """Lists a directory with all below it; hidden files are passed over.
 
@@ -66,27 +92,31 @@ def find(
 
   wanted: list[str] = []
   others: list[str] = []
-  for folder, folders, names in os.walk(
-    directory, onerror=fail, followlinks=True
-  ):
+  walk: Iterable[tuple[epath.PathLike, list[str], list[str]]]
+  if is_local(directory):
+    walk = os.walk(directory, onerror=fail, followlinks=True)
+  else:
+    walk = directory.walk(on_error=fail)
+  for folder, folders, names in walk:
     folders[:] = [name for name in folders if not name.startswith(".")]
+    below = epath.Path(folder).relative_to(directory).as_posix()
     for name in names:
-      path = (pathlib.Path(folder) / name).relative_to(directory).as_posix()
       if name.startswith("."):
         continue
+      path = name if below == "." else f"{below}/{name}"
       fits = fnmatch.fnmatchcase(path, glob)
-      fits &= pathlib.PurePosixPath(path).suffix.lower() in suffixes
+      fits &= os.path.splitext(name)[1].lower() in suffixes
       (wanted if fits else others).append(path)
   return sorted(wanted), sorted(others)
 
 
 def find_images(
-  directory: pathlib.Path, glob: str = "*"
-) -> tuple[dict[str, pathlib.Path], list[str]]:
+  directory: epath.Path, glob: str = "*"
+) -> tuple[dict[str, epath.Path], list[str]]:
   """Images of a directory by key, and a note on the files passed over.
 
   Raises:
-    ValueError: there are none, or two have the same key.
+    ValueError: there are none, two have the same key, or a name is no UTF-8.
   """
   paths, others = find(directory, IMAGE_SUFFIXES, glob)
   if not paths:
@@ -95,9 +125,13 @@ def find_images(
       f" {others[:3]}); expected names that match {glob!r} and end in"
       f" {IMAGE_SUFFIXES}."
     )
-  images: dict[str, pathlib.Path] = {}
+  images: dict[str, epath.Path] = {}
   for path in paths:
     key = key_of(path)
+    if not key.isascii() and key.encode(errors="replace").decode() != key:
+      raise ValueError(
+        f"{os.fsencode(directory / path)!r} is no UTF-8 name; rename the file."
+      )
     if key in images:
       raise ValueError(
         f"{images[key]} and {directory / path} have the same key {key!r}; keys"
@@ -152,14 +186,14 @@ def load_classes(text: str) -> list[str]:
 
 def _file_and_key(
   text: str | os.PathLike[str],
-) -> tuple[pathlib.Path, str | None]:
+) -> tuple[epath.Path, str | None]:
   path, colon, key = os.fspath(text).rpartition(":")
-  if not colon or os.path.exists(text):
-    return pathlib.Path(text), None
-  return pathlib.Path(path), key
+  if not colon or key.startswith("//") or epath.Path(text).exists():
+    return epath.Path(text), None
+  return epath.Path(path), key
 
 
-def _read_text(path: pathlib.Path) -> str:
+def _read_text(path: epath.Path) -> str:
   try:
     return path.read_text(encoding="utf-8")
   except OSError as error:
@@ -170,64 +204,87 @@ def _read_text(path: pathlib.Path) -> str:
     raise ValueError(f"{path} is no UTF-8 text ({error}).") from None
 
 
-def _parse_json(path: pathlib.Path) -> Any:
+def _parse_json(path: epath.Path) -> Any:
   try:
     return json.loads(_read_text(path))
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
 
 
-def read_image(path: pathlib.Path) -> Picture:
-  """Reads an image and decodes all of it, so that a broken one shows.
-
-  The bytes of a file are kept where every reader gets the same pixels from
-  them: 8 bit, grey or RGB, upright. Others are encoded anew: EXIF rotation is
-  carried out, transparent pixels become white, 16 bits become 8.
+def read_image(path: epath.Path) -> Picture:
+  """Reads an image file, see `picture_of`, or a uint8 .npy as a PNG.
 
   Raises:
     Rejected: no file, not JPEG, PNG or uint8 .npy, broken, or too large.
   """
-  from must_jax.data import schema
-
   try:
     if path.suffix.lower() == ".npy":
       return _encode(_image_of_array(path), "PNG")
     data = path.read_bytes()
-    size = schema.image_size(data)  # before a decompression bomb goes off
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-      image.load()
-      upright = ImageOps.exif_transpose(image)
-      turned = image.getexif().get(0x0112, 1) in range(2, 9)
-      plain = image.mode in ("L", "RGB") and not image.has_transparency_data
-      is_png = image.format == "PNG"
-    if plain and not turned and not (is_png and _png_depth(data)[0] != 8):
-      _check_readable(data, size)
-      return Picture(data, size)
-    return _encode(upright, "PNG" if is_png else "JPEG", turned)
   except Rejected:
     raise
   except FileNotFoundError:
     raise Rejected(f"there is no file {path}") from None
+  except Exception as error:  # of many kinds on broken files
+    raise Rejected(f"cannot be decoded: {error}") from None
+  return picture_of(data)
+
+
+def picture_of(data: bytes) -> Picture:
+  """An image as it is stored; all of it is decoded, so that a broken one shows.
+
+  The bytes are kept where every reader gets the same pixels from them: 8 bit,
+  grey or RGB, upright. Others are encoded anew: EXIF rotation is carried out,
+  transparent pixels become white, 16 bits become 8.
+
+  Args:
+    data: of a JPEG or PNG.
+
+  Raises:
+    Rejected: not JPEG or PNG, broken, or too large.
+  """
+  from must_jax.data import schema
+
+  try:
+    size = schema.image_size(data)  # before a decompression bomb goes off
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+      is_png = image.format == "PNG"
+      if is_png:
+        image.load()  # EXIF may come after the pixels
+      turned = image.getexif().get(0x0112, 1) in range(2, 9)
+      plain = image.mode in ("L", "RGB") and not image.has_transparency_data
+      if plain and not turned and not (is_png and _png_depth(data)[0] != 8):
+        _check_readable(data, size, is_png)
+        return Picture(data, size)
+      upright = ImageOps.exif_transpose(image)
+    return _encode(upright, "PNG" if is_png else "JPEG", turned)
+  except Rejected:
+    raise
   except Exception as error:  # decoders raise of all kinds on broken files
     raise Rejected(f"cannot be decoded: {error}") from None
 
 
-def _check_readable(data: bytes, size: tuple[int, int]) -> None:
-  """TensorFlow refuses some broken files that Pillow reads."""
+def _check_readable(data: bytes, size: tuple[int, int], is_png: bool) -> None:
+  """Decodes all of an image as its readers will, see `parsing.decode_image`.
+
+  TensorFlow refuses some broken files that Pillow reads. Of JPEGs it refuses
+  all that Pillow does, so that one decoding is enough.
+  """
   import tensorflow as tf
 
-  from must_jax.data import parsing
-
   try:
-    parsing.decode_image(tf.constant(data), tf.constant(size), (0, 0, *size))
+    if is_png:
+      tf.io.decode_png(data, channels=3)
+    else:
+      tf.io.decode_and_crop_jpeg(data, (0, 0, *size), channels=3)
   except tf.errors.InvalidArgumentError:
     raise Rejected("cannot be decoded: broken JPEG or PNG data") from None
 
 
-def _image_of_array(path: pathlib.Path) -> Image.Image:
+def _image_of_array(path: epath.Path) -> Image.Image:
   from must_jax.data import schema
 
-  array = np.lib.format.open_memmap(path, mode="r")
+  array = _open_array(path)
   if array.dtype != np.uint8 or not (
     array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
   ):
@@ -238,6 +295,13 @@ def _image_of_array(path: pathlib.Path) -> Image.Image:
   if array.shape[0] * array.shape[1] > schema.MAX_PIXELS:
     raise Rejected(f"has more than {schema.MAX_PIXELS} pixels: {array.shape}")
   return Image.fromarray(np.array(array))
+
+
+def _open_array(path: epath.Path) -> np.ndarray:
+  """An .npy array, of which a local file is only mapped into memory."""
+  if is_local(path):
+    return np.lib.format.open_memmap(path, mode="r")
+  return np.lib.format.read_array(io.BytesIO(path.read_bytes()))
 
 
 def _encode(image: Image.Image, form: str, turned: bool = False) -> Picture:
@@ -256,7 +320,7 @@ def _encode(image: Image.Image, form: str, turned: bool = False) -> Picture:
   return Picture(buffer.getvalue(), (image.height, image.width), turned)
 
 
-def read_map(path: pathlib.Path, picture: Picture) -> np.ndarray:
+def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
   """Reads a label map: PNG codes (indices of a palette) or an .npy array.
 
   Returns:
@@ -269,7 +333,7 @@ def read_map(path: pathlib.Path, picture: Picture) -> np.ndarray:
 
   try:
     if path.suffix.lower() == ".npy":
-      array = np.lib.format.open_memmap(path, mode="r")
+      array = _open_array(path)
       _check_size(path, array.shape[:2], picture)
       return np.array(array[..., 0] if array.shape[2:] == (1,) else array)
     data = path.read_bytes()
@@ -282,7 +346,7 @@ def read_map(path: pathlib.Path, picture: Picture) -> np.ndarray:
 
 
 def _check_size(
-  path: pathlib.Path, size: Sequence[int], picture: Picture
+  path: epath.Path, size: Sequence[int], picture: Picture
 ) -> None:
   if tuple(size) != picture.size:
     turned = " once turned as its EXIF tells" if picture.turned else ""

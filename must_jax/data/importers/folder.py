@@ -1,9 +1,12 @@
 """Images in one folder per class, or without labels."""
 
 import argparse
-import pathlib
 
-from must_jax.data.importers import base, files
+from etils import epath
+
+from must_jax.data.importers import files
+from must_jax.data.importers.files import Picture
+from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
 HELP = "images in a folder per class, or unlabelled"
 
@@ -12,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
   parser.add_argument(
     "--images",
-    type=pathlib.Path,
+    type=epath.Path,
     required=True,
     metavar="DIR",
     help="DIR/CLASS/... of JPEG, PNG or uint8 .npy",
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def plan(args: argparse.Namespace) -> base.Plan:
+def plan(args: argparse.Namespace) -> Plan:
   """Finds the images; the class is the first folder below `--images`.
 
   Raises:
@@ -40,10 +43,8 @@ def plan(args: argparse.Namespace) -> base.Plan:
   """
   images, notes = files.find_images(args.images)
   if args.unlabelled:
-    items = [base.Item(key, path) for key, path in images.items()]
-    return base.Plan(
-      {}, items, lambda item, picture: base.Labels({}), notes=notes
-    )
+    items = [Item(key, path) for key, path in images.items()]
+    return Plan({}, items, ReadFiles(_read_nothing), notes=notes)
   stray = [str(path) for key, path in images.items() if "/" not in key]
   if stray:
     raise ValueError(
@@ -67,14 +68,19 @@ def plan(args: argparse.Namespace) -> base.Plan:
   empty = sorted(set(classes) - set(class_of.values()))
   if empty:
     notes = [*notes, f"classes without an image: {empty}"]
-
-  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
-    del picture
-    return base.Labels({"label": {"classes": [item.label]}})
-
   items = [
-    base.Item(key, path, classes.index(class_of[key]))
+    Item(key, path, classes.index(class_of[key]))
     for key, path in images.items()
   ]
   fields = {"label": {"kind": "ClassVector", "classes": classes}}
-  return base.Plan(fields, items, read_labels, notes=notes)
+  return Plan(fields, items, ReadFiles(_read_class), notes=notes)
+
+
+def _read_nothing(item: Item, picture: Picture) -> Labels:
+  del item, picture
+  return Labels({})
+
+
+def _read_class(item: Item, picture: Picture) -> Labels:
+  del picture
+  return Labels({"label": {"classes": [item.label]}})

@@ -1,11 +1,14 @@
 """Class maps: a PNG of class ids for each image."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from must_jax.data.importers import base, files
+from must_jax.data.importers import arguments, files
+from must_jax.data.importers.files import Picture, Rejected
+from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 from must_jax.types import IGNORE_LABEL
 
 HELP = "a PNG of class ids for each image"
@@ -15,7 +18,7 @@ _NO_CLASS = -1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
-  base.add_pair_arguments(parser, "masks")
+  arguments.add_pair_arguments(parser, "masks")
   parser.add_argument(
     "--classes",
     required=True,
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def plan(args: argparse.Namespace) -> base.Plan:
+def plan(args: argparse.Namespace) -> Plan:
   """Pairs images and masks.
 
   Raises:
@@ -46,27 +49,37 @@ def plan(args: argparse.Namespace) -> base.Plan:
   """
   classes = files.load_classes(args.classes)
   table = _table(args, len(classes))
-  items, notes = base.pair(args, "mask", (".png",))
+  items, notes = arguments.pair(args, "mask", (".png",))
+  fields = {"mask": {"kind": "ClassMap", "classes": classes}}
+  return Plan(fields, items, ReadFiles(_ReadMask(table)), notes=notes)
 
-  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
-    path = base.partner(item, "mask")
+
+@dataclasses.dataclass(frozen=True)
+class _ReadMask:
+  """Reads the class map of an image.
+
+  Attributes:
+    table: see `_table`.
+  """
+
+  table: np.ndarray
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    path = arguments.partner(item, "mask")
     ids = files.read_map(path, picture)
     if ids.ndim != 2:
-      raise files.Rejected(
+      raise Rejected(
         f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
         " palette PNG"
       )
-    mapped = table[ids]
+    mapped = self.table[ids]
     wrong = np.unique(ids[mapped == _NO_CLASS])
     if wrong.size:
-      raise files.Rejected(
+      raise Rejected(
         f"{path.name} has class ids {wrong[:5].tolist()}; expected"
-        f" {_ids(table)}. See --classes, --ignore-id and --map"
+        f" {_ids(self.table)}. See --classes, --ignore-id and --map"
       )
-    return base.Labels({"mask": {"classes": mapped.astype(np.uint8)}})
-
-  fields = {"mask": {"kind": "ClassMap", "classes": classes}}
-  return base.Plan(fields, items, read_labels, notes=notes)
+    return Labels({"mask": {"classes": mapped.astype(np.uint8)}})
 
 
 def _table(args: argparse.Namespace, num_classes: int) -> np.ndarray:

@@ -7,11 +7,14 @@ grey and black in a PNG and (0, 0, 0) in an array.
 """
 
 import argparse
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from must_jax.data.importers import base, files
+from must_jax.data.importers import arguments, files
+from must_jax.data.importers.files import Picture, Rejected
+from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
 HELP = "a colour PNG or .npy of surface normals for each image"
 
@@ -22,7 +25,7 @@ _MIN_LENGTH, _MAX_LENGTH = 0.5, 1.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
-  base.add_pair_arguments(parser, "normals")
+  arguments.add_pair_arguments(parser, "normals")
   parser.add_argument(
     "--flip-axes",
     default="",
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def plan(args: argparse.Namespace) -> base.Plan:
+def plan(args: argparse.Namespace) -> Plan:
   """Pairs images and normals.
 
   Raises:
@@ -41,15 +44,33 @@ def plan(args: argparse.Namespace) -> base.Plan:
     raise ValueError(
       f"--flip-axes is {args.flip_axes!r}; expected letters of 'xyz'."
     )
-  signs = np.array([-1.0 if a in args.flip_axes else 1.0 for a in "xyz"])
-  items, notes = base.pair(args, "normal map", files.MAP_SUFFIXES)
+  signs = tuple(-1.0 if a in args.flip_axes else 1.0 for a in "xyz")
+  items, notes = arguments.pair(args, "normal map", files.MAP_SUFFIXES)
+  return Plan(
+    {"normals": {"kind": "VectorMap"}},
+    items,
+    ReadFiles(_ReadNormals(signs)),
+    summarize=_summarize,
+    notes=notes,
+  )
 
-  def read_labels(item: base.Item, picture: files.Picture) -> base.Labels:
-    path = base.partner(item, "normal map")
+
+@dataclasses.dataclass(frozen=True)
+class _ReadNormals:
+  """Reads the normals of an image.
+
+  Attributes:
+    signs: that x, y and z are multiplied by.
+  """
+
+  signs: Sequence[float]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    path = arguments.partner(item, "normal map")
     codes = files.read_map(path, picture)
     is_png = path.suffix.lower() == ".png"
     if codes.shape[2:] != (3,) or codes.dtype.kind != ("u" if is_png else "f"):
-      raise files.Rejected(
+      raise Rejected(
         f"{path.name} is {codes.dtype} {codes.shape}; expected an RGB PNG or"
         " floats [h, w, 3]"
       )
@@ -59,20 +80,15 @@ def plan(args: argparse.Namespace) -> base.Plan:
     length = np.linalg.norm(vectors, axis=-1)
     valid = (length >= _MIN_LENGTH) & (length <= _MAX_LENGTH)  # no nan is
     if not valid.any():
-      raise files.Rejected(f"{path.name} has no vector of length 1")
+      raise Rejected(f"{path.name} has no vector of length 1")
     unit = np.zeros_like(vectors)
-    unit[valid] = vectors[valid] / length[valid, None] * signs
+    unit[valid] = vectors[valid] / length[valid, None] * np.array(self.signs)
     counts = {
       "away": int((unit[..., 2] > 0).sum()),
       "valid": int(valid.sum()),
       "pixels": valid.size,
     }
-    return base.Labels(
-      {"normals": {"vectors": unit, "valid": valid}}, (), counts
-    )
-
-  fields = {"normals": {"kind": "VectorMap"}}
-  return base.Plan(fields, items, read_labels, _summarize, notes)
+    return Labels({"normals": {"vectors": unit, "valid": valid}}, (), counts)
 
 
 def _summarize(counts: Mapping[str, float]) -> list[str]:

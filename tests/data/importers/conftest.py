@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from must_jax.data import importers
+from must_jax.data.importers import arguments, files
 from must_jax.data.records import ImageSet
 
 
@@ -27,6 +28,38 @@ def run_import(tmp_path, capsys):
     return status, printed.out, printed.err
 
   return run
+
+
+@pytest.fixture
+def run_plan(tmp_path, capsys):
+  """Runs an import of a `Plan`; returns the status and what was printed."""
+
+  def run(plan, *words, out="out"):
+    parser = argparse.ArgumentParser()
+    arguments.add_output_arguments(parser, name="set")
+    words = [*words, "--out", tmp_path / out, "--split", "train"]
+    args = parser.parse_args([str(w) for w in words])
+    args.plan = lambda args: plan
+    capsys.readouterr()
+    status = importers.run(args)
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+  return run
+
+
+@pytest.fixture
+def reads(monkeypatch):
+  """Names of the image files that are read in this process."""
+  names = []
+  read_image = files.read_image
+
+  def counted(path):
+    names.append(path.name)
+    return read_image(path)
+
+  monkeypatch.setattr(files, "read_image", counted)
+  return names
 
 
 @pytest.fixture

@@ -200,3 +200,28 @@ def test_missing_files(run_import, tmp_path, dataset):
   status, _, err = run_import(*words, tmp_path / "none")
   assert status == 2
   assert "no directory" in err
+
+
+@pytest.mark.parametrize(("count", "folder"), [(0, "images/v1/"), (2, "")])
+def test_folders_of_file_names(
+  run_coco, read_back, dataset, picture, tmp_path, count, folder
+):
+  name = "patch8/objects365_v1_00420917.jpg"
+  picture(tmp_path / f"images/{folder}{name}", height=40, width=100)
+  file_name = f"images/v1/{name}"
+  dataset["images"] = [{"id": 1, "file_name": file_name}]
+  annotate(dataset, [10, 20, 30, 10], isfake=0, isreflected=1, iscrowd=0)
+  annotate(dataset, [10, 20, 30, 10], isfake=1, isreflected=0, iscrowd=1)
+  assert run_coco(dataset, "--strip-folders", count)[0] == 0
+  (key,), (record,) = zip(*read_back()[0].items(), strict=True)
+  assert key == f"{folder}patch8/objects365_v1_00420917"
+  assert record["objects/ignore"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+  ("count", "message"), [(1, "after --strip-folders 1"), (-1, "is -1")]
+)
+def test_bad_numbers_of_folders(run_coco, dataset, count, message):
+  status, _, err = run_coco(dataset, "--strip-folders", count)
+  assert status == 2
+  assert message in err

@@ -1,12 +1,15 @@
 import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 from PIL import Image
 
+from must_jax.data import parsing
 from must_jax.data.importers import files
 from must_jax.data.importers.files import Picture, Rejected
 
@@ -197,6 +200,23 @@ def test_other_bad_images_are_rejected(tmp_path):
   assert "pixels" in reason("large.npy")
 
 
+def test_pictures_are_read_from_bytes(tmp_path):
+  data = save(Image.fromarray(PIXELS), tmp_path / "a.png")
+  assert files.picture_of(data) == Picture(data, (24, 32))
+  with pytest.raises(Rejected, match="cannot be decoded"):
+    files.picture_of(data[:-30])
+
+
+def test_exif_after_the_pixels_of_a_png_is_carried_out(tmp_path):
+  data = save(Image.fromarray(PIXELS), tmp_path / "a.png")
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  tag = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+  picture = files.picture_of(data[:-12] + tag + data[-12:])
+  assert picture.turned
+  np.testing.assert_array_equal(decode(picture), PIXELS[::-1, ::-1])
+
+
 def test_fuzzed_files_are_rejected_or_read(tmp_path):
   buffers = []
   for form in ("JPEG", "PNG"):
@@ -222,8 +242,11 @@ def test_fuzzed_files_are_rejected_or_read(tmp_path):
       outcomes["rejected"] += 1
       continue
     outcomes["read"] += 1
-    # What is stored can be decoded by the reader.
-    assert tf.io.decode_image(picture.data, 3).shape[:2] == picture.size
+    # What is stored can be decoded by Pillow and by the reader.
+    decode(picture)
+    window = tf.constant((0, 0, *picture.size))
+    image = parsing.decode_image(picture.data, picture.size, window)
+    assert image.shape[:2] == picture.size
   assert min(outcomes.values()) > 20
 
 
@@ -301,6 +324,58 @@ def test_find(tmp_path):
   images, notes = files.find_images(tmp_path, "b/*")
   assert images == {"b/x": tmp_path / "b/x.jpg"}
   assert notes == ["files that are no images: 1 .PNG, 1 .txt"]
+
+
+def test_find_on_an_object_store(tmp_path, monkeypatch):
+  for name in ("b/c/x.jpg", "a.PNG", ".hidden.jpg", ".git/c.jpg", "b/y.txt"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  monkeypatch.setattr(files, "is_local", lambda path: False)
+  wanted, others = files.find(epath.Path(tmp_path), files.IMAGE_SUFFIXES)
+  assert wanted == ["a.PNG", "b/c/x.jpg"]
+  assert others == ["b/y.txt"]
+
+
+def test_arrays_on_an_object_store(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "is_local", lambda path: False)
+  np.save(tmp_path / "a.npy", PIXELS)
+  given = decode(files.read_image(epath.Path(tmp_path / "a.npy")))
+  np.testing.assert_array_equal(given, PIXELS)
+  given = read_map(epath.Path(tmp_path / "a.npy"), (24, 32))
+  np.testing.assert_array_equal(given, PIXELS)
+
+
+def test_names_of_other_encodings(tmp_path):
+  (tmp_path / "grün.jpg").touch()
+  assert list(files.find_images(epath.Path(tmp_path))[0]) == ["grün"]
+  with open(os.fsencode(tmp_path) + b"/gr\xfcn.jpg", "wb"):
+    pass
+  with pytest.raises(ValueError, match=r"gr\\xfcn.jpg' is no UTF-8 name"):
+    files.find_images(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("root", "name", "path"),
+  [
+    ("/data", "a.jpg", "/data/a.jpg"),
+    ("/data", "./b/a b.jpg", "/data/b/a b.jpg"),
+    ("gs://bucket/data", "b/a.jpg", "gs://bucket/data/b/a.jpg"),
+  ],
+)
+def test_names_inside(root, name, path):
+  assert str(files.inside(epath.Path(root), name)) == path
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("", ".", "/", "..", "../a", "a/../../b", "a/..", "/etc/passwd"),
+    *("C:\\a.jpg", "..\\a.jpg", "gs://b/a.jpg", "a\0.jpg", None, 7, b"a"),
+  ],
+)
+def test_names_that_may_lead_outside(name):
+  with pytest.raises(Rejected, match="is no path below /data"):
+    files.inside(epath.Path("/data"), name)
 
 
 def test_find_errors(tmp_path):

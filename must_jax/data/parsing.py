@@ -265,12 +265,12 @@ def _parse_boxes(
   with _require(fine & same, f"{name}/boxes"):
     boxes = tf.reshape(flat, [-1, 4])
   # Some may be a rounding error wide; the crop drops what is too small.
-  keep = scores >= field.min_score
+  keep = tf.where(scores >= field.min_score)[:, 0]
   return {
-    "boxes": tf.boolean_mask(boxes, keep),
-    "classes": tf.boolean_mask(classes, keep),
-    "ignore": tf.boolean_mask(ignore, keep),
-    "scores": tf.boolean_mask(scores, keep),
+    "boxes": tf.gather(boxes, keep),
+    "classes": tf.gather(classes, keep),
+    "ignore": tf.gather(ignore, keep),
+    "scores": tf.gather(scores, keep),
   }
 
 

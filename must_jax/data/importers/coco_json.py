@@ -5,19 +5,17 @@ import collections
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from must_jax.data.importers import files
+from must_jax.data.importers import files, objects
 from must_jax.data.importers.files import Picture, Rejected
 from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
 HELP = "objects from a COCO JSON file"
-
-_SLACK = 1.0  # pixels that a box may lie outside without being counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +62,9 @@ def plan(args: argparse.Namespace) -> Plan:
     raise ValueError(f"{args.images} is no directory of images.")
   images, annotations, categories = _load(args.annotations)
   class_of = {c["id"]: i for i, c in enumerate(categories)}
-  objects = collections.defaultdict(list)
+  found = collections.defaultdict(list)
   for annotation in annotations:
-    objects[annotation["image_id"]].append(annotation)
+    found[annotation["image_id"]].append(annotation)
   items: dict[str, Item] = {}
   for image in images:
     parts = pathlib.PurePosixPath(image["file_name"]).parts
@@ -84,16 +82,16 @@ def plan(args: argparse.Namespace) -> Plan:
         f"{args.annotations} has two images with key {key!r} (file_name"
         " without extension); expected different ones."
       )
-    label = (image, objects.pop(image["id"], []))
+    label = (image, found.pop(image["id"], []))
     items[key] = Item(key, path, label)
-  strays = sum(map(len, objects.values()))
+  strays = sum(map(len, found.values()))
   notes = [f"annotations of images not listed: {strays}"] if strays else []
   read = ReadFiles(_ReadObjects(class_of))
   fields = {
     "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
   }
   return Plan(
-    fields, list(items.values()), read, summarize=_summarize, notes=notes
+    fields, list(items.values()), read, summarize=objects.summarize, notes=notes
   )
 
 
@@ -112,13 +110,18 @@ class _ReadObjects:
     given = tuple(
       image.get(k, s) for k, s in zip(_SIZE, picture.size, strict=True)
     )
-    if given != picture.size:
-      turned = " once turned as its EXIF tells" if picture.turned else ""
+    objects.check_size(given, picture, "JSON")
+    named = [(f"annotation {a.get('id')}", a) for a in annotations]
+    return objects.read_objects(named, self._read, picture.size)
+
+  def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
+    corners, category = _corners(annotation), annotation["category_id"]
+    if category not in self.class_of:
       raise Rejected(
-        f"the JSON gives {given[0]} x {given[1]} (height x width); the image"
-        f" is {picture.size[0]} x {picture.size[1]}{turned}"
+        f"category {category} is none of {sorted(self.class_of)[:10]}"
       )
-    return _read_objects(annotations, self.class_of, picture.size)
+    crowd = annotation.get("iscrowd") or annotation.get("ignore")
+    return objects.Object(corners, self.class_of[category], bool(crowd))
 
 
 _SIZE = ("height", "width")
@@ -160,46 +163,6 @@ def _load(path: epath.Path) -> tuple[list, list, list]:
   return images, annotations, categories
 
 
-def _read_objects(
-  annotations: Sequence[Mapping[str, Any]],
-  class_of: Mapping[int, int],
-  size: tuple[int, int],
-) -> Labels:
-  boxes, classes, ignore, rejected = [], [], [], []
-  counts: collections.Counter[str] = collections.Counter()
-  limit = np.array([*size, *size], np.float64)
-  for annotation in annotations:
-    try:
-      corners = _corners(annotation)
-      category = annotation["category_id"]
-      if category not in class_of:
-        raise Rejected(
-          f"category {category} is none of {sorted(class_of)[:10]}"
-        )
-      clipped = np.clip(corners, 0, limit)
-      box = (clipped / limit).astype(np.float32)
-      if not (box[2:] > box[:2]).all():
-        raise Rejected(
-          f"bbox {annotation['bbox']} lies outside the image, height x width"
-          f" {size[0]} x {size[1]}"
-        )
-    except Rejected as error:
-      rejected.append(f"annotation {annotation.get('id')}: {error}")
-      continue
-    boxes.append(box)
-    classes.append(class_of[category])
-    crowd = annotation.get("iscrowd") or annotation.get("ignore")
-    ignore.append(bool(crowd))
-    counts["clipped"] += bool(np.abs(clipped - corners).max() > _SLACK)
-  counts["objects"], counts["ignored"] = len(boxes), sum(ignore)
-  arrays = {
-    "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-    "classes": np.array(classes, np.int64),
-    "ignore": np.array(ignore, bool),
-  }
-  return Labels({"objects": arrays}, rejected, counts)
-
-
 def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
   """Absolute yxyx of a bbox xywh."""
   bbox: Any = annotation.get("bbox")
@@ -214,10 +177,3 @@ def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
   if width <= 0 or height <= 0:
     raise Rejected(f"bbox {bbox} has no area")
   return np.array([y, x, y + height, x + width])
-
-
-def _summarize(counts: Mapping[str, float]) -> list[str]:
-  return [
-    f"objects: {counts['objects']}, of these to be ignored:"
-    f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
-  ]

@@ -345,6 +345,21 @@ def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
     raise Rejected(f"{path.name} cannot be decoded: {error}") from None
 
 
+def read_ids(path: epath.Path, picture: Picture) -> np.ndarray:
+  """Reads a map of class ids like `read_map`: integers [h, w].
+
+  Raises:
+    Rejected: as `read_map`, or it has colours instead of ids.
+  """
+  ids = read_map(path, picture)
+  if ids.ndim != 2:
+    raise Rejected(
+      f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
+      " palette PNG"
+    )
+  return ids
+
+
 def _check_size(
   path: epath.Path, size: Sequence[int], picture: Picture
 ) -> None:

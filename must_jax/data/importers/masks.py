@@ -66,12 +66,7 @@ class _ReadMask:
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     path = arguments.partner(item, "mask")
-    ids = files.read_map(path, picture)
-    if ids.ndim != 2:
-      raise Rejected(
-        f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
-        " palette PNG"
-      )
+    ids = files.read_ids(path, picture)
     mapped = self.table[ids]
     wrong = np.unique(ids[mapped == _NO_CLASS])
     if wrong.size:

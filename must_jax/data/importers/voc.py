@@ -14,7 +14,6 @@ trainval, of 20 classes. The paper trains on both and tests on VOC2007 test.
 """
 
 import argparse
-import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 from etils import epath
 
-from must_jax.data.importers import files
+from must_jax.data.importers import files, objects
 from must_jax.data.importers.files import Picture, Rejected
 from must_jax.data.importers.plan import Item, Labels, Plan, ReadFiles
 
@@ -32,7 +31,6 @@ HELP = "objects from XML files in the format of PASCAL VOC"
 
 _MAX_BYTES = 1 << 24  # an annotation of 50,000 objects has as many
 _THREADS = 16  # files may be far away
-_SLACK = 1.0  # pixels that a box may lie outside without being counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +111,7 @@ def plan(args: argparse.Namespace) -> Plan:
     fields,
     items,
     ReadFiles(read_objects),
-    summarize=_summarize,
+    summarize=objects.summarize,
     notes=notes,
   )
 
@@ -166,38 +164,18 @@ class _ReadObjects:
       raise Rejected("has no annotation")
     root = _parse(item.label)
     _check_size(root, picture)
-    boxes, classes, ignore, rejected = [], [], [], []
-    counts: collections.Counter[str] = collections.Counter()
-    limit = np.array([*picture.size, *picture.size], np.float64)
-    for number, element in enumerate(root.findall("object"), start=1):
-      try:
-        name = _text(element, "name")
-        if name not in self.class_of:
-          raise Rejected(
-            f"class {name!r} is none of {sorted(self.class_of)[:10]}"
-          )
-        corners = _corners(element)
-        clipped = np.clip(corners, 0, limit)
-        box = (clipped / limit).astype(np.float32)
-        if not (box[2:] > box[:2]).all():
-          raise Rejected(
-            f"box {corners.tolist()} (yxyx) lies outside the image, height x"
-            f" width {picture.size[0]} x {picture.size[1]}"
-          )
-      except Rejected as error:
-        rejected.append(f"object {number}: {error}")
-        continue
-      boxes.append(box)
-      classes.append(self.class_of[name])
-      ignore.append(_text(element, "difficult") == "1")
-      counts["clipped"] += bool(np.abs(clipped - corners).max() > _SLACK)
-    counts["objects"], counts["ignored"] = len(boxes), sum(ignore)
-    arrays = {
-      "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-      "classes": np.array(classes, np.int64),
-      "ignore": np.array(ignore, bool),
-    }
-    return Labels({"objects": arrays}, rejected, counts)
+    named = [
+      (f"object {number}", element)
+      for number, element in enumerate(root.findall("object"), start=1)
+    ]
+    return objects.read_objects(named, self._read, picture.size)
+
+  def _read(self, element: ElementTree.Element) -> objects.Object:
+    name = _text(element, "name")
+    if name not in self.class_of:
+      raise Rejected(f"class {name!r} is none of {sorted(self.class_of)[:10]}")
+    difficult = _text(element, "difficult") == "1"
+    return objects.Object(_corners(element), self.class_of[name], difficult)
 
 
 def _class_names(paths: Iterable[epath.Path]) -> list[str]:
@@ -207,10 +185,10 @@ def _class_names(paths: Iterable[epath.Path]) -> list[str]:
 
 def _names_in(path: epath.Path) -> set[str]:
   try:
-    objects = _parse(path).findall("object")
+    found = _parse(path).findall("object")
   except Rejected:  # told when its image is read, if it is
     return set()
-  return {_text(element, "name") for element in objects} - {""}
+  return {_text(element, "name") for element in found} - {""}
 
 
 def _parse(path: epath.Path) -> ElementTree.Element:
@@ -254,12 +232,7 @@ def _check_size(root: ElementTree.Element, picture: Picture) -> None:
         " tell if the boxes are rotated"
       )
     return
-  if given != list(picture.size):
-    turned = " once turned as its EXIF tells" if picture.turned else ""
-    raise Rejected(
-      f"the XML gives {given[0]:g} x {given[1]:g} (height x width); the image"
-      f" is {picture.size[0]} x {picture.size[1]}{turned}"
-    )
+  objects.check_size(tuple(given), picture, "XML")
 
 
 def _corners(element: ElementTree.Element) -> np.ndarray:
@@ -285,10 +258,3 @@ def _numbers(
   except ValueError:
     return None
   return values if all(map(math.isfinite, values)) else None
-
-
-def _summarize(counts: Mapping[str, float]) -> list[str]:
-  return [
-    f"objects: {counts['objects']}, of these to be ignored:"
-    f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
-  ]

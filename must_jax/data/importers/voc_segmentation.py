@@ -100,13 +100,9 @@ class ReadMask:
       Rejected: the mask is missing, broken, or of another image.
     """
     path = arguments.partner(item, "mask")
-    ids = files.read_map(path, picture)
-    if ids.ndim != 2:
-      raise Rejected(
-        f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
-        " palette PNG"
-      )
-    return class_map(path, ids, self.class_of, picture)
+    return class_map(
+      path, files.read_ids(path, picture), self.class_of, picture
+    )
 
 
 def class_map(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from itertools import count
 
@@ -72,6 +73,30 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
   loop.train(config, tmp_path / "broken")
   assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
   assert losses(tmp_path / "broken")[6] == losses(tmp_path / "whole")[6]
+
+
+def test_mixture_and_bad_records_are_counted(make_config, world, tmp_path):
+  broken = tmp_path / "broken"
+  shutil.copytree(world / "src_cls", broken)
+  shard = sorted(broken.glob("*train-00000*.tfrecord"))[0]
+  data = bytearray(shard.read_bytes())
+  data[200] ^= 1  # in the first record
+  shard.write_bytes(data)
+  config = make_config("classification", steps=12)
+  config.datasets.broken = dataset(str(broken), "train", share=3.0)
+  config.train_on = ("all", "broken")
+  config.sampling = "equal"
+  config.tasks.classification.labels.broken = "supervised"
+  # A window is one batch, so that every batch has its shares.
+  config.data.update({"block_size": 4, "window_blocks": 2})
+  loop.train(config, tmp_path / "run")
+  lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+  metrics = [m for m in map(json.loads, lines) if "loss" in m]
+  assert [m["examples/all"] for m in metrics] == [2 * i for i in range(1, 13)]
+  assert metrics[-1]["examples/broken"] == 6 * 12  # three rounds of 24
+  assert sum(m["unusable_examples"] for m in metrics) == 3
+  (entry,) = (tmp_path / "run/quarantine/00000.jsonl").read_text().splitlines()
+  assert "checksum" in json.loads(entry)["reason"]
 
 
 def test_sigterm_saves_and_exits_with_42(make_config, tmp_path, interrupt):

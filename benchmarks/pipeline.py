@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import pathlib
-import resource
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks.resume import resident
 from must_jax import types
 from must_jax.data import pipeline, records, schema
 from must_jax.data.records import ImageSet
@@ -249,13 +249,11 @@ def multi_task(temp: pathlib.Path) -> list[Figure]:
 def memory(temp: pathlib.Path) -> list[Figure]:
   """Resident memory after 5,000 and after 50,000 images."""
   batches = train(temp / "photos-375", 64, ("label",))
-  page = resource.getpagesize() / 2**20
   sizes = []
   for count in (5_000, 45_000):
     for _ in itertools.islice(batches, count // BATCH_SIZE):
       pass
-    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
-    sizes.append(int(pages) * page)
+    sizes.append(resident())
   return [
     ("resident memory after 5,000 images", sizes[0], "MB"),
     ("resident memory after 50,000 images", sizes[1], "MB"),

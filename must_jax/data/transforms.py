@@ -418,18 +418,20 @@ class _Grid:
 
   def bilinear(self, array: tf.Tensor) -> tf.Tensor:
     """Samples float [mh, mw, c] between its centres: [h, w, c]."""
-    for place in (self.rows, self.cols):
-      cells = tf.shape(array)[0]
-      centre = place * tf.cast(cells, tf.float32) - 0.5
-      low = tf.floor(centre)
-      index = tf.cast(low, tf.int32)
-      below, above = (
-        tf.gather(array, tf.clip_by_value(i, 0, cells - 1))
-        for i in (index, index + 1)
-      )
-      array = below + (centre - low)[:, None, None] * (above - below)
-      array = _swap(array)
-    return array
+    # Edges are repeated: the operation knows nothing beyond them.
+    padded = tf.pad(array, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    low, high = [], []
+    for place, cells in zip(
+      (self.rows, self.cols), tf.unstack(tf.shape(array))[:2], strict=True
+    ):
+      # Its coordinates are 0 at the first centre and 1 at the last.
+      cells = tf.cast(cells, tf.float32)
+      low.append((place[0] * cells + 0.5) / (cells + 1))
+      high.append((place[-1] * cells + 0.5) / (cells + 1))
+    size = [self.rows.shape[0], self.cols.shape[0]]
+    return tf.image.crop_and_resize(
+      padded[None], tf.stack([low + high]), [0], size
+    )[0]
 
 
 def _swap(array: tf.Tensor) -> tf.Tensor:

@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--out",
     type=epath.Path,
     metavar="FILE",
-    help="PNG to write: random images with their labels",
+    help="PNG of random images with their labels; default NAME-SPLIT.png",
   )
   add("--count", type=int, default=24, help="images in it; default %(default)s")
   add("--seed", type=int, default=0, help="of what is read and drawn")
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints a summary of an image set, and writes a contact sheet if asked.
+  """Prints a summary of an image set, and writes a contact sheet.
 
   Args:
     args: see `add_arguments`.
@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
   images = ImageSet.open(args.directory, args.split or next(iter(splits)))
   for line in summarize(images, args.seed):
     print(line)
-  if args.out:
-    from must_jax.data import sheet
+  from must_jax.data import sheet
 
-    with atomic_write(args.out) as file:
-      sheet.draw(images, args.count, args.seed).save(file, "PNG")
-    print(f"Contact sheet: {args.out}")
+  out = args.out or epath.Path(f"{images.name}-{images.split}.png")
+  with atomic_write(out) as file:
+    sheet.draw(images, args.count, args.seed).save(file, "PNG")
+  print(f"Contact sheet: {out}")
   return 0
 
 

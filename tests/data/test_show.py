@@ -164,6 +164,16 @@ def test_command_writes_the_same_sheet_for_the_same_seed(tmp_path, capsys):
   assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_without_a_file_the_sheet_has_the_name_of_the_set(
+  tmp_path, monkeypatch
+):
+  images = write(tmp_path / "set")
+  monkeypatch.chdir(tmp_path)
+  assert run(tmp_path / "set", "--count", 2) == 0
+  (sheet_file,) = tmp_path.glob("*.png")
+  assert sheet_file.name == f"{images.name}-{images.split}.png"
+
+
 @pytest.mark.parametrize(
   "words, match",
   [

@@ -18,19 +18,11 @@ kakaobrain/align-base was trained on COYO-700M.
 from ml_collections import ConfigDict
 
 from configs import student
-from must_jax.config import start_from
+from must_jax.config import start_from_align_b7
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = start_from(
-    student.get_config(arg),
-    "checkpoints/align_b7",
-    backbone="efficientnet_b7_align",
-    toy="efficientnet_b0",
-    image_mean=(0.5, 0.5, 0.5),  # ALIGN
-    image_std=(0.5, 0.5, 0.5),  # ALIGN
-  )
-  config.optimizer.lr_factors.backbone = 0.1  # ours: it has learned already
+  config = start_from_align_b7(student.get_config(arg))
   if not config.model.width:
     config.train.steps = 1_171_875  # paper 4.3: an epoch of 300M at 256
   return config

@@ -16,17 +16,8 @@ Cost: not measured. Result: not published; ours: not run.
 from ml_collections import ConfigDict
 
 from configs import teacher_classification
-from must_jax.config import start_from
+from must_jax.config import start_from_align_b7
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = start_from(
-    teacher_classification.get_config(arg),
-    "checkpoints/align_b7",
-    backbone="efficientnet_b7_align",
-    toy="efficientnet_b0",
-    image_mean=(0.5, 0.5, 0.5),  # ALIGN
-    image_std=(0.5, 0.5, 0.5),  # ALIGN
-  )
-  config.optimizer.lr_factors.backbone = 0.1  # ours: it has learned already
-  return config
+  return start_from_align_b7(teacher_classification.get_config(arg))

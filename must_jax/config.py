@@ -307,6 +307,20 @@ def start_from(
   return config
 
 
+def start_from_align_b7(config: ConfigDict) -> ConfigDict:
+  """The same run, from ALIGN's EfficientNet-B7 (paper 4.3)."""
+  config = start_from(
+    config,
+    "checkpoints/align_b7",
+    backbone="efficientnet_b7_align",
+    toy="efficientnet_b0",
+    image_mean=(0.5, 0.5, 0.5),  # ALIGN
+    image_std=(0.5, 0.5, 0.5),  # ALIGN
+  )
+  config.optimizer.lr_factors.backbone = 0.1  # ours: it has learned already
+  return config
+
+
 def to_json(config: ConfigDict) -> str:
   """Canonical JSON of a config, for storing beside what it made."""
   return json.dumps(

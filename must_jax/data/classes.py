@@ -4,7 +4,7 @@ Class names are what counts; ids are matched by name.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,12 +34,23 @@ class Spec(NamedTuple):
 
 
 class Describer:
-  """Finds out what sources say of fields; reads each index once."""
+  """Finds out what sources say of fields.
 
-  def __init__(self, sources: Sequence[Source]):
+  Args:
+    sources: in order.
+    index: the index of an image set, by its directory; called once for each.
+    manifest: the same for label sets.
+  """
+
+  def __init__(
+    self,
+    sources: Sequence[Source],
+    index: Callable[[str], Mapping[str, Any]] = read_index,
+    manifest: Callable[[str], Mapping[str, Any]] = read_manifest,
+  ):
     self._sources = sources
-    self._index = functools.cache(read_index)
-    self._manifest = functools.cache(read_manifest)
+    self._index = functools.cache(index)
+    self._manifest = functools.cache(manifest)
 
   def __call__(self, task: str, field: str) -> list[Spec]:
     """All places with labels of a task.

@@ -189,7 +189,9 @@ class Loader:
           self._note(number, b"", "it or its labels are no tf.train.Example")
         except CorruptRecord as error:
           self._note(number, b"", str(error))
-      records[i, 0] = _key_only(cast(BadRecord, self._bad.get(number)).key)
+      bad = self._bad.get(number)
+      assert bad is not None
+      records[i, 0] = _key_only(bad.key)
     return sources, records
 
   def _find_bad(self, step: int) -> bool:

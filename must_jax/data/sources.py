@@ -10,7 +10,7 @@ from must_jax.config import task_kwargs
 from must_jax.data import classes, pipeline
 from must_jax.data.photometric import ColorOptions
 from must_jax.data.pipeline import AugmentOptions, BadRecord, Source
-from must_jax.data.sets import ImageSet, read_manifest
+from must_jax.data.sets import read_index, read_manifest
 from must_jax.tasks import Task, make_task
 
 OnBad = Callable[[BadRecord], None]
@@ -165,7 +165,7 @@ def _shares(config: ConfigDict) -> list[float] | None:
   if len(set(shares)) == 1:
     return None
   return [
-    share * ImageSet.open(entry.dir, entry.split).num_records
+    share * read_index(entry.dir)["splits"][entry.split]["num_records"]
     for share, entry in zip(shares, entries, strict=True)
   ]
 

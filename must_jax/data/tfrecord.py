@@ -97,6 +97,16 @@ def masked_crc(data: bytes) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def file_checksum(path: epath.PathLike) -> tuple[str, int]:
+  """The `RecordWriter.checksum` of a file as it is now, and its size."""
+  digest, size = hashlib.blake2b(digest_size=16), 0
+  with epath.Path(path).open("rb") as file:
+    while block := file.read(1 << 20):
+      digest.update(block)
+      size += len(block)
+  return digest.hexdigest(), size
+
+
 class RecordWriter:
   """Writes one shard and its offsets; both appear when the block ends well.
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from must_jax.data import classes as class_lib
 from must_jax.data.sets import ImageSet, LabelSet
@@ -48,16 +49,6 @@ class Union:
     if not sources:
       raise ValueError("There are no sources to read; give at least one.")
     self.tasks = tuple(task_fields)
-    self.class_tables: dict[str, dict[str, np.ndarray]] = {}
-    describe = class_lib.Describer(sources)
-    for task, fields in task_fields.items():
-      for name, field in fields.items():
-        specs, given = describe(task, name), (classes or {}).get(task, ())
-        names = class_lib.class_names(specs, task, name, given)
-        class_lib.check_field(specs, task, name, field, names)
-        table = class_lib.class_table(specs, len(sources), names)
-        if table is not None:
-          self.class_tables.setdefault(task, {})[name] = table
     self._images = [ImageSet.open(s.directory, s.split) for s in sources]
     # Of each source and task: own labels?, and the directory of a label set.
     self._origins = [[s.origins(task) for task in self.tasks] for s in sources]
@@ -67,6 +58,23 @@ class Union:
       for labels in opened.values():
         labels.check_images(images)
       self._labels.append(opened)
+    self.class_tables: dict[str, dict[str, np.ndarray]] = {}
+    # What was opened is not read again.
+    indexes = {str(i.directory): i.index for i in self._images}
+    manifests = {
+      d: s.manifest for sets in self._labels for d, s in sets.items()
+    }
+    describe = class_lib.Describer(
+      sources, lambda d: indexes[str(epath.Path(d))], manifests.__getitem__
+    )
+    for task, fields in task_fields.items():
+      for name, field in fields.items():
+        specs, given = describe(task, name), (classes or {}).get(task, ())
+        names = class_lib.class_names(specs, task, name, given)
+        class_lib.check_field(specs, task, name, field, names)
+        table = class_lib.class_table(specs, len(sources), names)
+        if table is not None:
+          self.class_tables.setdefault(task, {})[name] = table
     sizes = [images.num_records for images in self._images]
     self.starts = np.array([0, *itertools.accumulate(sizes)])
 

@@ -32,12 +32,12 @@ from must_jax.data.tfrecord import (
   CorruptRecord,
   ShardReader,
   atomic_write,
+  file_checksum,
   offsets_path,
 )
 from must_jax.types import Field
 
 _HEAD = {"key", "image", "height", "width"}  # features that are no labels
-_BLOCK_BYTES = 1 << 20
 _SHOWN = 20  # problems on the screen; `--report` has all
 
 
@@ -300,7 +300,7 @@ class _Checker:
         raise ValueError(f"the index lists {shard.file!r}, not a file name")
       reader = ShardReader(path)
       offsets = np.frombuffer(offsets_path(path).read_bytes(), "<u8")
-      checksum, size = _checksum(path)
+      checksum, size = file_checksum(path)
     except (ValueError, OSError) as error:
       note(str(error))
       return problems, np.zeros(0, np.uint64)
@@ -437,16 +437,6 @@ def _key_and_names(record: bytes) -> tuple[bytes, set[str]]:
   names = set(features)  # before a look for the key adds it
   keys = features["key"].bytes_list.value
   return keys[0] if len(keys) == 1 else b"", names
-
-
-def _checksum(path: epath.Path) -> tuple[str, int]:
-  """Checksum of a file as an index lists it, and its size in bytes."""
-  digest, size = hashlib.blake2b(digest_size=16), 0
-  with path.open("rb") as file:
-    while block := file.read(_BLOCK_BYTES):
-      digest.update(block)
-      size += len(block)
-  return digest.hexdigest(), size
 
 
 def _hash(key: bytes) -> int:

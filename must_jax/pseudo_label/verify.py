@@ -1,6 +1,5 @@
 """Reads a finished label set whole and checks it."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import tensorflow as tf
 from etils import epath
 
 from must_jax.data import records
+from must_jax.data.tfrecord import file_checksum
 from must_jax.pseudo_label import store
 
 
@@ -62,14 +62,10 @@ def _verify_shard(
     raise ValueError(
       f"{path} was committed by another job than {store.JOB_FILE}."
     )
-  digest = hashlib.blake2b(digest_size=16)
-  with path.open("rb") as file:
-    while block := file.read(1 << 20):
-      digest.update(block)
-  if digest.hexdigest() != shard.checksum:
+  checksum, _ = file_checksum(path)
+  if checksum != shard.checksum:
     raise ValueError(
-      f"{path} has checksum {digest.hexdigest()}; committed was"
-      f" {shard.checksum}."
+      f"{path} has checksum {checksum}; committed was {shard.checksum}."
     )
   keys, undecodable = [], []
   for i, record in enumerate(records.ShardReader(path)):

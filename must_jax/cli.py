@@ -94,6 +94,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   inspect.set_defaults(run=_inspect)
 
+  from must_jax import doctor
+
+  checker = commands.add_parser(
+    "doctor", help="check machine, workdir and config before a run"
+  )
+  doctor.add_arguments(checker)
+  checker.set_defaults(run=_doctor)
+
   predict = commands.add_parser(
     "predict", help="draw a checkpoint's predictions for images"
   )
@@ -157,6 +165,13 @@ def _inspect(args: argparse.Namespace) -> int:
   from must_jax.pseudo_label import inspect
 
   return inspect.run(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+  from must_jax import doctor
+  from must_jax.train.build import build
+
+  return doctor.run(args, compile_step=lambda c: build(c).lower().compile())
 
 
 def _predict(args: argparse.Namespace) -> int:

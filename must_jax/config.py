@@ -22,9 +22,12 @@ from ml_collections import ConfigDict, config_dict
 from must_jax.models import fpn
 from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
 from must_jax.tasks import make_task, task_options
+from must_jax.weighting import METHODS
 
 # Exit status of a run that saved itself because it was told to end.
 PREEMPTED = 42
+OPTIMIZERS = ("sgd", "adamw", "lars", "rmsprop")
+SCHEDULES = ("cosine", "polynomial", "steps")
 STAGES = ("train", "evaluate", "label")
 # Names become directories and parameter names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -52,6 +55,8 @@ def base_config() -> ConfigDict:
         "max_level": 7,  # paper 3.2
         "fpn_norm": "levels",  # tpu; or "convs", of imported detectors
         "fpn_top": "conv",  # tpu; or "pool": levels past the backbone
+        # Levels of the backbone that are computed again in the backward pass.
+        "remat": (),
         "dtype": "bfloat16",
         "norm_momentum": 0.99,  # tfm r50fpn_640_coco_scratch
         "norm_epsilon": 1e-3,  # tfm
@@ -102,12 +107,15 @@ def base_config() -> ConfigDict:
         "num_threads": 0,  # 0: one per core
       },
       "optimizer": {
+        # Or "adamw", "lars" (ref SimCLR), "rmsprop" (ref EfficientNet).
+        "name": "sgd",  # tfm
         "lr": 0.32,  # tfm r50fpn_640_coco_scratch
+        "betas": (0.9, 0.999),  # of "adamw"
         "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 4e-5,  # ref CP; kernels only
         "clip_norm": 0.0,  # 0: off
-        "schedule": "cosine",  # or "steps"
+        "schedule": "cosine",  # or "polynomial" (tfm, power 0.9), "steps"
         "warmup_steps": 2000,  # tfm
         "warmup_lr": 0.0067,  # tfm
         "boundaries": (0.9, 0.95),  # of the steps, for "steps"
@@ -116,6 +124,16 @@ def base_config() -> ConfigDict:
         # backbone to the one before it.
         "lr_factors": {"backbone": 1.0, "fpn": 1.0, "heads": 1.0},
         "layer_decay": 1.0,
+        "ema_decay": 0.0,  # of averaged parameters; 0: off, ref [55]: 0.9999
+      },
+      # How the tasks' losses combine, see `weighting.METHODS`; each method
+      # takes the options that it has.
+      "balancing": {
+        "method": "paper",  # paper 3.2
+        "lr": 0.025,  # of learned weights; ref GradNorm
+        "alpha": 1.5,  # ref GradNorm
+        "bound": 100.0,  # ours: learned weights are in 1/bound..bound
+        "leak": 0.0,  # ref GradDrop
       },
       "train": {
         "steps": 450_000,  # paper: 90 epochs of ImageNet at 256
@@ -123,6 +141,13 @@ def base_config() -> ConfigDict:
         "evaluate_every": 10_000,  # 0: at the end only
         "checkpoint_every": 5_000,
         "keep_checkpoints": 2,
+        "accumulate": 1,  # parts of a batch that are computed in turn
+        # Steps that are not finite, or are spikes (see train.guard), are
+        # skipped. After so many in a row the run goes back to a checkpoint.
+        "spike_sigmas": 0.0,  # 0: only what is not finite; OLMo: 6
+        "max_skipped": 10,
+        "max_rollbacks": 3,
+        "stuck_seconds": 600.0,  # without a move are reported; 0: never
       },
       "mesh": {"data": -1, "fsdp": 1},  # -1: all remaining devices
       "label": {
@@ -380,7 +405,9 @@ def validate(config: ConfigDict) -> None:
   """
   _one_of("stage", config.stage, STAGES)
   _one_of("sampling", config.sampling, ("uniform", "equal"))
-  _one_of("optimizer.schedule", config.optimizer.schedule, ("cosine", "steps"))
+  _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
+  _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
+  _one_of("balancing.method", config.balancing.method, METHODS)
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
   for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
     if config.optimizer[key] < 0:

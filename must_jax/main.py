@@ -27,6 +27,23 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number.")
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "host:port of process 0."
 )
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+  "initialization_timeout", 300, "Seconds to wait for all processes to start."
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+  "heartbeat_timeout",
+  100,
+  "Seconds after which a silent process counts as dead, and the others end.",
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  os.path.join(
+    os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")),
+    "must_jax",
+    "compiled",
+  ),
+  "Directory of compiled programs, for the next start; empty for none.",
+)
 
 
 def quiet_libraries() -> None:
@@ -69,12 +86,24 @@ def initialize_distributed() -> None:
   """Joins the other processes, if there are any."""
   import jax
 
+  timeouts: dict[str, Any] = {
+    "initialization_timeout": _INITIALIZATION_TIMEOUT.value,
+    "heartbeat_timeout_seconds": _HEARTBEAT_TIMEOUT.value,
+  }
   if _NUM_PROCESSES.value is not None:
     jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, **timeouts
     )
   elif _is_cluster():
-    jax.distributed.initialize()
+    jax.distributed.initialize(**timeouts)
+
+
+def keep_compiled_programs(directory: str) -> None:
+  """Spares the next start what this one compiles."""
+  import jax
+
+  if directory:
+    jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def _is_cluster() -> bool:
@@ -90,11 +119,15 @@ def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Arguments not understood: {argv[1:]}")
   logging.set_verbosity(logging.INFO)
-  initialize_distributed()
+  if _CONFIG.value.stage != "label":  # whose workers need nobody
+    initialize_distributed()
+  keep_compiled_programs(_COMPILATION_CACHE.value)
+  from must_jax.train.guard import TrainingDiverged
+
   assert _WORKDIR.value is not None  # a required flag
   try:
     result = run_stage(_CONFIG.value, _WORKDIR.value)
-  except (ValueError, OSError, TooManyBad) as error:
+  except (ValueError, OSError, TooManyBad, TrainingDiverged) as error:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)
     sys.exit(f"error: {error}")

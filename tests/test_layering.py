@@ -27,11 +27,16 @@ LAYERS = (
   "export",
   "main",
   "experiments",
+  "planning",
+  "doctor",
   "cli",
 )
 # These run where TensorFlow is not installed.
 CORE = ("types", "ops", "models", "losses", "weighting", "metrics", "tasks")
-CORE_FILES = ("train/step.py", "train/mesh.py")
+CORE_FILES = tuple(
+  f"train/{name}.py"
+  for name in ("mesh", "optimizer", "guard", "state", "gradients", "step")
+)
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "must_jax"}
 
 

@@ -13,7 +13,8 @@ from must_jax import config as config_lib
 from must_jax.convert import files, get_kind, kinds
 from must_jax.convert.base import ConversionError, Path, convert
 from must_jax.train import checkpoint
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
 
 # The kind of our own files: a checkpoint's variables with its config.
 OWN = "must_jax"

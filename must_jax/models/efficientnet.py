@@ -185,6 +185,8 @@ class EfficientNet(nn.Module):
     head_conv: whether there is a last 1x1 convolution, which only the
       classifier sees.
     width: channels of the stem; 0 as published, else all widths scale with it.
+    remat: levels (from 1) whose blocks keep only their inputs for the backward
+      pass and are computed again there: less memory, a third more time.
     dtype: of activations. Parameters and norm statistics are float32.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
@@ -197,6 +199,7 @@ class EfficientNet(nn.Module):
   padding: str = "same"
   head_conv: bool = False
   width: int = 0
+  remat: tuple[int, ...] = ()
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -249,8 +252,11 @@ class EfficientNet(nn.Module):
     for stage, num_blocks in zip(_STAGES, repeats, strict=True):
       _, kernel, stride, expansion, channels = stage
       level += stride == 2
+      make_block = (
+        nn.remat(Block, static_argnums=2) if level in self.remat else Block
+      )
       for i in range(num_blocks):
-        x = Block(
+        x = make_block(
           channels=round_channels(channels, scale.width * shrink),
           kernel=kernel,
           stride=stride if i == 0 else 1,
@@ -261,7 +267,7 @@ class EfficientNet(nn.Module):
           conv=conv,
           norm=norm,
           name=f"block{index + 1}",
-        )(x, train=train)
+        )(x, train)
         index += 1
       if level > 1:
         features[level] = x

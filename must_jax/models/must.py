@@ -6,7 +6,7 @@ an interface (checkpoints, imported weights, warm starts by rule).
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -85,12 +85,32 @@ def normalise(
   return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
+class Features(NamedTuple):
+  """What the backbone and the pyramid give the heads; a pytree.
+
+  Attributes:
+    maps: of the backbone, {2: c2, ..., 5: c5}.
+    top: what the classifier sees: C5, or the network's last convolution.
+    pyramid: {level: [B, h, w, C]}; {} if no head needs it.
+    fused: P2, the sum of the pyramid at stride 4; None if no head needs it.
+  """
+
+  maps: dict[int, jax.Array]
+  top: jax.Array
+  pyramid: dict[int, jax.Array]
+  fused: jax.Array | None
+
+
 class MustModel(nn.Module):
   """Shared backbone and pyramid with one head for each task.
 
   The pyramid is built, and has parameters, only if some head needs "pyramid" or
   "fused"; P2 is fused only if some head needs "fused". A teacher with nothing
   but a classification head therefore owns a backbone and that head.
+
+  The three parts can be applied one by one (`method=MustModel.neck`), each with
+  its own parameters alone, which is how training gets at the gradients of
+  single tasks.
 
   Attributes:
     backbone: image [B, H, W, 3] -> {2: c2, ..., 5: c5}, and "top" if the
@@ -111,7 +131,11 @@ class MustModel(nn.Module):
   image_std: tuple[float, float, float] = IMAGENET_STD
   frozen: tuple[str, ...] = ()
 
-  @nn.compact
+  def setup(self) -> None:
+    for task, head in self.heads:
+      # A copy, because a module of a tuple can't be named by its task.
+      setattr(self, f"head_{task}", head.copy())
+
   def __call__(
     self,
     image: jax.Array,
@@ -132,33 +156,74 @@ class MustModel(nn.Module):
     Returns:
       {task: outputs of its head}.
     """
-    needs = {head.needs for _, head in self.heads}
-    backbone_features = dict(
+    image_size = image.shape[1], image.shape[2]
+    maps, top = self.trunk(image, train)
+    features = self.neck(maps, top, image_size, train)
+    return {
+      task: self.head(
+        task,
+        features,
+        image_size,
+        (labels or {}).get(task),
+        train,
+        content_size,
+      )
+      for task, _ in self.heads
+    }
+
+  def trunk(
+    self, image: jax.Array, train: bool = False
+  ) -> tuple[dict[int, jax.Array], jax.Array | None]:
+    """The backbone's maps {2: c2, ..., 5: c5}, and what only a classifier sees.
+
+    That is None where it sees C5: a map of all tasks must be one array, for
+    their gradients to meet there.
+    """
+    features = dict(
       self._shared("backbone", train)(
         normalise(image, self.image_mean, self.image_std)
       )
     )
-    top = backbone_features.pop("top", backbone_features[5])
-    height, width = image.shape[1:3]
-    features = {
-      "c5": top,
-      "backbone": backbone_features,
-      "image_size": (height, width),
-    }
-    if content_size is not None:
-      features["content_size"] = content_size
+    return features, features.pop("top", None)
+
+  def neck(
+    self,
+    maps: dict[int, jax.Array],
+    top: jax.Array | None,
+    image_size: tuple[int, int],
+    train: bool = False,
+  ) -> Features:
+    """The pyramid on top of the backbone, as far as heads need it."""
+    needs = {head.needs for _, head in self.heads}
+    pyramid, fused = {}, None
     if needs & {"pyramid", "fused"}:
-      pyramid = self._shared("fpn", train)(backbone_features)
-      features |= pyramid
+      pyramid = self._shared("fpn", train)(maps)
       if "fused" in needs:
-        features["p2"] = fuse(pyramid, (-(-height // 4), -(-width // 4)))
-    return {
-      # A copy, because a module of a tuple can't be named by its task.
-      task: head.copy(name=f"head_{task}")(
-        features, labels=(labels or {}).get(task), train=train
-      )
-      for task, head in self.heads
+        height, width = image_size
+        fused = fuse(pyramid, (-(-height // 4), -(-width // 4)))
+    return Features(maps, maps[5] if top is None else top, pyramid, fused)
+
+  def head(
+    self,
+    task: str,
+    features: Features,
+    image_size: tuple[int, int],
+    labels: Labels | None = None,
+    train: bool = False,
+    content_size: jax.Array | None = None,
+  ) -> dict[str, jax.Array]:
+    """Outputs of one task's head; see `__call__` for the arguments."""
+    offered: dict[Any, Any] = {
+      "c5": features.top,
+      "backbone": features.maps,
+      "image_size": image_size,
+      **features.pyramid,
     }
+    if features.fused is not None:
+      offered["p2"] = features.fused
+    if content_size is not None:
+      offered["content_size"] = content_size
+    return getattr(self, f"head_{task}")(offered, labels=labels, train=train)
 
   def _shared(self, name: str, train: bool) -> Callable[[Any], Any]:
     """The backbone or the pyramid, as it takes part in training."""

@@ -99,6 +99,8 @@ class ResNet(nn.Module):
     width: channels of the stem and of stage 2; 0 for the published 64.
     groups: of the bottlenecks' 3x3 convolutions.
     group_width: channels of a group in stage 2, at the published width.
+    remat: levels whose blocks keep only their inputs for the backward pass and
+      are computed again there: less memory, a third more time.
     dtype: of activations. Parameters and norm statistics are float32.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
@@ -108,6 +110,7 @@ class ResNet(nn.Module):
   width: int = 0
   groups: int = 1
   group_width: int = 64
+  remat: tuple[int, ...] = ()
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -151,8 +154,9 @@ class ResNet(nn.Module):
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     features = {}
     for level, num_blocks in enumerate(blocks, start=2):
+      make_block = nn.remat(Block) if level in self.remat else Block
       for i in range(num_blocks):
-        x = Block(
+        x = make_block(
           width=width * 2 ** (level - 2),
           stride=2 if i == 0 and level > 2 else 1,
           bottleneck=bottleneck,

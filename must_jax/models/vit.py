@@ -178,6 +178,8 @@ class DptEncoder(nn.Module):
     grid: side of the learned grid of position embeddings, in tokens. It is
       resized to that of the input.
     width: must be 0, there is one published width.
+    remat: levels whose blocks keep only their inputs for the backward pass and
+      are computed again there; transformer blocks are level 4.
     dtype: of activations. Parameters are float32.
     norm_momentum: not used, LayerNorm and GroupNorm have no running statistics.
     norm_epsilon: not used, theirs are fixed at the published 1e-6 and 1e-5.
@@ -190,6 +192,7 @@ class DptEncoder(nn.Module):
   channels: tuple[int, ...] = (256, 512, 1024, 1024)
   grid: int = 24
   width: int = 0
+  remat: tuple[int, ...] = ()
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -228,8 +231,9 @@ class DptEncoder(nn.Module):
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
       # The third stage is at level 4, which the transformer replaces.
       for level, num_blocks in enumerate(self.conv_blocks, start=2):
+        conv_block = nn.remat(StdBlock) if level in self.remat else StdBlock
         for i in range(num_blocks):
-          x = StdBlock(
+          x = conv_block(
             width=64 * 2 ** (level - 2),
             stride=2 if i == 0 and level > 2 else 1,
             dtype=self.dtype,
@@ -249,8 +253,9 @@ class DptEncoder(nn.Module):
     )(x)
     x = self._tokens(x)
     first_level = 6 - len(self.taps)
+    block = nn.remat(TransformerBlock) if 4 in self.remat else TransformerBlock
     for i in range(1, self.taps[-1] + 1):
-      x = TransformerBlock(self.num_heads, self.dtype, name=f"block{i}")(x)
+      x = block(self.num_heads, self.dtype, name=f"block{i}")(x)
       if i in self.taps:
         tap = self.taps.index(i)
         level = first_level + tap

@@ -16,7 +16,7 @@ from must_jax.data.records import write_json
 from must_jax.data.sets import MANIFEST_FILE, ImageSet, read_manifest
 from must_jax.pseudo_label.status import status
 from must_jax.tasks import Task
-from must_jax.train.state import build_tasks
+from must_jax.train.build import build_tasks
 
 # Labels are drawn and measured at this size, whatever size they have.
 _IMAGE_SIZE = (256, 256)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -22,8 +23,9 @@ from must_jax import config as config_lib
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
 
-FORMAT_VERSION = 1
-_PARTS = ("params", "batch_stats", "opt_state")
+FORMAT_VERSION = 2
+# Version 1 held less of the state of training, and the same variables.
+_READABLE = (1, FORMAT_VERSION)
 
 
 class CorruptCheckpointError(ValueError):
@@ -41,6 +43,7 @@ class Checkpoints:
       config: of the run, with class names filled in.
     """
     self._config = json.loads(config_lib.to_json(config))
+    self._polls = 0
     self._manager = ocp.CheckpointManager(
       epath.Path(workdir).absolute() / "checkpoints",
       options=ocp.CheckpointManagerOptions(
@@ -63,14 +66,21 @@ class Checkpoints:
     }
     self._manager.save(step, args=_save_args(state, meta))
 
-  def restore(self, like: TrainState) -> TrainState | None:
-    """The latest intact state, laid out on devices as `like`; None if none.
+  def restore(
+    self, abstract: TrainState, latest: int | None = None
+  ) -> TrainState | None:
+    """The latest intact state; None if there is none.
 
     A checkpoint whose digest does not match is deleted, loudly, and the one
     before it is used.
+
+    Args:
+      abstract: shapes and places of the state.
+      latest: step after which no checkpoint is looked at.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for step in sorted(self._manager.all_steps(), reverse=True):
+      if latest is not None and step > latest:
+        continue
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -82,7 +92,7 @@ class Checkpoints:
         ),
       )
       try:
-        _check_version(restored["meta"], f"step {step}")
+        _check_version(restored["meta"], f"step {step}", (FORMAT_VERSION,))
         _check(restored["meta"], _digests(restored["state"]), step)
       except CorruptCheckpointError as error:
         logging.error("%s Deleting it; trying the one before.", error)
@@ -92,9 +102,24 @@ class Checkpoints:
       return restored["state"]
     return None
 
-  def reached_preemption(self, step: int) -> bool:
-    """True once the platform has announced to every process that it ends."""
-    return self._manager.reached_preemption(step)
+  def roll_back(self, abstract: TrainState, step: int) -> TrainState | None:
+    """The latest intact state up to a step; later checkpoints are deleted."""
+    self._manager.wait_until_finished()
+    state = self.restore(abstract, latest=step)
+    if state is not None:
+      for later in self._manager.all_steps():
+        if later > int(state.step):
+          self._manager.delete(later)
+    return state
+
+  def reached_preemption(self) -> bool:
+    """True once the platform has announced to every process that it ends.
+
+    Every process must ask equally often: they agree on a question to say yes
+    to, and so do the same last step, or batch of an evaluation.
+    """
+    self._polls += 1
+    return self._manager.reached_preemption(self._polls)
 
   def close(self) -> None:
     """Waits for pending saves."""
@@ -172,12 +197,14 @@ def read_origin(path: epath.PathLike) -> dict[str, Any]:
 def fingerprint(path: epath.PathLike) -> str:
   """Identifies the parameters of a checkpoint, for manifests."""
   digests = _read_meta(find(path))["digest"]
-  words = digests["params"] + digests["batch_stats"]
+  words = digests.get("ema") or digests["params"] + digests["batch_stats"]
   return "".join(f"{word:08x}" for word in words)
 
 
 def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
   """Parameters and norm statistics as numpy, whatever saved them.
+
+  Where training kept averages of them, these.
 
   Raises:
     CorruptCheckpointError: the digest does not match.
@@ -186,13 +213,14 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
   meta = _read_meta(path)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     tree = checkpointer.metadata(path / "state").item_metadata.tree
+    parts = ("ema",) if tree.get("ema") else ("params", "batch_stats")
     item = {
       part: jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
         tree[part],
         is_leaf=lambda leaf: hasattr(leaf, "shape"),
       )
-      for part in ("params", "batch_stats")
+      for part in parts
       if part in tree  # a network without BatchNorm has no statistics
     }
     restored = checkpointer.restore(
@@ -206,7 +234,7 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
       ),
     )
   _check(meta, {part: digest(restored[part]) for part in restored}, path)
-  return {"batch_stats": {}} | restored
+  return {"batch_stats": {}} | restored.get("ema", restored)
 
 
 def warm_start(
@@ -283,7 +311,9 @@ def warm_start(
     )
   width = max(len(row[0]) for row in rows)
   table = "\n".join(f"  {m:<{width}}  {s:<7} {d}" for m, s, d in rows)
-  return state.replace(**new), f"Warm start from {path}\n{table}"
+  # The averages begin where the parameters do.
+  ema = {kind: jax.tree.map(jnp.copy, new[kind]) for kind in state.ema}
+  return state.replace(**new, ema=ema), f"Warm start from {path}\n{table}"
 
 
 def _check_inputs(
@@ -376,7 +406,12 @@ def _save_args(state: PyTree, meta: dict[str, Any]) -> Any:
 
 
 def _digests(state: TrainState) -> dict[str, list[int]]:
-  return {part: digest(getattr(state, part)) for part in _PARTS}
+  """By part of the state; of `ema` only if there are averages."""
+  return {
+    part: digest(tree)
+    for part, tree in vars(state).items()
+    if part != "ema" or tree
+  }
 
 
 def _read_meta(path: epath.Path) -> dict[str, Any]:
@@ -385,12 +420,14 @@ def _read_meta(path: epath.Path) -> dict[str, Any]:
   return meta
 
 
-def _check_version(meta: dict[str, Any], where: Any) -> None:
-  if meta.get("format_version") != FORMAT_VERSION:
+def _check_version(
+  meta: dict[str, Any], where: Any, readable: tuple[int, ...] = _READABLE
+) -> None:
+  if meta.get("format_version") not in readable:
     raise ValueError(
       f"The checkpoint at {where} has format version"
-      f" {meta.get('format_version')!r}; this must_jax reads {FORMAT_VERSION}."
-      " Use the version that wrote it."
+      f" {meta.get('format_version')!r}; this must_jax reads {readable} here."
+      " Use the version that wrote it, or start from it: config.init_from."
     )
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from must_jax.metrics.base import Metric
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
+from must_jax.train import processes
 from must_jax.types import PyTree
 
 
@@ -62,15 +62,10 @@ def _merge_processes(metric: Metric) -> Metric:
   """Adds up what the processes counted."""
   if jax.process_count() == 1:
     return metric
-  payload = np.frombuffer(pickle.dumps(metric), np.uint8)
-  sizes = multihost_utils.process_allgather(np.array(payload.size))
-  padded = np.zeros(int(sizes.max()), np.uint8)
-  padded[: payload.size] = payload
   merged: Metric | None = None
-  gathered = multihost_utils.process_allgather(padded)
-  for size, row in zip(sizes, gathered, strict=True):
+  for payload in processes.gather(pickle.dumps(metric)):
     # The bytes come from the run's own processes.
-    other = pickle.loads(row[: int(size)].tobytes())
+    other = pickle.loads(payload)
     if merged is None:
       merged = other
     else:

@@ -12,7 +12,7 @@ from must_jax.models.must import MustModel
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train import mesh as mesh_lib
-from must_jax.train.state import build_model, build_tasks
+from must_jax.train.build import build_model, build_tasks
 from must_jax.train.step import make_predict_step
 from must_jax.types import PyTree
 

@@ -1,6 +1,7 @@
 """The one training loop: teacher, student and fine-tuning differ in config."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -21,16 +22,15 @@ from must_jax.data import sources
 from must_jax.data.quarantine import Quarantine
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
+from must_jax.train import processes
+from must_jax.train.build import Program, build, build_model, build_tasks
 from must_jax.train.evaluate import evaluate
-from must_jax.train.optimizer import make_optimizer, make_schedule
+from must_jax.train.guard import TrainingDiverged
 from must_jax.train.preemption import Sigterm
-from must_jax.train.state import build_model, build_tasks, create_state
-from must_jax.train.step import make_predict_step, make_train_step
-from must_jax.weighting import fixed
-
-
-class NonFiniteLossError(RuntimeError):
-  """The loss became NaN or infinite."""
+from must_jax.train.processes import Watchdog
+from must_jax.train.state import TrainState
+from must_jax.train.step import make_predict_step
+from must_jax.weighting import paper_weights
 
 
 def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
@@ -46,125 +46,114 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
 
   Raises:
     ValueError: the config does not fit the data or what `workdir` holds.
-    NonFiniteLossError: with the step, the tasks' losses and the batch's keys.
+    TrainingDiverged: with the steps, the tasks' losses and the batch's keys.
     SystemExit: with code 42, after saving, on SIGTERM or a preemption notice.
   """
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
+  logging.info("%s", processes.report())
 
   # 1. Names become data: open the sources, fill in classes and weights.
   config = sources.resolve(config)
   _claim_workdir(config, workdir)
-  tasks = build_tasks(config)
-  weights = _loss_weights(config)
-  mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp)
-  mesh_lib.check_batch_size("data.batch_size", config.data.batch_size, mesh)
+  program = build(config, _loss_weights(config))
+  total = config.train.steps
 
-  # 2. Model, optimizer and state; resume, or warm-start, or begin.
-  model = build_model(config, tasks)
-  schedule = make_schedule(
-    config.optimizer.lr,
-    config.train.steps,
-    schedule=config.optimizer.schedule,
-    warmup_steps=config.optimizer.warmup_steps,
-    warmup_lr=config.optimizer.warmup_lr,
-    boundaries=config.optimizer.boundaries,
-    decay=config.optimizer.decay,
-  )
-  optimizer = make_optimizer(
-    schedule,
-    momentum=config.optimizer.momentum,
-    nesterov=config.optimizer.nesterov,
-    weight_decay=config.optimizer.weight_decay,
-    clip_norm=config.optimizer.clip_norm,
-    parts=_factors(config),
-    layer_decay=config.optimizer.layer_decay,
-  )
-  state = create_state(
-    model, optimizer, tuple(config.data.image_size), config.seed, mesh
-  )
+  # 2. The state: resume, or warm-start, or begin.
   checkpoints = checkpoint_lib.Checkpoints(workdir, config)
-  restored = checkpoints.restore(state)
-  if restored is not None:
-    state = restored
+  state = checkpoints.restore(program.abstract_state)
+  if state is not None:
     logging.info("Resumed at step %d.", int(state.step))
-  elif config.init_from:
-    state, report = checkpoint_lib.warm_start(
-      state,
-      config.init_from,
-      tuple(config.init_parts),
-      {name: task.classes for name, task in tasks.items()},
-      config.model,
-    )
-    logging.info("%s", report)
+  else:
+    state = program.create_state()
+    if config.init_from:
+      state, table = checkpoint_lib.warm_start(
+        state,
+        config.init_from,
+        tuple(config.init_parts),
+        {name: task.classes for name, task in program.tasks.items()},
+        config.model,
+      )
+      logging.info("%s", table)
 
-  # 3. Compiled steps, data and where the numbers go.
-  train_step = make_train_step(
-    model, tasks, optimizer, weights, config.seed, mesh
-  )
-  first_step = int(state.step)
+  # 3. Data, and where the numbers go.
+  done = first_step = int(state.step)
+  left_out = int(state.batches_left_out)
   quarantine = _quarantine(workdir)
-  batches = sources.train_batches(config, first_step, quarantine)
-  evaluator = _Evaluator(config, model, tasks, mesh, quarantine)
+  batches = sources.train_batches(config, done + left_out, quarantine)
+  evaluator = _Evaluator(
+    config, program.model, program.tasks, program.mesh, quarantine
+  )
   final: dict[str, float] = {}
 
   with (
     Sigterm() as sigterm,
     contextlib.closing(checkpoints),
+    Watchdog(workdir, config.train.stuck_seconds) as watchdog,
     _metric_writer(workdir) as writer,
-    _progress_bar(first_step, config.train.steps) as bar,
+    _progress_bar(first_step, total) as bar,
   ):
     # Once `jax.distributed` is initialised it owns SIGTERM, and tells every
-    # process the same step to stop at.
+    # process the same moment to stop at.
     def told_to_end() -> bool:
-      return sigterm.received or checkpoints.reached_preemption(done)
+      return sigterm.received or checkpoints.reached_preemption()
 
     # 4. Train.
-    done = first_step
-    pending: list[tuple[int, Any, dict[str, Any]]] = []
-    clock = time.monotonic()
-    for step in range(first_step, config.train.steps):
+    history = _History(config)
+    while done < total:
+      watchdog.moved(done, "waits for data")
       batch = next(batches)
       keys = batch.pop("key")
-      state, metrics = train_step(state, mesh_lib.to_device(batch, mesh))
-      pending.append((step, keys, metrics))
-      done = step + 1
-      is_last = done == config.train.steps
+      watchdog.moved(done, "computes")
+      state, metrics = program.train_step(
+        state, mesh_lib.to_device(batch, program.mesh)
+      )
+      history.add(done, keys, metrics)
+      done += 1
       bar.update()
+      is_last, ends = done == total, told_to_end()
+      log = is_last or _due(done, config.train.log_every)
+      save = is_last or ends or _due(done, config.train.checkpoint_every)
 
-      if is_last or _due(done, config.train.log_every):
-        scalars = _check_finite(pending)
-        seconds = time.monotonic() - clock
-        scalars["lr"] = float(schedule(step))
+      # What a step says is looked at rarely, for that waits for the device.
+      if (log or save) and (bad := history.read()):
+        state = _roll_back(checkpoints, program, bad, done + left_out)
+        logging.error("Went back to step %d, other data.", int(state.step))
+        done, left_out = int(state.step), int(state.batches_left_out)
+        batches = sources.train_batches(config, done + left_out, quarantine)
+        history = _History(config)
+        continue
+
+      if log:
+        scalars = history.scalars()
+        scalars["lr"] = float(program.schedule(done - 1))
         for name, count in zip(
-          config.train_on, batches.counts(done), strict=True
+          config.train_on, batches.counts(done + left_out), strict=True
         ):
           scalars[f"examples/{name}"] = float(count)
-        scalars["images_per_second"] = (
-          len(pending) * config.data.batch_size / seconds
-        )
         writer.write_scalars(done, scalars)
         bar.set_postfix(loss=f"{scalars['loss']:.4f}")
-        pending, clock = [], time.monotonic()
 
-      if is_last or _due(done, config.train.checkpoint_every):
-        _check_finite(pending)
+      if save and (is_last or ends or not history.is_skipping):
+        watchdog.moved(done, "saves")
         checkpoints.save(state)
 
-      if is_last or _due(done, config.train.evaluate_every):
+      if not ends and (is_last or _due(done, config.train.evaluate_every)):
+        watchdog.moved(done, "evaluates")
         final = evaluator(state, told_to_end)
         if final:
           writer.write_scalars(done, final)
-          clock = time.monotonic()
+        else:
+          ends = bool(config.evaluate_on)
+          checkpoints.save(state)
+        history.rest()
 
-      if told_to_end():
-        _check_finite(pending)
-        checkpoints.save(state)
+      if ends:
         logging.info("Told to end: saved step %d.", done)
         sys.exit(PREEMPTED)
 
     # 5. Done. An old run that is merely opened again is evaluated anew.
-    if first_step >= config.train.steps:
+    if first_step >= total:
       final = evaluator(state, told_to_end)
   if jax.process_index() == 0 and final:
     (workdir / "result.json").write_text(
@@ -191,6 +180,119 @@ def evaluate_checkpoint(
     _quarantine(epath.Path(workdir)),
   )
   return evaluator.run(variables)
+
+
+class _History:
+  """The steps since the last look at the device's numbers."""
+
+  def __init__(self, config: ConfigDict):
+    self._batch_size = config.data.batch_size
+    self._max_skipped = config.train.max_skipped
+    self._unread: list[tuple[int, Any, dict[str, Any]]] = []
+    self._latest: dict[str, float] = {}
+    self._unusable = 0.0
+    self.rest()
+
+  def rest(self) -> None:
+    """The time until now counts for no step."""
+    self._clock, self._steps = time.monotonic(), 0
+
+  def add(self, step: int, keys: Any, metrics: dict[str, Any]) -> None:
+    """Remembers what a step will say, and the keys of its batch."""
+    self._unread.append((step, keys, metrics))
+    self._steps += 1
+
+  def read(self) -> "_Trouble | None":
+    """Waits for the steps; tells of those that were skipped."""
+    worst: _Trouble | None = None
+    for step, keys, metrics in self._unread:
+      latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      self._latest = latest
+      self._unusable += latest["unusable_examples"]
+      in_a_row = int(latest["skipped_in_a_row"])
+      if in_a_row:
+        trouble = _Trouble(step, in_a_row, keys, latest)
+        logging.warning("Skipped: %s", trouble.describe())
+        if in_a_row >= self._max_skipped:
+          worst = trouble
+    self._unread = []
+    return worst
+
+  @property
+  def is_skipping(self) -> bool:
+    """Whether the latest step was skipped: no good place to go back to."""
+    return bool(self._latest["skipped_in_a_row"])
+
+  def scalars(self) -> dict[str, float]:
+    """The latest step's metrics, and what is counted since the last call."""
+    seconds = time.monotonic() - self._clock
+    scalars = self._latest | {
+      "unusable_examples": self._unusable,
+      "images_per_second": self._steps * self._batch_size / seconds,
+    }
+    self._unusable = 0.0
+    self.rest()
+    return scalars
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trouble:
+  """The last of a row of skipped steps."""
+
+  step: int
+  in_a_row: int
+  keys: Any
+  metrics: dict[str, float]
+
+  @property
+  def first(self) -> int:
+    """The first step of the row."""
+    return self.step - self.in_a_row + 1
+
+  def describe(self) -> str:
+    losses = {k: v for k, v in self.metrics.items() if k.endswith("/loss")}
+    shown = b", ".join(self.keys[:8]).decode(errors="replace")
+    return (
+      f"step {self.step}: loss {self.metrics['loss']}, gradient norm"
+      f" {self.metrics['grad_norm']}; losses of the tasks {losses}; the batch"
+      f" begins with the keys {shown}."
+    )
+
+
+def _roll_back(
+  checkpoints: checkpoint_lib.Checkpoints,
+  program: Program,
+  trouble: _Trouble,
+  position: int,
+) -> TrainState:
+  """The last state before the trouble, to go on with the data behind it.
+
+  Raises:
+    TrainingDiverged: there is none, or it was done too often.
+  """
+  report = (
+    f"{trouble.in_a_row} steps in a row could not be learned from, the last:"
+    f" {trouble.describe()} Lower optimizer.lr, set optimizer.clip_norm, or"
+    " look at these examples."
+  )
+  logging.error("%s", report)
+  state = checkpoints.roll_back(program.abstract_state, trouble.first)
+  if state is None:
+    raise TrainingDiverged(f"{report} There is no checkpoint before them.")
+  if int(state.rollbacks) >= program.config.train.max_rollbacks:
+    raise TrainingDiverged(
+      f"{report} The run has gone back {int(state.rollbacks)} times already"
+      f" (train.max_rollbacks); its last good checkpoint is that of step"
+      f" {int(state.step)}."
+    )
+  counters = jax.device_put(
+    (
+      np.int32(int(state.rollbacks) + 1),
+      np.int32(position - int(state.step)),
+    ),
+    mesh_lib.replicated(program.mesh),
+  )
+  return state.replace(rollbacks=counters[0], batches_left_out=counters[1])
 
 
 class _Evaluator:
@@ -251,18 +353,12 @@ def _quarantine(workdir: epath.Path) -> Quarantine:
   return Quarantine(workdir / f"quarantine/{jax.process_index():05d}.jsonl")
 
 
-def _factors(config: ConfigDict) -> dict[str, float]:
-  """Of the learning rate, by part; what is frozen stays as it is."""
-  frozen = dict.fromkeys(config.freeze, 0.0)
-  return config.optimizer.lr_factors.to_dict() | frozen
-
-
 def _loss_weights(config: ConfigDict) -> dict[str, float]:
   """w_i by task: as configured, else the paper's rule, else 1; printed."""
-  teachers = sources.teacher_settings(config)
-  rule = fixed.paper_weights(
-    config.data.batch_size, config.optimizer.lr, teachers
-  )
+  rule, teachers = {}, {}
+  if config.balancing.method == "paper":
+    teachers = sources.teacher_settings(config)
+    rule = paper_weights(config.data.batch_size, config.optimizer.lr, teachers)
   weights, lines = {}, []
   for name, entry in sorted(config.tasks.items()):
     if entry.weight is not None:
@@ -272,35 +368,12 @@ def _loss_weights(config: ConfigDict) -> dict[str, float]:
       weights[name] = rule[name]
       origin = f"b_s*lr_t/(b_t*lr_s), teacher: batch {batch}, lr {lr:g}"
     else:
-      weights[name], origin = 1.0, "no teacher"
+      weights[name], origin = 1.0, "no teacher" if rule else "no rule"
     lines.append(f"  {name}  {weights[name]:.4g}  ({origin})")
-  logging.info("Loss weights (paper 3.2)\n%s", "\n".join(lines))
+  logging.info(
+    "Loss weights, method %r\n%s", config.balancing.method, "\n".join(lines)
+  )
   return weights
-
-
-def _check_finite(
-  pending: list[tuple[int, Any, dict[str, Any]]],
-) -> dict[str, float]:
-  """The latest metrics as floats, after checking all that are pending.
-
-  What is counted is summed over them.
-  """
-  latest: dict[str, float] = {}
-  unusable = 0.0
-  for step, keys, metrics in pending:
-    latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    unusable += latest["unusable_examples"]
-    latest["unusable_examples"] = unusable
-    if not np.isfinite(latest["loss"]) or not np.isfinite(latest["grad_norm"]):
-      losses = {k: v for k, v in latest.items() if k.endswith("/loss")}
-      shown = b", ".join(keys[:8]).decode(errors="replace")
-      raise NonFiniteLossError(
-        f"Step {step}: loss {latest['loss']}, gradient norm"
-        f" {latest['grad_norm']}; losses of the tasks {losses}; the batch"
-        f" begins with the keys {shown}. Lower optimizer.lr, set"
-        " optimizer.clip_norm, or look at these examples."
-      )
-  return latest
 
 
 def _due(done: int, every: int) -> bool:

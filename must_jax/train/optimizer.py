@@ -11,6 +11,10 @@ from must_jax.types import PyTree
 
 # Modules of backbones that follow the last block.
 _TOP = ("head", "reassemble")
+_POLYNOMIAL_POWER = 0.9  # tfm, of segmentation
+_LARS_TRUST = 1e-3  # SimCLR
+_RMSPROP_DECAY = 0.9  # EfficientNet
+_RMSPROP_EPSILON = 1e-3  # EfficientNet
 
 
 def make_schedule(
@@ -23,26 +27,32 @@ def make_schedule(
   boundaries: tuple[float, ...] = (),
   decay: float = 0.1,
 ) -> optax.Schedule:
-  """Linear warm-up, then a cosine to zero or steps down (RECIPE 2).
+  """Linear warm-up, then a cosine or polynomial to zero, or steps down.
 
   Args:
     lr: the peak.
     steps: of the whole run, warm-up included.
-    schedule: "cosine" or "steps".
+    schedule: "cosine", "polynomial" (of power 0.9) or "steps". The first two
+      count from the end of the warm-up.
     warmup_steps: length of the warm-up.
     warmup_lr: where the warm-up begins.
     boundaries: for "steps": fractions of `steps` at which to decay.
     decay: factor at each boundary.
   """
+  main_steps = max(1, steps - warmup_steps)
   if schedule == "cosine":
-    main = optax.cosine_decay_schedule(lr, max(1, steps - warmup_steps))
+    main = optax.cosine_decay_schedule(lr, main_steps)
+  elif schedule == "polynomial":
+    main = optax.polynomial_schedule(lr, 0.0, _POLYNOMIAL_POWER, main_steps)
   elif schedule == "steps":
     # join_schedules counts the main part from the end of the warm-up.
     main = optax.piecewise_constant_schedule(
       lr, {round(b * steps) - warmup_steps: decay for b in boundaries}
     )
   else:
-    raise ValueError(f"schedule is {schedule!r}; expected 'cosine' or 'steps'.")
+    raise ValueError(
+      f"schedule is {schedule!r}; expected 'cosine', 'polynomial' or 'steps'."
+    )
   if not warmup_steps:
     return main
   warmup = optax.linear_schedule(warmup_lr, lr, warmup_steps)
@@ -93,36 +103,82 @@ def _layer(name: str) -> tuple[float, ...]:
   return (float(not name.startswith("c")), *numbers)
 
 
+def last_layer(backbone: PyTree) -> PyTree:
+  """The last block, out of a backbone's parameters or their gradient.
+
+  What comes after the blocks makes single maps, which not all tasks read.
+  """
+  last = max(_layer(name) for name in backbone if _layer(name) != (math.inf,))
+  return {name: x for name, x in backbone.items() if _layer(name) == last}
+
+
 def make_optimizer(
   schedule: optax.Schedule,
   *,
+  name: str = "sgd",
   momentum: float = 0.9,
   nesterov: bool = False,
+  betas: tuple[float, float] = (0.9, 0.999),
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
   parts: Mapping[str, float] | None = None,
   layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
-  """SGD with momentum, L2 on kernels and clipping by global norm.
+  """An optimizer with weight decay on kernels and clipping by global norm.
 
-  The decay is coupled, as in the predecessors' code: it is part of the
-  gradient that is clipped and accumulated (RECIPE 2).
+  The decay is coupled, as in the predecessors' code: it is part of the gradient
+  that is clipped and accumulated (RECIPE 2). Only that of "adamw" is not.
 
   Args:
     schedule: step -> learning rate.
-    momentum: decay of the velocity.
-    nesterov: look ahead.
+    name: "sgd"; "adamw"; "lars", as SimCLR's code has it, which adapts the rate
+      of each kernel (RECIPE 5b); or "rmsprop", as TensorFlow 1 has it, with
+      EfficientNet's constants (RECIPE 6).
+    momentum: decay of the velocity; not of "adamw". The velocity of "lars" and
+      "rmsprop" has the learning rate in it, that of "sgd" does not.
+    nesterov: look ahead; of "sgd" and "lars".
+    betas: decay of the first and second moment, of "adamw".
     weight_decay: of kernels.
     clip_norm: largest global norm of the gradient; 0 for any.
     parts: see `lr_factors`; all 1 by default.
     layer_decay: see `lr_factors`.
+
+  Raises:
+    ValueError: no optimizer has this name.
   """
   chain = []
-  if weight_decay:
+  if weight_decay and name != "adamw":
     chain.append(optax.add_decayed_weights(weight_decay, mask=kernels))
   if clip_norm:
     chain.append(optax.clip_by_global_norm(clip_norm))
-  chain.append(optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
+  match name:
+    case "sgd":
+      optimizer = optax.sgd(schedule, momentum, nesterov)
+    case "adamw":
+      optimizer = optax.adamw(
+        schedule, *betas, weight_decay=weight_decay, mask=kernels
+      )
+    case "lars":
+      optimizer = optax.lars(
+        schedule,
+        trust_coefficient=_LARS_TRUST,
+        trust_ratio_mask=kernels,
+        momentum=momentum,
+        nesterov=nesterov,
+      )
+    case "rmsprop":
+      optimizer = optax.rmsprop(
+        schedule,
+        decay=_RMSPROP_DECAY,
+        eps=_RMSPROP_EPSILON,
+        initial_scale=1.0,
+        momentum=momentum,
+      )
+    case _:
+      raise ValueError(
+        f"Optimizer is {name!r}; expected 'sgd', 'adamw', 'lars' or 'rmsprop'."
+      )
+  chain.append(optimizer)
   if layer_decay != 1 or any(factor != 1 for factor in (parts or {}).values()):
     factors = {"backbone": 1.0, "fpn": 1.0, "heads": 1.0} | dict(parts or {})
     chain.append(

@@ -1,6 +1,6 @@
-"""Model, tasks and the state that training changes."""
+"""The state that training changes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,75 +9,44 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from must_jax.config import task_kwargs
-from must_jax.models.fpn import FPN
-from must_jax.models.must import MustModel, build_backbone
-from must_jax.tasks import HeadOptions, Task, make_task
 from must_jax.train import mesh as mesh_lib
+from must_jax.train.guard import Guard, GuardState
 from must_jax.types import PyTree
+from must_jax.weighting.base import Balancer
 
 
 class TrainState(struct.PyTreeNode):
-  """Everything a checkpoint holds."""
+  """Everything a checkpoint holds.
+
+  Attributes:
+    step: int32 [], steps done, those that were skipped included.
+    params: of the model.
+    batch_stats: of its norms.
+    opt_state: of the optimizer.
+    balance: of the balancer.
+    guard: of the guard.
+    ema: averages of `params` and `batch_stats`, by these names; {} if off.
+    rollbacks: int32 [], how often the run went back to a checkpoint.
+    batches_left_out: int32 []; the batch of a step is that of the position
+      `step + batches_left_out` in the order of the data.
+  """
 
   step: jax.Array
   params: PyTree
   batch_stats: PyTree
   opt_state: optax.OptState
+  balance: PyTree
+  guard: GuardState
+  ema: dict[str, PyTree]
+  rollbacks: jax.Array
+  batches_left_out: jax.Array
 
   @property
   def variables(self) -> dict[str, PyTree]:
-    """What `model.apply` takes."""
-    return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def build_tasks(config: ConfigDict) -> dict[str, Task]:
-  """The tasks of a config whose class names are known."""
-  return {
-    name: make_task(entry.kind, name, tuple(entry.classes), task_kwargs(entry))
-    for name, entry in sorted(config.tasks.items())
-  }
-
-
-def build_model(config: ConfigDict, tasks: dict[str, Task]) -> MustModel:
-  """The multi-task model of `config.model` with a head per task."""
-  options = config.model
-  dtype = jnp.dtype(options.dtype)
-  head_options = HeadOptions(
-    channels=options.channels,
-    min_level=options.min_level,
-    max_level=options.max_level,
-    dtype=dtype,
-    norm_momentum=options.norm_momentum,
-    norm_epsilon=options.norm_epsilon,
-  )
-  return MustModel(
-    backbone=build_backbone(
-      options.backbone,
-      width=options.width,
-      dtype=dtype,
-      norm_momentum=options.norm_momentum,
-      norm_epsilon=options.norm_epsilon,
-    ),
-    fpn=FPN(
-      min_level=options.min_level,
-      max_level=options.max_level,
-      channels=options.channels,
-      norm=options.fpn_norm,
-      top=options.fpn_top,
-      dtype=dtype,
-      norm_momentum=options.norm_momentum,
-      norm_epsilon=options.norm_epsilon,
-    ),
-    heads=tuple(
-      (name, task.make_head(head_options)) for name, task in tasks.items()
-    ),
-    image_mean=tuple(options.image_mean),
-    image_std=tuple(options.image_std),
-    frozen=tuple(config.freeze),
-  )
+    """What `model.apply` takes: the averages, if there are any."""
+    own = {"params": self.params, "batch_stats": self.batch_stats}
+    return own | self.ema
 
 
 def init_variables(
@@ -88,29 +57,59 @@ def init_variables(
   return model.init(rng, image, train=False)
 
 
-def create_state(
+def init_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
+  balancer: Balancer,
+  guard: Guard,
   image_size: tuple[int, int],
-  seed: int,
-  mesh: Mesh,
+  rng: jax.Array,
+  ema: bool = False,
 ) -> TrainState:
-  """A fresh state, made on the devices where it will live."""
+  """A fresh state; to be traced.
 
-  def init(rng: jax.Array) -> TrainState:
-    variables = init_variables(model, image_size, rng)
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=variables["params"],
-      batch_stats=variables.get("batch_stats", {}),
-      opt_state=optimizer.init(variables["params"]),
-    )
+  Args:
+    model: `MustModel`.
+    optimizer: from `make_optimizer`.
+    balancer: from `must_jax.weighting`.
+    guard: which steps count.
+    image_size: (H, W) of the network input.
+    rng: key of the initialisers.
+    ema: whether averages are kept.
+  """
+  variables = init_variables(model, image_size, rng)
+  learned = {
+    "params": variables["params"],
+    "batch_stats": variables.get("batch_stats", {}),
+  }
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    **learned,
+    opt_state=optimizer.init(variables["params"]),
+    balance=balancer.init(),
+    guard=guard.init(),
+    ema=learned if ema else {},
+    rollbacks=jnp.zeros((), jnp.int32),
+    batches_left_out=jnp.zeros((), jnp.int32),
+  )
 
+
+def create_state(
+  init: Callable[[jax.Array], TrainState], seed: int, mesh: Mesh
+) -> TrainState:
+  """A fresh state, made on the devices where it will live.
+
+  Args:
+    init: `init_state`, but for its key.
+    seed: of the initialisers.
+    mesh: devices.
+  """
+  rng = jax.random.key(seed)
   # It runs once: compiling it well takes seconds on a CPU and gains nothing.
   options = {"xla_backend_optimization_level": 0}
   compiled = jax.jit(
     init,
-    out_shardings=mesh_lib.replicated(mesh),
+    out_shardings=mesh_lib.state_sharding(jax.eval_shape(init, rng), mesh),
     compiler_options=options if jax.default_backend() == "cpu" else None,
   )
-  return compiled(jax.random.key(seed))
+  return compiled(rng)

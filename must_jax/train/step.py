@@ -9,22 +9,28 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from must_jax.tasks.base import Task, sum_of_means
+from must_jax.tasks.base import Task
 from must_jax.train import mesh as mesh_lib
+from must_jax.train.gradients import Batch, make_gradients
+from must_jax.train.guard import Guard
+from must_jax.train.state import TrainState
 from must_jax.types import Array, PyTree
-from must_jax.weighting import fixed
-
-Batch = dict[str, Any]
+from must_jax.weighting.base import Balancer
 
 
 def make_train_step(
   model: nn.Module,
   tasks: dict[str, Task],
   optimizer: optax.GradientTransformation,
-  weights: dict[str, float],
+  balancer: Balancer,
+  guard: Guard,
+  *,
+  state_sharding: TrainState,
   seed: int,
   mesh: Mesh,
-) -> Callable[[PyTree, Batch], tuple[PyTree, dict[str, Array]]]:
+  accumulate: int = 1,
+  ema_decay: float = 0.0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """`step(state, batch) -> (state, metrics)`, compiled; `state` is donated.
 
   Losses are sums over the global batch, divided by the global count of valid
@@ -34,57 +40,77 @@ def make_train_step(
     model: `MustModel`.
     tasks: the model's tasks.
     optimizer: from `make_optimizer`.
-    weights: w_i of the total loss, by task (paper 3.2).
+    balancer: from `must_jax.weighting`.
+    guard: which steps count.
+    state_sharding: from `mesh.state_sharding`.
     seed: of dropout and of the sampling of anchors and ROIs.
     mesh: devices.
+    accumulate: see `make_gradients`.
+    ema_decay: of the averaged parameters; 0 if the state has none.
   """
+  gradients = make_gradients(model, tasks, balancer, mesh, accumulate)
 
-  def loss_fn(params, state, batch):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    sample_key, dropout_key = jax.random.split(key)
-    outputs, mutated = model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
-      batch["image"],
-      batch["labels"],
-      train=True,
-      rngs={"sample": sample_key, "dropout": dropout_key},
-      mutable=["batch_stats"],
+  def step(
+    state: TrainState, batch: Batch
+  ) -> tuple[TrainState, dict[str, Array]]:
+    weights = balancer.weigh(state.balance)
+    result = gradients(
+      state.params,
+      state.batch_stats,
+      batch,
+      weights,
+      jax.random.fold_in(jax.random.key(seed), state.step),
     )
-    parts = {
-      name: task.loss(outputs[name], batch) for name, task in tasks.items()
-    }
-    losses = {name: sum_of_means(part) for name, part in parts.items()}
-    total, weighted = fixed.combine(losses, weights)
-    unusable = jnp.sum(~batch["valid"])
-    metrics = {"loss": total, "unusable_examples": unusable}
-    for name in tasks:
-      metrics[f"{name}/loss"] = losses[name]
-      metrics[f"{name}/weighted"] = weighted[name]
-      for part, mean in parts[name].items():
-        metrics[f"{name}/{part}"] = mean.compute()
-    return total, (mutated["batch_stats"], metrics)
+    grads = jax.lax.with_sharding_constraint(
+      result.grads, state_sharding.params
+    )
+    weighted = {name: weights[name] * result.losses[name] for name in tasks}
+    loss = jnp.sum(jnp.stack(list(weighted.values())))
+    grad_norm = optax.tree.norm(grads)
+    good = guard.judge(state.guard, loss, grad_norm)
 
-  def step(state, batch):
-    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-      state.params, state, batch
-    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    return (
-      state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
+    learned = {
+      "params": optax.apply_updates(state.params, updates),
+      "batch_stats": result.batch_stats,
+      "opt_state": opt_state,
+      "balance": balancer.update(
+        state.balance, result.losses, result.present, result.norms
       ),
-      metrics,
-    )
+    }
+    if ema_decay:
+      # TensorFlow's rule: an average over few steps forgets how they began.
+      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+      learned["ema"] = optax.incremental_update(
+        {key: learned[key] for key in state.ema}, state.ema, 1 - decay
+      )
+    learned = {
+      key: jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), value, getattr(state, key)
+      )
+      for key, value in learned.items()
+    }
+    guarded = guard.update(state.guard, good, loss, grad_norm)
 
-  everywhere = mesh_lib.replicated(mesh)
+    metrics = {
+      "loss": loss,
+      "grad_norm": grad_norm,
+      "unusable_examples": jnp.sum(~batch["valid"]),
+      "skipped_steps": guarded.skipped,
+      "skipped_in_a_row": guarded.in_a_row,
+      **result.parts,
+    }
+    for name in tasks:
+      metrics[f"{name}/loss"] = result.losses[name]
+      metrics[f"{name}/weight"] = weights[name]
+      metrics[f"{name}/weighted"] = weighted[name]
+      metrics[f"{name}/grad_norm"] = result.feature_norms[name]
+    return state.replace(step=state.step + 1, guard=guarded, **learned), metrics
+
   return jax.jit(
     step,
-    in_shardings=(everywhere, mesh_lib.batch_sharding(mesh)),
-    out_shardings=(everywhere, everywhere),
+    in_shardings=(state_sharding, mesh_lib.batch_sharding(mesh)),
+    out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
     donate_argnums=0,
   )
 
@@ -108,6 +134,7 @@ def make_predict_step(
   """
 
   def predict(variables, images, content_size):
+    variables = mesh_lib.gather(variables, mesh)
     outputs: Any = model.apply(
       variables, images, train=False, content_size=content_size
     )
@@ -119,7 +146,7 @@ def make_predict_step(
   rows = mesh_lib.batch_sharding(mesh)
   compiled = jax.jit(
     predict,
-    in_shardings=(mesh_lib.replicated(mesh), rows, rows),
+    in_shardings=(None, rows, rows),
     out_shardings=rows,
   )
 

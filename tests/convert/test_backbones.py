@@ -12,7 +12,8 @@ import pytest
 
 from must_jax.convert import align, base, timm, torchvision
 from must_jax.models.must import BACKBONES, normalise
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
 
 HERE = pathlib.Path(__file__).parent
 make_weights, sample = (

@@ -16,7 +16,8 @@ from must_jax.convert.torchvision_detection import (
   detector_config,
 )
 from must_jax.models.must import IMAGENET_MEAN
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "golden" / "torchvision_detector.npz"

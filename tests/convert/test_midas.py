@@ -15,7 +15,8 @@ from must_jax.models.fpn import FPN
 from must_jax.models.midas import MidasHead
 from must_jax.models.must import MustModel
 from must_jax.models.vit import DptEncoder
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "golden" / "midas"

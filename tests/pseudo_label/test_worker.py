@@ -13,8 +13,9 @@ from must_jax.data.sets import LabelSet
 from must_jax.pseudo_label import inspect, verify, worker
 from must_jax.pseudo_label import teacher as teacher_lib
 from must_jax.train import checkpoint
+from must_jax.train.build import build_model, build_tasks
 from must_jax.train.load import load
-from must_jax.train.state import build_model, build_tasks, init_variables
+from must_jax.train.state import init_variables
 from must_jax.types import Boxes, ValueMap
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"

@@ -1,34 +1,6 @@
-"""Task losses combined with fixed weights (paper 3.2)."""
+"""The paper's weights of the task losses (3.2)."""
 
 from collections.abc import Mapping
-
-import jax.numpy as jnp
-
-from must_jax.types import Array
-
-
-def combine(
-  losses: Mapping[str, Array], weights: Mapping[str, float]
-) -> tuple[Array, dict[str, Array]]:
-  """The weighted sum of the tasks' losses.
-
-  Args:
-    losses: scalar loss by task.
-    weights: weight by task.
-
-  Returns:
-    The sum, and the weighted loss by task.
-
-  Raises:
-    ValueError: losses and weights are not of the same tasks.
-  """
-  if set(losses) != set(weights):
-    raise ValueError(
-      f"Losses are of tasks {sorted(losses)}, weights of {sorted(weights)};"
-      " expected one weight for each task."
-    )
-  weighted = {task: weights[task] * loss for task, loss in losses.items()}
-  return jnp.sum(jnp.stack(list(weighted.values()))), weighted
 
 
 def paper_weights(

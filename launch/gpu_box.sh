@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# One machine with GPUs: trains with all of them, or labels with a worker each.
+#
+#   CONFIG=configs/student.py:images=data/pile,labels=runs/labels \
+#     WORKDIR=runs/student launch/gpu_box.sh train [FLAGS OF main.py]
+#   CONFIG=configs/label.py:teacher=runs/teacher,images=data/pile \
+#     WORKDIR=runs/labels/teacher launch/gpu_box.sh label
+#
+# What ends with status 42 has saved itself and is started again. SIGTERM and
+# Ctrl-C let the runs save themselves, and then nothing is started again.
+set -euo pipefail
+
+: "${CONFIG:?is not set: the config to run, as configs/student.py:images=DIR}"
+: "${WORKDIR:?is not set: the directory of the run}"
+PYTHON=${PYTHON:-python}
+LOGS=${LOGS:-logs/$(basename "$WORKDIR")}
+GPUS=${GPUS:-} # for labelling, as "0 1"; all by default
+RESTART_SECONDS=${RESTART_SECONDS:-10} # a pause before each new start
+
+PREEMPTED=42
+mode=${1:?is missing: train or label}
+shift
+
+# A trapped signal ends `wait` early; the child's status is still to be had.
+await() {
+  while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
+  wait "$1"
+}
+
+# Runs its arguments until they end for good; prints to LOGS/NAME.log.
+attend() {
+  local name=$1 child='' status=$PREEMPTED stopping=''
+  local log=$LOGS/$name.log
+  shift
+  # Background processes of a script don't hear Ctrl-C by themselves.
+  trap 'stopping=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
+  while [[ $status == "$PREEMPTED" && -z $stopping ]]; do
+    status=0
+    "$@" >>"$log" 2>&1 &
+    child=$!
+    await "$child" || status=$?
+    echo "$name ended with status $status, see $log"
+    [[ $status != "$PREEMPTED" ]] || sleep "$RESTART_SECONDS"
+  done
+  return "$status"
+}
+
+run=("$PYTHON" main.py "--config=$CONFIG" "--workdir=$WORKDIR")
+mkdir -p "$LOGS"
+case $mode in
+  train) attend train "${run[@]}" "$@" ;;
+  label)
+    [[ -n $GPUS ]] || GPUS=$(nvidia-smi --query-gpu=index --format=csv,noheader)
+    read -ra gpus <<<"${GPUS//$'\n'/ }"
+    # Each worker would start as many decoding threads as there are cores.
+    threads=$(($(nproc) / ${#gpus[@]}))
+    run+=("--config.data.num_threads=$((threads > 0 ? threads : 1))")
+    workers=()
+    for gpu in "${gpus[@]}"; do
+      CUDA_VISIBLE_DEVICES=$gpu attend "gpu-$gpu" "${run[@]}" "$@" &
+      workers+=($!)
+    done
+    trap 'kill -TERM "${workers[@]}" 2>/dev/null || true' TERM INT
+    # Workers are independent: the others go on where one fails.
+    result=0
+    for worker in "${workers[@]}"; do
+      await "$worker" || result=$?
+    done
+    exit "$result"
+    ;;
+  *)
+    echo "$mode is no mode; expected train or label" >&2
+    exit 2
+    ;;
+esac

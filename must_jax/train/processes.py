@@ -1,0 +1,135 @@
+"""The processes of a run: who takes part, what they say, who is stuck."""
+
+import faulthandler
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any, Self
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from must_jax.config import PREEMPTED
+
+
+def gather(payload: bytes) -> list[bytes]:
+  """What every process passes here, in the order of their numbers."""
+  if jax.process_count() == 1:
+    return [payload]
+  sizes = multihost_utils.process_allgather(np.array(len(payload)))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    row[: int(size)].tobytes() for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
+def report() -> str:
+  """A line for every process: its machine and its devices."""
+  devices = jax.local_devices()
+  mine = f"{_name()}: {len(devices)} x {devices[0].device_kind}"
+  lines = [line.decode() for line in gather(mine.encode())]
+  return f"{len(lines)} processes, {jax.device_count()} devices\n" + "\n".join(
+    f"  process {i}, {line}" for i, line in enumerate(lines)
+  )
+
+
+def _name() -> str:
+  return f"{socket.gethostname()} (pid {os.getpid()})"
+
+
+class Watchdog:
+  """Names the process that a run waits for.
+
+  A dead process ends the others within the heartbeat's timeout; one that lives
+  and does not move lets them wait forever. So every process keeps a note of
+  what it does in `WORKDIR/progress`. One that has not moved for `seconds` logs
+  all notes, the last process first, and where in the code it is itself; after
+  three times as long it ends with the status that asks to be started again.
+  """
+
+  def __init__(self, workdir: epath.PathLike, seconds: float):
+    """Prepares to watch.
+
+    Args:
+      workdir: of the run.
+      seconds: without a move that are suspicious; 0 for no watching.
+    """
+    self._directory = epath.Path(workdir) / "progress"
+    self._seconds = seconds
+    self._end = threading.Event()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self.moved(0, "starts")
+
+  def __enter__(self) -> Self:
+    if self._seconds:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._end.set()
+    if self._seconds:
+      self._thread.join()
+
+  def moved(self, step: int, doing: str) -> None:
+    """Notes that this process has come to a step and what it does there."""
+    self._note: dict[str, Any] = {
+      "process": jax.process_index(),
+      "name": _name(),
+      "step": step,
+      "doing": doing,
+      "since": time.time(),
+    }
+
+  def _watch(self) -> None:
+    reports = 0
+    written: dict[str, Any] = {}
+    while not self._end.wait(min(10.0, self._seconds / 10)):
+      note = self._note
+      if note is not written:
+        self._write(note)
+        written, reports = note, 0
+      waited = time.time() - note["since"]
+      if waited > (reports + 1) * self._seconds:
+        reports += 1
+        logging.error("%s", self.describe())
+        faulthandler.dump_traceback(all_threads=True)
+      if reports >= 3:
+        logging.error("Giving up; the same command goes on.")
+        logging.flush()
+        os._exit(PREEMPTED)
+
+  def _write(self, note: dict[str, Any]) -> None:
+    try:
+      path = self._directory / f"{note['process']:05d}.json"
+      path.write_text(json.dumps(note))
+    except OSError as error:  # the run itself may well be fine
+      logging.warning("The note of progress cannot be written: %s", error)
+
+  def describe(self) -> str:
+    """What all processes do, those that are furthest behind first."""
+    notes = []
+    for path in sorted(self._directory.glob("*.json")):
+      try:
+        notes.append(json.loads(path.read_text()))
+      except (OSError, ValueError):
+        logging.warning("The note of progress %s cannot be read.", path)
+    # Who computes waits for the others; who does something else is waited for.
+    notes.sort(key=lambda n: (n["step"], n["doing"] == "computes", n["since"]))
+    lines = [
+      f"  process {n['process']}, {n['name']}: {n['doing']} at step {n['step']}"
+      f" for {time.time() - n['since']:.0f} s"
+      for n in notes
+    ]
+    return (
+      f"Process {jax.process_index()} has not moved for"
+      f" {time.time() - self._note['since']:.0f} s. The first of these is"
+      " likely the one that all wait for:\n" + "\n".join(lines)
+    )

@@ -447,10 +447,17 @@ def validate(config: ConfigDict) -> None:
   for key in ("train_on", "evaluate_on"):
     for name in config[key]:
       _one_of(key, name, tuple(config.datasets))
+  views: dict[int, str] = {}
   for name, entry in config.tasks.items():
     for source in entry.labels:
       _one_of(f"tasks.{name}.labels", source, tuple(config.datasets))
-    make_task(entry.kind, name, ("class",), task_kwargs(entry))
+    made = make_task(entry.kind, name, ("class",), task_kwargs(entry))
+    views.setdefault(made.views, name)
+  if len(views) > 1:
+    raise ValueError(
+      "Tasks compare different numbers of views of an image:"
+      f" {dict(sorted(views.items()))}; train them in runs of their own."
+    )
   if config.stage == "label":
     for key in ("teacher", "dataset"):
       if not config.label[key]:

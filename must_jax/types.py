@@ -2,7 +2,8 @@
 
 A batch is a dict of arrays with leading dimension B (examples):
 
-  image          uint8 [B, H, W, 3], padding has the mean colour
+  image          uint8 [B, H, W, 3], padding has the mean colour; with several
+                 views of each image [B, V, H, W, 3]
   valid          bool [B], False for the filler of a last partial batch
   content_size   float32 [B, 2], height and width of the image content inside
                  [H, W]; the content sits at the top left

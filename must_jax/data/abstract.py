@@ -23,6 +23,8 @@ def abstract_batch(
   image_size: tuple[int, int],
   label_stride: int,
   sharding: Sharding | None = None,
+  *,
+  views: int = 1,
 ) -> PyTree:
   """What `pipeline.train_batches` makes (`must_jax.types`), without its keys.
 
@@ -32,6 +34,7 @@ def abstract_batch(
     image_size: (H, W) of the network input.
     label_stride: network pixels per cell of a map.
     sharding: of every array.
+    views: V; more than one have a dimension of their own.
 
   Returns:
     A tree of `jax.ShapeDtypeStruct`.
@@ -68,7 +71,7 @@ def abstract_batch(
     return arrays | {"present": array(jnp.bool_)}
 
   return {
-    "image": array(jnp.uint8, *image_size, 3),
+    "image": array(jnp.uint8, *[views] * (views > 1), *image_size, 3),
     "valid": array(jnp.bool_),
     "content_size": array(jnp.float32, 2),
     "original_size": array(jnp.float32, 2),

@@ -1,6 +1,6 @@
 """From the names in a config to data: sources, classes, teachers, batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -52,11 +52,13 @@ def train_batches(
     start_step: the first batch is that of this step.
     on_bad: called with each record that cannot be used.
   """
-  data, names = config.data, tuple(config.tasks)
+  data, fields = config.data, _fields(config, tuple(config.tasks))
+  (views,) = {_task(name, entry).views for name, entry in config.tasks.items()}
   return pipeline.train_batches(
     [_source(config, name) for name in config.train_on],
-    _fields(config, names),
-    classes=_classes(config, names),
+    fields,
+    classes=_classes(config, fields),
+    views=views,
     shares=_shares(config),
     batch_size=data.batch_size,
     image_size=tuple(data.image_size),
@@ -139,7 +141,9 @@ def _task(name: str, entry: ConfigDict) -> Task:
 
 
 def _fields(config: ConfigDict, names: tuple[str, ...]):
-  return {name: _task(name, config.tasks[name]).fields for name in names}
+  """The fields of those tasks that have labels."""
+  fields = {name: _task(name, config.tasks[name]).fields for name in names}
+  return {name: value for name, value in fields.items() if value}
 
 
 def _augment(config: ConfigDict, resize: str, **options: Any) -> AugmentOptions:
@@ -152,7 +156,7 @@ def _augment(config: ConfigDict, resize: str, **options: Any) -> AugmentOptions:
   )
 
 
-def _classes(config: ConfigDict, names: tuple[str, ...]):
+def _classes(config: ConfigDict, names: Iterable[str]):
   return {name: tuple(config.tasks[name].classes) for name in names}
 
 

@@ -111,3 +111,56 @@ class PixelHead(nn.Module):
       self.num_outputs, (1, 1), kernel_init=head_init, name="map"
     )
     return {"map": predict(x.astype(jnp.float32))}
+
+
+class ProjectionHead(nn.Module):
+  """Hidden layers and a projection on average-pooled C5 (SimCLR).
+
+  Every layer is without bias and has BatchNorm, the hidden ones ReLU.
+
+  Attributes:
+    num_layers: with the projection; SimCLR's second code has 3, its paper 2.
+    channels: of the projection; the hidden layers have those of C5.
+    dtype: of the hidden activations. Parameters and norm statistics are
+      float32.
+    norm_momentum: decay of the running statistics.
+    norm_epsilon: added to the variance.
+  """
+
+  num_layers: int = 3
+  channels: int = 128
+  dtype: Any = jnp.float32
+  norm_momentum: float = 0.99
+  norm_epsilon: float = 1e-3
+
+  needs: ClassVar[str] = "c5"
+
+  @nn.compact
+  def __call__(
+    self,
+    features: dict[Any, Any],
+    labels: Labels | None = None,
+    train: bool = False,
+  ) -> dict[str, jax.Array]:
+    """Returns {"embedding": float32 [B, channels]}; `labels` are not used."""
+    x = features["c5"].astype(jnp.float32).mean((1, 2))
+    hidden = x.shape[-1]
+    for i in range(1, self.num_layers + 1):
+      is_last = i == self.num_layers
+      x = nn.Dense(
+        self.channels if is_last else hidden,
+        use_bias=False,
+        dtype=self.dtype,
+        name=f"dense{i}",
+      )(x)
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=self.norm_momentum,
+        epsilon=self.norm_epsilon,
+        use_bias=not is_last,
+        dtype=self.dtype,
+        name=f"norm{i}",
+      )(x)
+      if not is_last:
+        x = nn.relu(x)
+    return {"embedding": x.astype(jnp.float32)}

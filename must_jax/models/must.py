@@ -176,12 +176,16 @@ class MustModel(nn.Module):
   ) -> tuple[dict[int, jax.Array], jax.Array | None]:
     """The backbone's maps {2: c2, ..., 5: c5}, and what only a classifier sees.
 
+    Views of an image are rows of their own: [B, V, ...] becomes [B * V, ...].
+
     That is None where it sees C5: a map of all tasks must be one array, for
     their gradients to meet there.
     """
     features = dict(
       self._shared("backbone", train)(
-        normalise(image, self.image_mean, self.image_std)
+        normalise(
+          image.reshape(-1, *image.shape[-3:]), self.image_mean, self.image_std
+        )
       )
     )
     return features, features.pop("top", None)

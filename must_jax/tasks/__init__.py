@@ -5,6 +5,7 @@ from typing import Any
 
 from must_jax.tasks.base import HeadOptions, Task
 from must_jax.tasks.classification import Classification
+from must_jax.tasks.contrastive import Contrastive
 from must_jax.tasks.depth import Depth
 from must_jax.tasks.detection import Detection
 from must_jax.tasks.normals import Normals
@@ -12,6 +13,7 @@ from must_jax.tasks.segmentation import Segmentation
 
 TASKS: dict[str, type[Task]] = {
   "classification": Classification,
+  "contrastive": Contrastive,
   "depth": Depth,
   "detection": Detection,
   "normals": Normals,

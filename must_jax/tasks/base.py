@@ -6,7 +6,7 @@ through this interface; nothing outside `tasks/` asks which task it has.
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,6 +40,9 @@ class Task(abc.ABC):
   name: str
   classes: tuple[str, ...] = ()
 
+  # Views of each image that the task compares; labels are those of the first.
+  views: ClassVar[int] = 1
+
   @property
   def num_classes(self) -> int:
     """Number of classes, 0 for maps of values."""
@@ -48,7 +51,10 @@ class Task(abc.ABC):
   @property
   @abc.abstractmethod
   def fields(self) -> dict[str, Field]:
-    """The label fields the task reads and writes, by name on disk."""
+    """The label fields the task reads and writes, by name on disk.
+
+    A task without any learns from every image.
+    """
 
   @abc.abstractmethod
   def make_head(self, options: HeadOptions) -> nn.Module:

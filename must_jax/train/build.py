@@ -132,12 +132,14 @@ class Program:
   def lower(self) -> jax.stages.Lowered:
     """The training step, for batches of the config's size."""
     data = self.config.data
+    fields = {name: task.fields for name, task in self.tasks.items()}
     batch = abstract_batch(
-      {name: task.fields for name, task in self.tasks.items()},
+      {name: value for name, value in fields.items() if value},
       data.batch_size,
       tuple(data.image_size),
       data.label_stride,
-      mesh_lib.batch_sharding(self.mesh),
+      views=max(task.views for task in self.tasks.values()),
+      sharding=mesh_lib.batch_sharding(self.mesh),
     )
     return self.train_step.lower(self.abstract_state, batch)
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from must_jax.tasks.base import Task, sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.optimizer import _layer
-from must_jax.types import Array, Labels, PyTree
+from must_jax.types import Array, PyTree
 from must_jax.weighting.base import Balancer, Scalars, Trunk
 
 Batch = dict[str, Any]
@@ -75,7 +75,7 @@ def make_gradients(
     key: Array,
   ) -> Gradients:
     sample_key, dropout_key, balance_key = jax.random.split(key, 3)
-    image_size = batch["image"].shape[1:3]
+    image_size = batch["image"].shape[-3:-1]
 
     def apply(params: PyTree, method: str, *args: Any) -> tuple[Any, PyTree]:
       """Outputs of a part of the model, and its new statistics."""
@@ -110,7 +110,7 @@ def make_gradients(
     for name, task in tasks.items():
 
       def run_head(params, features, name=name, task=task):
-        labels = batch["labels"][name]
+        labels = batch["labels"].get(name, {})
         outputs, stats = apply(
           params, "head", name, features, image_size, labels
         )
@@ -142,9 +142,7 @@ def make_gradients(
       batch_stats=stats,
       losses=losses,
       parts=parts,
-      present={
-        name: jnp.any(_present(batch["labels"][name])) for name in tasks
-      },
+      present={name: jnp.any(_present(batch, name)) for name in tasks},
       norms=norms,
       feature_norms={
         name: jnp.sqrt(_sum_of_squares(cotangent))
@@ -160,7 +158,7 @@ def make_gradients(
 
     batches = jax.tree.map(lambda x: _split(x, accumulate, mesh), batch)
     for name in tasks:
-      counts = jnp.sum(_present(batches["labels"][name]), 1)
+      counts = jnp.sum(_present(batches, name), 1)
       shares[name] = counts / jnp.maximum(jnp.sum(counts), 1)
     keys = jax.random.split(key, accumulate)
 
@@ -204,10 +202,11 @@ def _last_layer(backbone: PyTree) -> PyTree:
   return {name: x for name, x in backbone.items() if layers[name] == last}
 
 
-def _present(labels: Labels) -> Array:
-  """Whether an example has any of a task's labels."""
+def _present(batch: Batch, task: str) -> Array:
+  """Whether an example has any of a task's labels, or the task needs none."""
+  labels = batch["labels"].get(task, {})
   flags = [arrays["present"] for arrays in labels.values()]
-  return jnp.any(jnp.stack(flags), 0)
+  return jnp.any(jnp.stack(flags), 0) if flags else batch["valid"]
 
 
 def _split(x: Array, parts: int, mesh: Mesh) -> Array:

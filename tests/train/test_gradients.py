@@ -7,6 +7,7 @@ import pytest
 
 from must_jax import weighting
 from must_jax.config import base_config, small, task
+from must_jax.losses.contrastive import nt_xent
 from must_jax.tasks.base import sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
@@ -80,7 +81,8 @@ def setup(**model):
 
 def gradients(setup, batch, method="fixed", accumulate=1):
   model, tasks, variables = setup
-  balancer = weighting.make_balancer(method, WEIGHTS)
+  weights = {name: WEIGHTS.get(name, 1.0) for name in tasks}
+  balancer = weighting.make_balancer(method, weights)
   function = make_gradients(
     model, tasks, balancer, mesh_lib.make_mesh(), accumulate
   )
@@ -163,6 +165,29 @@ def test_parts_of_a_batch_add_up_to_the_batch(labelled, parts):
   assert_close(split.grads["head_kind"], whole.grads["head_kind"], 1e-5)
   assert_close(split.losses, whole.losses, 1e-5)
   assert_close(split.feature_norms, whole.feature_norms, 1e-5)
+
+
+def test_views_of_an_image_are_rows_of_their_own():
+  config = base_config()
+  config.tasks.pair = task("contrastive", labels={})
+  config = small(config)
+  config.model.width = 8
+  tasks = build_tasks(config)
+  model = build_model(config, tasks)
+  variables = init_variables(model, (32, 32), jax.random.key(0))
+  images = np.random.default_rng(0).integers(0, 256, (4, 2, 32, 32, 3))
+  batch = {
+    "image": jnp.array(images, jnp.uint8),
+    "valid": jnp.array([True, True, False, True]),
+    "labels": {},
+  }
+  result = gradients((model, tasks, variables), batch)
+  flat = batch["image"].reshape(8, 32, 32, 3)
+  outputs, _ = model.apply(variables, flat, train=True, mutable=["batch_stats"])
+  embeddings = outputs["pair"]["embedding"].reshape(4, 2, -1)
+  expected = nt_xent(embeddings, batch["valid"], 0.1).compute()
+  np.testing.assert_allclose(result.losses["pair"], expected, rtol=1e-4)
+  assert bool(result.present["pair"])
 
 
 @pytest.mark.parametrize("method", sorted(weighting.METHODS))

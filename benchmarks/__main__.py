@@ -5,12 +5,12 @@ import os
 # Benchmarks of the data pipeline share the cores with nothing else.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from benchmarks import importing, labelling, ops, pipeline, resume
+from benchmarks import importing, labelling, ops, pipeline, resume, train_step
 
 
 def main() -> None:
   """Prints name, value and unit; ratios compare within this run."""
-  for module in (pipeline, resume, importing, labelling, ops):
+  for module in (pipeline, resume, importing, labelling, ops, train_step):
     for name, value, unit in module.run():
       print(f"{name:<60} {value:>10.2f}  {unit}", flush=True)
 

@@ -239,7 +239,28 @@ class FasterRCNNHead(nn.Module):
 
   needs: ClassVar[str] = "pyramid"
 
-  @nn.compact
+  def setup(self) -> None:
+    shared = {
+      "channels": self.channels,
+      "use_norm": self.use_norm,
+      "dtype": self.dtype,
+      "norm_momentum": self.norm_momentum,
+      "norm_epsilon": self.norm_epsilon,
+    }
+    self.rpn = RPNHead(
+      num_anchors=len(self.aspect_ratios),
+      num_convs=self.rpn_convs,
+      **shared | {"use_norm": self.use_norm and self.rpn_norm},
+    )
+    self.fast_rcnn = FastRCNNHead(
+      num_classes=self.num_classes,
+      num_convs=self.head_convs,
+      fc_dims=self.fc_dims,
+      class_agnostic_boxes=self.class_agnostic_boxes,
+      fc_norm=self.fc_norm,
+      **shared,
+    )
+
   def __call__(
     self,
     features: dict[Any, Any],
@@ -281,57 +302,19 @@ class FasterRCNNHead(nn.Module):
         "Faster R-CNN got no labels in training, but it samples its rois by"
         ' them; pass labels={"objects": {...}}.'
       )
-    levels = tuple(range(self.min_level, self.max_level + 1))
-    pyramid = {level: features[level] for level in levels}
+    pyramid = {
+      level: features[level]
+      for level in range(self.min_level, self.max_level + 1)
+    }
     image_size: tuple[int, int] = features["image_size"]
-    anchors = anchor_ops.generate(
-      *image_size,
-      levels,
-      self.anchor_scale,
-      self.aspect_ratios,
-      half_pixel=self.half_pixel,
-      round_corners=self.round_anchors,
-    )
-    anchor_counts = tuple(len(anchors[level]) for level in levels)
-    all_anchors = np.concatenate([anchors[level] for level in levels])
-
-    rpn_logits, rpn_deltas = RPNHead(
-      num_anchors=len(self.aspect_ratios),
-      num_convs=self.rpn_convs,
-      channels=self.channels,
-      use_norm=self.use_norm and self.rpn_norm,
-      dtype=self.dtype,
-      norm_momentum=self.norm_momentum,
-      norm_epsilon=self.norm_epsilon,
-      name="rpn",
-    )(pyramid, train)
-
+    rpn_logits, rpn_deltas = self.rpn(pyramid, train)
     limits = jnp.broadcast_to(
       jnp.asarray(image_size, jnp.float32), (len(rpn_logits), 2)
     )
     if not train:
       limits = features.get("content_size", limits)
-
-    def image_proposals(
-      logits: jax.Array, deltas: jax.Array, limits: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-      return propose(
-        logits,
-        deltas,
-        all_anchors,
-        anchor_counts,
-        limits,
-        self.rpn_pre_nms_topk if train else self.rpn_test_pre_nms_topk,
-        self.rpn_post_nms_topk if train else self.rpn_test_post_nms_topk,
-        self.rpn_nms_iou,
-        self.rpn_min_side,
-      )
-
-    # The second stage does not train the first through the proposals.
-    rois, roi_valid = jax.vmap(image_proposals)(
-      jax.lax.stop_gradient(rpn_logits),
-      jax.lax.stop_gradient(rpn_deltas),
-      limits,
+    rois, roi_valid = self.proposals(
+      rpn_logits, rpn_deltas, image_size, limits, train
     )
 
     outputs = {}
@@ -342,10 +325,9 @@ class FasterRCNNHead(nn.Module):
       outputs = {
         "rpn_logits": rpn_logits,
         "rpn_deltas": rpn_deltas,
-        "anchors": jnp.asarray(all_anchors),
-        **self._anchor_targets(all_anchors, objects),
+        **self.anchor_targets(image_size, objects),
       }
-      sampled = self._sample_rois(rois, roi_valid, objects)
+      sampled = self.sample_rois(rois, roi_valid, objects)
       rois, norm_valid = sampled["rois"], sampled["valid"]
       present = objects["present"][:, None]
       roi_valid = norm_valid & present
@@ -357,33 +339,9 @@ class FasterRCNNHead(nn.Module):
     else:
       outputs["image_size"] = limits
 
-    def pool(pyramid: dict[int, jax.Array], rois: jax.Array) -> jax.Array:
-      return roi_align.multilevel_roi_align(
-        pyramid,
-        rois,
-        output_size=self.roi_output_size,
-        samples_per_bin=self.roi_samples_per_bin,
-        canonical_size=self.roi_canonical_size,
-        half_pixel=self.half_pixel,
-      )
-
-    pooled_levels = {
-      level: x for level, x in pyramid.items() if level <= self.roi_max_level
-    }
-
-    class_logits, box_deltas = FastRCNNHead(
-      num_classes=self.num_classes,
-      num_convs=self.head_convs,
-      channels=self.channels,
-      fc_dims=self.fc_dims,
-      class_agnostic_boxes=self.class_agnostic_boxes,
-      use_norm=self.use_norm,
-      fc_norm=self.fc_norm,
-      dtype=self.dtype,
-      norm_momentum=self.norm_momentum,
-      norm_epsilon=self.norm_epsilon,
-      name="fast_rcnn",
-    )(jax.vmap(pool)(pooled_levels, rois), norm_valid, train)
+    class_logits, box_deltas = self.fast_rcnn(
+      self.pool(pyramid, rois), norm_valid, train
+    )
     return outputs | {
       "rois": rois,
       "roi_valid": roi_valid,
@@ -391,10 +349,61 @@ class FasterRCNNHead(nn.Module):
       "box_deltas": box_deltas,
     }
 
-  def _anchor_targets(
-    self, anchors: np.ndarray, objects: dict[str, jax.Array]
+  def proposals(
+    self,
+    rpn_logits: jax.Array,
+    rpn_deltas: jax.Array,
+    image_size: tuple[int, int],
+    limits: jax.Array,
+    train: bool,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Proposals [B, R, 4] and valid bool [B, R], without a gradient.
+
+    Args:
+      rpn_logits: [B, A].
+      rpn_deltas: [B, A, 4].
+      image_size: height and width of the network input.
+      limits: heights and widths to clip to [B, 2].
+      train: as many as in training, else as in evaluation.
+    """
+    anchors = self._anchors(image_size)
+
+    def propose_one(
+      logits: jax.Array, deltas: jax.Array, limits: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+      return propose(
+        logits,
+        deltas,
+        np.concatenate(anchors),
+        tuple(map(len, anchors)),
+        limits,
+        self.rpn_pre_nms_topk if train else self.rpn_test_pre_nms_topk,
+        self.rpn_post_nms_topk if train else self.rpn_test_post_nms_topk,
+        self.rpn_nms_iou,
+        self.rpn_min_side,
+      )
+
+    # The second stage does not train the first through the proposals.
+    return jax.vmap(propose_one)(
+      jax.lax.stop_gradient(rpn_logits),
+      jax.lax.stop_gradient(rpn_deltas),
+      limits,
+    )
+
+  def anchor_targets(
+    self, image_size: tuple[int, int], objects: dict[str, jax.Array]
   ) -> dict[str, jax.Array]:
-    """Matches anchors to objects and samples those of the objectness loss."""
+    """Matches anchors to objects and samples those of the objectness loss.
+
+    Args:
+      image_size: height and width of the network input.
+      objects: see `__call__`.
+
+    Returns:
+      "anchors", "anchor_labels", "anchor_sampled" and "anchor_gt_boxes" of the
+      outputs.
+    """
+    anchors = np.concatenate(self._anchors(image_size))
 
     def assign(
       objects: dict[str, jax.Array], key: jax.Array
@@ -411,15 +420,27 @@ class FasterRCNNHead(nn.Module):
         "anchor_gt_boxes": objects["boxes"][matches.gt_index],
       }
 
-    return jax.vmap(assign)(objects, self._image_keys(objects))
+    return {
+      "anchors": jnp.asarray(anchors),
+      **jax.vmap(assign)(objects, self._image_keys(objects)),
+    }
 
-  def _sample_rois(
+  def sample_rois(
     self,
     rois: jax.Array,
     valid: jax.Array,
     objects: dict[str, jax.Array],
   ) -> dict[str, jax.Array]:
-    """Samples the rois of the second stage, objects' own boxes included."""
+    """Samples the rois of the second stage, objects' own boxes included.
+
+    Args:
+      rois: proposals [B, R, 4].
+      valid: bool [B, R].
+      objects: see `__call__`.
+
+    Returns:
+      See `matching.sample_rois`, with a leading B.
+    """
 
     def sample(
       rois: jax.Array,
@@ -442,6 +463,36 @@ class FasterRCNNHead(nn.Module):
       )
 
     return jax.vmap(sample)(rois, valid, objects, self._image_keys(objects))
+
+  def pool(self, pyramid: dict[int, jax.Array], rois: jax.Array) -> jax.Array:
+    """Features of rois [B, S, 4], as [B, S, P, P, C], from {level: map}."""
+
+    def pool_one(maps: dict[int, jax.Array], rois: jax.Array) -> jax.Array:
+      return roi_align.multilevel_roi_align(
+        maps,
+        rois,
+        output_size=self.roi_output_size,
+        samples_per_bin=self.roi_samples_per_bin,
+        canonical_size=self.roi_canonical_size,
+        half_pixel=self.half_pixel,
+      )
+
+    maps = {
+      level: x for level, x in pyramid.items() if level <= self.roi_max_level
+    }
+    return jax.vmap(pool_one)(maps, rois)
+
+  def _anchors(self, image_size: tuple[int, int]) -> list[np.ndarray]:
+    """Anchors of every level, [A_l, 4] each."""
+    anchors = anchor_ops.generate(
+      *image_size,
+      range(self.min_level, self.max_level + 1),
+      self.anchor_scale,
+      self.aspect_ratios,
+      half_pixel=self.half_pixel,
+      round_corners=self.round_anchors,
+    )
+    return list(anchors.values())
 
   def _image_keys(self, objects: dict[str, jax.Array]) -> jax.Array:
     """One key for each image of the batch."""

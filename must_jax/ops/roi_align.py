@@ -148,30 +148,67 @@ def _gather(
 
   def corners(
     position: jax.Array, size: jax.Array
-  ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Pixels before and after each sample and their weights, [R, P * s]."""
+  ) -> list[tuple[jax.Array, jax.Array]]:
+    """Pixels around the samples of a bin and their weights, 2 s of [R, P]."""
     position, weight = _place(
       position / 2.0 ** level[:, None], size[:, None], half_pixel
     )
+    weight /= samples
     before = jnp.floor(position).astype(jnp.int32)
     after = jnp.minimum(before + 1, size[:, None] - 1)
     fraction = position - before
-    return (before, weight * (1 - fraction)), (after, weight * fraction)
+    return [
+      (pixel[:, i::samples], weight[:, i::samples])
+      for pixel, weight in (
+        (before, weight * (1 - fraction)),
+        (after, weight * fraction),
+      )
+      for i in range(samples)
+    ]
 
-  # Four gathers that fuse into the sum; XLA does not fuse one of all corners.
-  total = jnp.float32(0)
+  places, weights = [], []
   for row, row_weight in corners(y, heights):
     start = starts[:, None] + row * widths[:, None]
     for column, column_weight in corners(x, widths):
-      weight = row_weight[:, :, None] * column_weight[:, None, :]
-      pixels = flat[start[:, :, None] + column[:, None, :]]
-      total += pixels * weight[..., None]
-  if samples > 1:
-    num_rois, side, _, channels = total.shape
-    bins = side // samples
-    total = total.reshape(num_rois, bins, samples, bins, samples, channels)
-    total = total.mean((2, 4))
+      places.append(start[:, :, None] + column[:, None, :])
+      weights.append(row_weight[:, :, None] * column_weight[:, None, :])
+  return _weighted_sum(flat, places, weights)
+
+
+@jax.custom_vjp
+def _weighted_sum(
+  flat: jax.Array, places: list[jax.Array], weights: list[jax.Array]
+) -> jax.Array:
+  """Sum of pixels of flat [N, C] at places int32 [R, P, P], times weights.
+
+  The sum is that of gathers that fuse into it; XLA fuses neither one gather of
+  all places nor, well, a mean over samples.
+  """
+  total = jnp.float32(0)
+  for place, weight in zip(places, weights, strict=True):
+    total += flat[place] * weight[..., None]
   return total.astype(flat.dtype)
+
+
+def _weighted_sum_forward(
+  flat: jax.Array, places: list[jax.Array], weights: list[jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, list[jax.Array], list[jax.Array]]]:
+  # Of `flat` nothing but the shape is used, so no memory is held.
+  return _weighted_sum(flat, places, weights), (flat, places, weights)
+
+
+def _weighted_sum_backward(
+  kept: tuple[jax.Array, list[jax.Array], list[jax.Array]], grad: jax.Array
+) -> tuple[jax.Array, None, None]:
+  """Adds to one float32 map in place; JAX would make and add one per gather."""
+  flat, places, weights = kept
+  total = jnp.zeros(flat.shape, jnp.float32)
+  for place, weight in zip(places, weights, strict=True):
+    total = total.at[place].add(grad * weight[..., None])
+  return total.astype(flat.dtype), None, None
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
 def _matmul(

@@ -1,0 +1,70 @@
+import pytest
+
+from benchmarks import train_step
+from benchmarks.train_step import WHOLE, Row, Settings
+
+
+@pytest.mark.parametrize(
+  ("device", "peak"),
+  [
+    ("NVIDIA A100-SXM4-80GB", 312),
+    ("NVIDIA H100 80GB HBM3", 989),
+    ("NVIDIA L4", 121),
+    ("NVIDIA L40S", None),
+    ("Tesla T4", 65),
+    ("TPU v4", 275),
+    ("TPU v4 lite", None),
+    ("TPU v5 lite", 197),
+    ("TPU v5", 459),
+    ("TPU v6 lite", 918),
+    ("cpu", None),
+  ],
+)
+def test_peaks_are_found_by_the_names_of_devices(device, peak):
+  assert train_step.known_peak(device) == peak
+
+
+def test_labels_are_those_that_the_tasks_ask_for():
+  settings = Settings(image_size=64, batch=3)
+  _, tasks = train_step.make_student(settings)
+  labels = train_step.random_batch(settings, tasks)["labels"]
+  assert {
+    (task, field): set(arrays)
+    for task, fields in labels.items()
+    for field, arrays in fields.items()
+  } == {
+    ("classification", "label"): {"present", "probs"},
+    ("depth", "depth"): {"present", "values", "valid"},
+    ("detection", "objects"): {
+      *("present", "boxes", "classes", "valid", "ignore")
+    },
+    ("segmentation", "mask"): {"present", "classes"},
+  }
+  boxes = labels["detection"]["objects"]["boxes"]
+  assert boxes.min() >= 0
+  assert boxes.max() <= 64
+  assert labels["segmentation"]["mask"]["classes"].shape == (3, 16, 16)
+
+
+def test_the_report_tells_how_well_the_pieces_add_up():
+  rows = {
+    WHOLE: Row(float("nan"), 2.0, 6e9, float("nan"), 4.0),
+    "trunk": Row(0.3, 1.0, 4e9, 1.0, 2.0),
+    "head": Row(0.2, 0.6, 2e9, 0.5, 0.3),
+  }
+  lines = train_step.report("it", rows, 2.5, Settings(), (6e9, "peak"))
+  table = {line[:24].strip(): line.split() for line in lines}
+  assert "80.0%" in table["sum of these"]
+  assert "2.00x" in table["trunk"]
+  assert "0.50x" in table["head"]
+  assert "2.00x" in table[WHOLE]
+
+
+@pytest.mark.slow
+def test_pieces_have_the_arithmetic_of_the_whole_step():
+  settings = Settings("resnet18", image_size=64, batch=1, rois=8, rounds=1)
+  rows, _ = train_step.profile(*train_step.make_student(settings), settings)
+  whole = rows.pop(WHOLE)
+  assert sum(row.flops for row in rows.values()) == pytest.approx(
+    whole.flops, rel=0.02
+  )

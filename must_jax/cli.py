@@ -102,6 +102,16 @@ def _parser() -> argparse.ArgumentParser:
   doctor.add_arguments(checker)
   checker.set_defaults(run=_doctor)
 
+  plan = commands.add_parser(
+    "plan",
+    help="what a config needs of a TPU slice, compiled without one;"
+    " --config.NAME=VALUE as in a run",
+  )
+  from must_jax.planning import arguments
+
+  arguments.add_arguments(plan)
+  plan.set_defaults(run=_plan, overrides=())
+
   predict = commands.add_parser(
     "predict", help="draw a checkpoint's predictions for images"
   )
@@ -174,6 +184,12 @@ def _doctor(args: argparse.Namespace) -> int:
   return doctor.run(args, compile_step=lambda c: build(c).lower().compile())
 
 
+def _plan(args: argparse.Namespace) -> int:
+  from must_jax.planning import command
+
+  return command.run(args, args.overrides)
+
+
 def _predict(args: argparse.Namespace) -> int:
   from must_jax.export import predict
 
@@ -182,7 +198,11 @@ def _predict(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of `must-jax`; returns the exit status."""
-  args = _parser().parse_args(argv)
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  if rest and not hasattr(args, "overrides"):
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  args.overrides = rest
   try:
     return args.run(args)
   except (ValueError, OSError) as error:

@@ -1,0 +1,1 @@
+"""What a config needs of TPUs, hosts and disks, before any are at hand."""

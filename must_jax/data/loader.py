@@ -2,9 +2,9 @@
 
 A record that cannot be used gives an example with `valid` False in its place,
 without labels; the others do not move. What fails in reading is replaced at
-once. What fails in decoding stops TensorFlow's iterator: the loader looks for
-the record, notes it and begins anew at the same step, which is possible as a
-batch follows from its step alone.
+once. What fails later stops TensorFlow's iterator: the loader looks for the
+record, notes it and begins anew at the same step, which is possible as a batch
+follows from its step alone.
 """
 
 import dataclasses
@@ -27,12 +27,13 @@ from must_jax.types import Field
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
+Plan = dict[str, Any]
 # Positions int64 [n] -> the same as they are shown, and numbers of records or
 # NO_RECORD.
 Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 NO_RECORD = -1  # number of the record of a padding example
-_READ_SIZE = 32  # records per call into Python
+_READ_SIZE = 64  # records read and planned together
 
 
 def _warn(record: BadRecord) -> None:
@@ -59,6 +60,22 @@ class ReadOptions:
   on_bad: Callable[[BadRecord], None] = _warn
 
 
+class ExampleGraph(NamedTuple):
+  """How records become examples, in two steps.
+
+  Attributes:
+    plan: from positions, numbers of sources (int64 [n]) and the records (string
+      [n, 1 + tasks]) to all that is said about the examples before decoding,
+      [n, ...]. Many small operations, which take little time for many records
+      at once. Records are those of `Union.read`; an image record may have no
+      more than a key.
+    make: from one row of a plan to the example.
+  """
+
+  plan: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Plan]
+  make: Callable[[Plan], Example]
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
   """Which rows of every batch are this process's.
@@ -79,7 +96,7 @@ class Loader:
 
   Args:
     union: the records.
-    make_example: from `example_function`.
+    graph: from `example_graph`.
     locate: what is at a position.
     rows: of this process.
     options: how reading is done.
@@ -88,12 +105,12 @@ class Loader:
   def __init__(
     self,
     union: Union,
-    make_example: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example],
+    graph: ExampleGraph,
     locate: Locate,
     rows: Rows,
     options: ReadOptions,
   ):
-    self._union, self._make_example = union, make_example
+    self._union, self._graph = union, graph
     self._locate, self._rows, self._options = locate, rows, options
     self._bad = BadRecords(options.max_bad, options.free_bad, options.on_bad)
 
@@ -131,9 +148,9 @@ class Loader:
     dataset = dataset.map(
       self._read_graph, num_parallel_calls=calls, deterministic=True
     )
-    dataset = dataset.prefetch(1).unbatch()
+    dataset = dataset.map(self._graph.plan).prefetch(1).unbatch()
     dataset = dataset.map(
-      self._make_example, num_parallel_calls=threads, deterministic=True
+      self._graph.make, num_parallel_calls=threads, deterministic=True
     )
     # Only images that have kept their size need padding, which costs time.
     one_shape = dataset.element_spec["image"].shape.is_fully_defined()
@@ -195,21 +212,28 @@ class Loader:
     return sources, records
 
   def _find_bad(self, step: int) -> bool:
-    """Notes the records of a step that cannot be decoded, if there are any."""
+    """Notes the records that stopped a step, if there are any.
+
+    Those are its own that cannot be decoded, and any that no plan can be made
+    of and that were read together with its own.
+    """
     count = self._rows.count
-    positions, numbers = self._find(np.arange(step * count, (step + 1) * count))
+    end = (step + 1) * count
+    index = np.arange(step * count, end + _READ_SIZE - 1)
+    positions, numbers = self._find(index)
     sources, records = self._read_records(numbers)
     found = False
-    for position, number, source, row in zip(
-      positions, numbers.tolist(), sources, records, strict=True
-    ):
-      self._check_keys(number, row)
+    for i, number in enumerate(numbers.tolist()):
+      self._check_keys(number, records[i])
+      row = slice(i, i + 1)
       try:
-        self._make_example(
-          tf.constant(position), tf.constant(source), tf.constant(row)
+        plan = self._graph.plan(
+          *map(tf.constant, (positions[row], sources[row], records[row]))
         )
+        if index[i] < end:
+          self._graph.make(tf.nest.map_structure(lambda x: x[0], plan))
       except parsing.BROKEN as error:
-        self._note(number, _key_of(row[0]), parsing.reason(error))
+        self._note(number, _key_of(records[i, 0]), parsing.reason(error))
         found = True
     return found
 
@@ -233,7 +257,7 @@ class Loader:
     self._bad.add(number, BadRecord(shard, index, key, reason))
 
 
-def example_function(
+def example_graph(
   union: Union,
   task_fields: TaskFields,
   image_size: tuple[int, int] | None,
@@ -241,8 +265,8 @@ def example_function(
   augment: AugmentOptions,
   seed: int,
   views: int = 1,
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example]:
-  """The graph that makes one example.
+) -> ExampleGraph:
+  """The graph that makes examples.
 
   Args:
     union: whose records it reads.
@@ -252,11 +276,6 @@ def example_function(
     augment: how images vary.
     seed: of the augmentation.
     views: of each image; with more than one "image" has a dimension of them.
-
-  Returns:
-    Function of a position, the number of a source (int64) and the records
-    (string [1 + tasks]): those of `Union.read`, or an image record with no more
-    than a key.
   """
   reads = tuple(
     _TaskReads(
@@ -271,7 +290,7 @@ def example_function(
     for task, fields in task_fields.items()
   )
   size = None if image_size is None else (image_size[0], image_size[1])
-  return _example_function(reads, size, label_stride, augment, seed, views)
+  return _example_graph(reads, size, label_stride, augment, seed, views)
 
 
 class _TaskReads(NamedTuple):
@@ -315,58 +334,68 @@ class _TaskReads(NamedTuple):
 
 
 @functools.lru_cache(16)  # a labelling job makes a loader for each shard
-def _example_function(
+def _example_graph(
   reads: tuple[_TaskReads, ...],
   image_size: tuple[int, int] | None,
   label_stride: int,
   augment: AugmentOptions,
   seed: int,
   views: int,
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Example]:
-  """`example_function` of hashable arguments."""
-
-  def make_view(
-    head: dict[str, tf.Tensor], position: tf.Tensor, view: int
-  ) -> tuple[tf.Tensor, transforms.Geometry]:
-    if image_size is None:
-      geometry = transforms.whole_image(head["size"])
-    else:
-      random = transforms.random_numbers(seed, position, view)
-      geometry = transforms.make_geometry(
-        head["size"], image_size, augment, random
-      )
-    pixels = parsing.decode_image(
-      head["image"], head["size"], geometry.window, geometry.reduction
-    )
-    if image_size is not None:
-      pixels = transforms.transform_image(
-        pixels, geometry, image_size, augment, random
-      )
-    return pixels, geometry
+) -> ExampleGraph:
+  """`example_graph` of hashable arguments."""
 
   @tf.function(
     input_signature=[
-      tf.TensorSpec([], tf.int64),
-      tf.TensorSpec([], tf.int64),
-      tf.TensorSpec([1 + len(reads)], tf.string),
+      tf.TensorSpec([None], tf.int64),
+      tf.TensorSpec([None], tf.int64),
+      tf.TensorSpec([None, 1 + len(reads)], tf.string),
     ],
     autograph=False,
   )
-  def make_example(
-    position: tf.Tensor, source: tf.Tensor, records: tf.Tensor
-  ) -> Example:
-    head = parsing.parse_image(records[0])
-    pixels, geometry = make_view(head, position, 0)
-    if views > 1:
-      others = [make_view(head, position, v)[0] for v in range(1, views)]
-      pixels = tf.stack([pixels, *others])
+  def plan(
+    positions: tf.Tensor, sources: tf.Tensor, records: tf.Tensor
+  ) -> Plan:
+    head = parsing.parse_image(records[:, 0])
+    randoms = [
+      transforms.random_numbers(seed, positions, view) for view in range(views)
+    ]
+    geometries = [
+      transforms.whole_image(head["size"])
+      if image_size is None
+      else transforms.make_geometry(head["size"], image_size, augment, random)
+      for random in randoms
+    ]
+    return head | {
+      "position": positions,
+      "source": sources,
+      "records": records,
+      "views": tuple(zip(geometries, randoms, strict=True)),
+    }
+
+  def make_view(
+    plan: Plan, geometry: transforms.Geometry, random: tf.Tensor
+  ) -> tf.Tensor:
+    pixels = parsing.decode_image(
+      plan["image"], plan["size"], geometry.window, geometry.reduction
+    )
+    if image_size is None:
+      return pixels
+    return transforms.transform_image(
+      pixels, geometry, image_size, augment, random
+    )
+
+  @tf.function(autograph=False)
+  def make(plan: Plan) -> Example:
+    pixels = [make_view(plan, *view) for view in plan["views"]]
+    geometry, _ = plan["views"][0]
+    image, *others = tf.unstack(plan["records"])
     labels = {}
-    for i, read in enumerate(reads):
-      record, is_sidecar = read.record(records[0], records[1 + i])
+    for read, other in zip(reads, others, strict=True):
+      record, is_sidecar = read.record(image, other)
       fields = dict(read.fields)
       labels[read.task] = transforms.transform_labels(
         parsing.parse_labels(
-          record, fields, head["key"], read.tables(source, is_sidecar)
+          record, fields, plan["key"], read.tables(plan["source"], is_sidecar)
         ),
         fields,
         geometry,
@@ -374,16 +403,16 @@ def _example_function(
         label_stride,
       )
     return {
-      "image": pixels,
-      "valid": tf.strings.length(head["image"]) > 0,
+      "image": pixels[0] if views == 1 else tf.stack(pixels),
+      "valid": tf.strings.length(plan["image"]) > 0,
       "content_size": tf.cast(geometry.content, tf.float32),
       "original_size": tf.cast(geometry.window[2:], tf.float32),
-      "position": tf.cast(position, tf.int32),
-      "key": head["key"],
+      "position": tf.cast(plan["position"], tf.int32),
+      "key": plan["key"],
       "labels": labels,
     }
 
-  return make_example
+  return ExampleGraph(plan, make)
 
 
 def _key_of(record: bytes) -> bytes:

@@ -52,17 +52,18 @@ _FEATURES = {
 
 
 def parse_image(record: tf.Tensor) -> Tensors:
-  """Key, encoded image and its size from an image record.
+  """Key, encoded image and its size from image records.
 
   Args:
-    record: scalar string. An empty one, or one with the status "undecodable",
-      gives an empty image of one pixel; others must have an image.
+    record: string [] or [n]. An empty one, or one with the status
+      "undecodable", gives an empty image of one pixel; others must have an
+      image.
 
   Returns:
-    key, image: scalar strings; size: int32 [2], height and width.
+    key, image: strings [...]; size: int32 [..., 2], height and width.
   """
   one = tf.io.FixedLenFeature([], tf.int64, 1)
-  parsed = tf.io.parse_single_example(
+  parsed = tf.io.parse_example(
     record,
     {
       "key": _STRING,
@@ -75,10 +76,12 @@ def parse_image(record: tf.Tensor) -> Tensors:
   is_filler = (tf.strings.length(record) == 0) | (
     parsed["status"] == b"undecodable"
   )
-  _require(is_filler | (tf.strings.length(parsed["image"]) > 0), "image")
-  size = tf.stack([parsed["height"], parsed["width"]])
-  sides = tf.reduce_all((size > 0) & (size <= MAX_PIXELS))  # no overflow
-  _require(sides & (tf.reduce_prod(size) <= MAX_PIXELS), "size of the image")
+  has_image = is_filler | (tf.strings.length(parsed["image"]) > 0)
+  _require(tf.reduce_all(has_image), "image")
+  size = tf.stack([parsed["height"], parsed["width"]], -1)
+  sides = (size > 0) & (size <= MAX_PIXELS)  # no overflow
+  fine = tf.reduce_all(sides, -1) & (tf.reduce_prod(size, -1) <= MAX_PIXELS)
+  _require(tf.reduce_all(fine), "size of the image")
   return {
     "key": parsed["key"],
     "image": parsed["image"],

@@ -16,7 +16,7 @@ from must_jax.data.loader import (
   Loader,
   ReadOptions,
   Rows,
-  example_function,
+  example_graph,
 )
 from must_jax.data.order import Mixture
 from must_jax.data.quarantine import BadRecord, TooManyBad
@@ -121,7 +121,7 @@ def train_batches(
 
   loader = Loader(
     union,
-    example_function(
+    example_graph(
       union, task_fields, image_size, label_stride, augment, seed, views
     ),
     locate,
@@ -196,7 +196,7 @@ def eval_batches(
 
   loader = Loader(
     union,
-    example_function(
+    example_graph(
       union,
       task_fields,
       image_size,

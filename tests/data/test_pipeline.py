@@ -469,6 +469,33 @@ def test_incomplete_records_are_no_examples(tmp_path, change, reason):
   assert sum(b["valid"].sum() for b in batches) == COUNT - 1
 
 
+def test_what_stops_a_read_costs_the_broken_record_only(images, tmp_path):
+  def without_image(record):
+    message = tf.train.Example.FromString(record)
+    if message.features.feature["key"].bytes_list.value[0] == b"key9":
+      del message.features.feature["image"]
+    return message.SerializeToString()
+
+  shards = []
+  for number, listed in enumerate(images.shards):
+    with records.RecordWriter(tmp_path / listed.file) as writer:
+      for record in images.reader(number):
+        writer.write(without_image(record))
+    shards.append(dataclasses.asdict(listed) | {"num_bytes": writer.num_bytes})
+  index = dict(images.index)
+  index["splits"] = {"train": {**index["splits"]["train"], "shards": shards}}
+  (tmp_path / "index.json").write_text(json.dumps(index))
+  broken = records.ImageSet.open(tmp_path, "train")
+  noted = []
+  # Many steps share a read, and some steps begin one.
+  for kwargs in ({"batch_size": 1}, {"batch_size": 6, "process_count": 3}):
+    options = pipeline.ReadOptions(on_bad=noted.append)
+    got = train(broken, 150, options=options, **kwargs)
+    assert_only_differ_at(train(images, 150, **kwargs), got, {b"key9"})
+  assert [bad.key for bad in noted] == [b"key9"] * 2
+  assert {bad.reason for bad in noted} == {"image is not as it must be"}
+
+
 def test_too_many_bad_records_stop_the_run(tmp_path):
   broken = write_images(
     tmp_path,

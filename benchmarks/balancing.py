@@ -26,7 +26,7 @@ from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
 from must_jax.weighting import METHODS
 
-STEPS = 1500
+STEPS = 800
 _ROUNDS = 7
 _STEPS_A_ROUND = 5
 

@@ -2,7 +2,10 @@
 
 import logging as std_logging
 import os
+import re
 import sys
+import tempfile
+import threading
 from typing import Any
 
 from absl import app, flags, logging
@@ -37,21 +40,22 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
   "compilation_cache",
-  os.path.join(
-    os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")),
-    "must_jax",
-    "compiled",
-  ),
-  "Directory of compiled programs, for the next start; empty for none.",
+  os.environ.get("JAX_COMPILATION_CACHE_DIR"),
+  "Directory of compiled programs, for the next start; empty for none. All"
+  " processes of a run must see it: by default it is in the workdir if there"
+  " are several, else in ~/.cache.",
 )
 
 
 def quiet_libraries() -> None:
-  """Keeps orbax's account of its every step out of the log."""
+  """Keeps orbax's account of its every step out of the log.
+
+  Its tracebacks, too: `train.checkpoint` says what they mean.
+  """
   handler = logging.get_absl_handler()
   handler.addFilter(
     lambda record: (
-      record.levelno >= std_logging.WARNING
+      record.levelno >= std_logging.WARNING and not record.exc_info
       if "orbax" in record.pathname
       else True
     )
@@ -83,50 +87,112 @@ def run_stage(config: ConfigDict, workdir: str) -> Any:
 
 
 def initialize_distributed() -> None:
-  """Joins the other processes, if there are any."""
+  """Joins the other processes, if there are any.
+
+  Raises:
+    ValueError: it is not said how.
+  """
   import jax
 
-  timeouts: dict[str, Any] = {
-    "initialization_timeout": _INITIALIZATION_TIMEOUT.value,
-    "heartbeat_timeout_seconds": _HEARTBEAT_TIMEOUT.value,
-  }
-  if _NUM_PROCESSES.value is not None:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, **timeouts
+  from must_jax.train.place import find_place
+
+  flags_of_place = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+  missing = [flag.name for flag in flags_of_place if flag.value is None]
+  place = find_place(os.environ)
+  if not missing:
+    launcher = "--num_processes"
+    if not re.fullmatch(r".+:\d+", _COORDINATOR.value or ""):
+      raise ValueError(
+        f"--coordinator is {_COORDINATOR.value!r}; expected HOST:PORT, which"
+        " process 0 listens at and all others reach."
+      )
+  elif len(missing) < len(flags_of_place):
+    raise ValueError(
+      "--coordinator, --num_processes and --process_id say together where a"
+      f" process belongs; not given: {', '.join(missing)}."
     )
-  elif _is_cluster():
-    jax.distributed.initialize(**timeouts)
+  elif place.processes > 1:
+    launcher = place.launcher
+  else:
+    return
+
+  # JAX's own deadline ends the process with a stack trace.
+  seconds = _INITIALIZATION_TIMEOUT.value
+  alarm = threading.Timer(seconds, _give_up_waiting, (launcher,))
+  alarm.daemon = True
+  alarm.start()
+  try:
+    jax.distributed.initialize(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      initialization_timeout=seconds + 60,
+      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      f"This process cannot join the others that {launcher} names: {error}"
+      " Under SLURM, start it by srun; else give --coordinator,"
+      " --num_processes and --process_id."
+    ) from error
+  finally:
+    alarm.cancel()
 
 
-def keep_compiled_programs(directory: str) -> None:
-  """Spares the next start what this one compiles."""
+def _give_up_waiting(launcher: str) -> None:
+  seconds = _INITIALIZATION_TIMEOUT.value
+  where = f" at {_COORDINATOR.value}" if _COORDINATOR.value else ""
+  print(
+    f"error: the processes that {launcher} names have not met{where} within"
+    f" {seconds} s. Start all of them; every one must reach the address of"
+    " process 0. --initialization_timeout is for those that start late.",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
+
+
+def keep_compiled_programs(directory: str | None, workdir: str) -> None:
+  """Spares the next start what this one compiles.
+
+  Only process 0 writes. On GPUs the processes compile together, so either all
+  of them find a program or none does.
+
+  Args:
+    directory: "" for none, None for the default.
+    workdir: of the run.
+  """
   import jax
 
-  if directory:
-    jax.config.update("jax_compilation_cache_dir", directory)
-
-
-def _is_cluster() -> bool:
-  """Whether the environment names several processes."""
-  workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-  tasks = os.environ.get(
-    "SLURM_NTASKS", os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
-  )
-  return len(workers) > 1 or int(tasks) > 1
+  if directory is None:
+    directory = os.path.join(workdir, "compiled")
+    if not jax.distributed.is_initialized():
+      cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+      directory = os.path.join(cache, "must_jax", "compiled")
+  if directory and "://" not in directory:
+    try:
+      os.makedirs(directory, exist_ok=True)
+      tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+      logging.warning("Compiled programs are not kept: %s", error)
+      directory = ""
+  jax.config.update("jax_compilation_cache_dir", directory or None)
 
 
 def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Arguments not understood: {argv[1:]}")
   logging.set_verbosity(logging.INFO)
-  if _CONFIG.value.stage != "label":  # whose workers need nobody
-    initialize_distributed()
-  keep_compiled_programs(_COMPILATION_CACHE.value)
   from must_jax.train.guard import TrainingDiverged
 
-  assert _WORKDIR.value is not None  # a required flag
+  workdir = _WORKDIR.value
+  assert workdir is not None  # a required flag
   try:
-    result = run_stage(_CONFIG.value, _WORKDIR.value)
+    config = _CONFIG.value
+    if config.stage != "label":  # whose workers need nobody
+      initialize_distributed()
+    keep_compiled_programs(_COMPILATION_CACHE.value, workdir)
+    result = run_stage(config, workdir)
   except (ValueError, OSError, TooManyBad, TrainingDiverged) as error:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)

@@ -17,6 +17,7 @@ from jax._src import clusters
 from must_jax import doctor
 from must_jax.data import synthetic
 from must_jax.doctor import FAIL, OK, WARN, Case
+from must_jax.train.place import find_place, tpu_metadata
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ MULTISLICE = {
   ],
 )
 def test_processes_are_counted_as_jax_counts_them(environ, processes, number):
-  place = doctor.find_place(environ)
+  place = find_place(environ)
   assert (place.processes, place.number) == (processes, number)
   assert doctor.check_processes(Case(environ=environ)).status == OK
 
@@ -182,7 +183,7 @@ def test_jax_finds_the_same_place(monkeypatch, launcher, environ):
     None, None, None, None, launcher, 300
   )
   address, processes, number, _ = found
-  assert doctor.find_place(environ)[1:] == (processes, number)
+  assert find_place(environ)[1:] == (processes, number)
   if launcher == "slurm":
     assert doctor.coordinator_port(environ) == int(address.split(":")[1])
 
@@ -237,7 +238,7 @@ def test_a_tpu_vm_says_its_place_by_its_metadata():
     thread.start()
     environ = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
     read = [
-      doctor.tpu_metadata(environ, key)
+      tpu_metadata(environ, key)
       for key in ("worker-network-endpoints", "agent-worker-number")
     ]
     server.shutdown()

@@ -138,7 +138,7 @@ class Loader:
 
   def _dataset(self, first: int, end: int | None) -> tf.data.Dataset:
     rows = self._rows
-    threads = self._options.num_threads or os.cpu_count() or 1
+    threads = self._options.num_threads or _num_cores()
     last = np.iinfo(np.int64).max if end is None else end * rows.count
     dataset = tf.data.Dataset.range(first * rows.count, last)
     dataset = dataset.batch(_READ_SIZE)
@@ -413,6 +413,13 @@ def _example_graph(
     }
 
   return ExampleGraph(plan, make)
+
+
+def _num_cores() -> int:
+  """Those this process may use: launchers bind processes to some."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def _key_of(record: bytes) -> bytes:

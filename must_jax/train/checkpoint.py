@@ -1,13 +1,16 @@
 """Checkpoints: the only module that knows orbax.
 
 Layout: `WORKDIR/checkpoints/STEP/{state,meta}`. `meta` holds the format
-version, the run's whole config (class names included) and a digest of the
-state, so a checkpoint explains itself and flipped bits are noticed. A converted
-one also has an `origin`: where its weights are from, and their licence.
+version, the run's whole config (class names included), a digest of the state
+and a checksum of itself, so a checkpoint explains itself and flipped bits are
+noticed. A converted one also has an `origin`: where its weights are from, and
+their licence.
 """
 
 import json
-from collections.abc import Iterator
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +23,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
+from must_jax.data.tfrecord import is_local
+from must_jax.train import processes
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
 
@@ -30,6 +35,26 @@ _READABLE = (1, FORMAT_VERSION)
 
 class CorruptCheckpointError(ValueError):
   """The bits of a checkpoint are not those that were saved."""
+
+
+class OtherFormatError(ValueError):
+  """Another version of must_jax wrote a checkpoint."""
+
+
+class CheckpointNotSavedError(OSError):
+  """A checkpoint could not be written; those before it are as they were."""
+
+
+class _Manager(ocp.CheckpointManager):
+  """Leaves questions about preemption to `Checkpoints`.
+
+  Processes agree on a number; those of orbax, which are steps, would be other
+  numbers than those of the questions.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
 
 
 class Checkpoints:
@@ -43,8 +68,9 @@ class Checkpoints:
       config: of the run, with class names filled in.
     """
     self._config = json.loads(config_lib.to_json(config))
-    self._polls = 0
-    self._manager = ocp.CheckpointManager(
+    self._polls, self._told = 0, False
+    self._num_bytes = 0
+    self._manager = _Manager(
       epath.Path(workdir).absolute() / "checkpoints",
       options=ocp.CheckpointManagerOptions(
         max_to_keep=config.train.keep_checkpoints,
@@ -55,56 +81,130 @@ class Checkpoints:
     )
 
   def save(self, state: TrainState) -> None:
-    """Saves in the background; a step that is already there is left alone."""
+    """Saves in the background; a step that is already there is left alone.
+
+    Raises:
+      CheckpointNotSavedError: this one, or the one before, cannot be written.
+    """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    meta = {
-      "format_version": FORMAT_VERSION,
-      "config": self._config,
-      "digest": _digests(state),
-    }
-    self._manager.save(step, args=_save_args(state, meta))
+    args = _save_args(state, _meta(self._config, _digests(state)))
+    self._wait()
+    self._num_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+    try:
+      self._manager.save(step, args=args)
+    except Exception as error:  # as it comes: OSError, ValueError, ...
+      raise self._not_saved(error) from error
+
+  def check(self) -> None:
+    """Whether what is saved in the background can be written.
+
+    Raises:
+      CheckpointNotSavedError: it cannot.
+    """
+    if not self._manager.is_saving_in_progress():
+      self._wait()
+
+  def _wait(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._not_saved(error) from error
+
+  def _not_saved(self, error: Exception) -> CheckpointNotSavedError:
+    self._manager.reload()
+    directory, steps = self._manager.directory, self._manager.all_steps()
+    reason = str(error).split(" [tensorstore_spec")[0]  # pages long
+    good = (
+      f"that of step {max(steps)}, is intact" if steps else "does not exist"
+    )
+    room = f"One needs up to {self._num_bytes / 1e6:.1f} MB"
+    if is_local(directory) and directory.exists():
+      free = shutil.disk_usage(directory).free
+      room += f", and {free / 1e6:.1f} MB are free"
+    return CheckpointNotSavedError(
+      f"A checkpoint could not be saved in {directory}: {reason}\n{room}. The"
+      f" last one, {good}. Free some space, or mend what the message says; the"
+      " same command goes on."
+    )
 
   def restore(
     self, abstract: TrainState, latest: int | None = None
   ) -> TrainState | None:
-    """The latest intact state; None if there is none.
+    """The latest intact state; None if nothing was saved.
 
-    A checkpoint whose digest does not match is deleted, loudly, and the one
-    before it is used.
+    A checkpoint that cannot be read, or whose digest does not match, is put
+    aside, loudly, and the one before it is used.
 
     Args:
       abstract: shapes and places of the state.
       latest: step after which no checkpoint is looked at.
+
+    Raises:
+      CorruptCheckpointError: none is intact.
+      OtherFormatError: it cannot go on from this format.
     """
+    problems: dict[int, CorruptCheckpointError] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       if latest is not None and step > latest:
         continue
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeRestore(
-            item=abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-          ),
-          meta=ocp.args.JsonRestore(),
-        ),
-      )
       try:
-        _check_version(restored["meta"], f"step {step}", (FORMAT_VERSION,))
-        _check(restored["meta"], _digests(restored["state"]), step)
+        state = self._read(step, abstract)
       except CorruptCheckpointError as error:
-        logging.error("%s Deleting it; trying the one before.", error)
-        # Orbax refuses to save a step while a later one exists.
-        self._manager.delete(step)
+        logging.error("%s", error)
+        problems[step] = error
         continue
-      return restored["state"]
+      # Orbax refuses to save a step while a later one exists.
+      self._put_aside(problems)
+      return state
+    if problems:
+      reasons = "\n  ".join(map(str, problems.values()))
+      raise CorruptCheckpointError(
+        f"No checkpoint in {self._manager.directory} is intact:\n  {reasons}\n"
+        "Bring back a copy of one, or delete this directory to begin anew."
+      )
     return None
+
+  def _read(self, step: int, abstract: TrainState) -> TrainState:
+    path = self._manager.directory / str(step)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
+    problem, digests, state = "", {}, abstract
+    try:
+      digests = _read_meta(path, (FORMAT_VERSION,))["digest"]
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=args)
+      )
+      state = restored["state"]
+    except OtherFormatError:
+      raise
+    except CorruptCheckpointError as error:
+      problem = str(error)
+    except Exception as error:  # as it comes: KeyError, JSONDecodeError, ...
+      problem = str(_corrupt(path, error))
+    # Another process may see what this one does not.
+    for seen in processes.gather(problem.encode()):
+      if seen:
+        raise CorruptCheckpointError(seen.decode())
+    _check(digests, _digests(state), path)
+    return state
+
+  def _put_aside(self, steps: Iterable[int]) -> None:
+    for step in steps:
+      path = self._manager.directory / str(step)
+      aside = path.with_name(f"{step}.corrupt")
+      logging.error("Kept as %s; using the one before.", aside)
+      if jax.process_index() == 0:
+        if aside.exists():
+          aside.rmtree()
+        path.rename(aside)
+    processes.gather(b"")  # all wait for the first
+    self._manager.reload()
 
   def roll_back(self, abstract: TrainState, step: int) -> TrainState | None:
     """The latest intact state up to a step; later checkpoints are deleted."""
-    self._manager.wait_until_finished()
+    self._wait()
     state = self.restore(abstract, latest=step)
     if state is not None:
       for later in self._manager.all_steps():
@@ -119,12 +219,20 @@ class Checkpoints:
     to, and so do the same last step, or batch of an evaluation.
     """
     self._polls += 1
-    return self._manager.reached_preemption(self._polls)
+    # The platform says yes to one question only.
+    self._told |= multihost_utils.reached_preemption_sync_point(self._polls)
+    return self._told
 
   def close(self) -> None:
-    """Waits for pending saves."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for pending saves.
+
+    Raises:
+      CheckpointNotSavedError: one cannot be written.
+    """
+    try:
+      self._wait()
+    finally:
+      self._manager.close()
 
 
 def write_variables(
@@ -153,12 +261,11 @@ def write_variables(
       f"{root} holds a checkpoint already; choose another directory, or delete"
       " that one."
     )
-  meta = {
-    "format_version": FORMAT_VERSION,
-    "config": json.loads(config_lib.to_json(config)),
-    "digest": {part: digest(tree) for part, tree in variables.items()},
-    "origin": origin,
-  }
+  meta = _meta(
+    json.loads(config_lib.to_json(config)),
+    {part: digest(tree) for part, tree in variables.items()},
+    origin=origin,
+  )
   with ocp.CheckpointManager(root, item_handlers=_handlers()) as manager:
     manager.save(0, args=_save_args(variables, meta))
   return root / "0"
@@ -207,12 +314,22 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
   Where training kept averages of them, these.
 
   Raises:
-    CorruptCheckpointError: the digest does not match.
+    CorruptCheckpointError: they are not what was saved.
   """
   path = find(path)
   meta = _read_meta(path)
+  try:
+    restored = _read_variables(path / "state")
+  except Exception as error:  # as it comes: AttributeError, ValueError, ...
+    raise _corrupt(path, error) from error
+  found = {part: digest(restored[part]) for part in restored}
+  _check(meta["digest"], found, path)
+  return {"batch_stats": {}} | restored.get("ema", restored)
+
+
+def _read_variables(path: epath.Path) -> dict[str, PyTree]:
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(path / "state").item_metadata.tree
+    tree = checkpointer.metadata(path).item_metadata.tree
     parts = ("ema",) if tree.get("ema") else ("params", "batch_stats")
     item = {
       part: jax.tree.map(
@@ -223,8 +340,8 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
       for part in parts
       if part in tree  # a network without BatchNorm has no statistics
     }
-    restored = checkpointer.restore(
-      path / "state",
+    return checkpointer.restore(
+      path,
       args=ocp.args.PyTreeRestore(
         item=item,
         restore_args=jax.tree.map(
@@ -233,8 +350,6 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
         partial_restore=True,
       ),
     )
-  _check(meta, {part: digest(restored[part]) for part in restored}, path)
-  return {"batch_stats": {}} | restored.get("ema", restored)
 
 
 def warm_start(
@@ -414,36 +529,60 @@ def _digests(state: TrainState) -> dict[str, list[int]]:
   }
 
 
-def _read_meta(path: epath.Path) -> dict[str, Any]:
-  meta = json.loads((path / "meta" / "metadata").read_text())
-  _check_version(meta, path)
+def _meta(config: Any, digests: dict[str, list[int]], **more: Any) -> Any:
+  meta = {
+    "format_version": FORMAT_VERSION,
+    "config": config,
+    "digest": digests,
+    **more,
+  }
+  return meta | {"checksum": _checksum(meta)}
+
+
+def _checksum(meta: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _read_meta(
+  path: epath.Path, readable: tuple[int, ...] = _READABLE
+) -> dict[str, Any]:
+  try:
+    meta = json.loads((path / "meta" / "metadata").read_text())
+    version, checksum = meta["format_version"], meta.pop("checksum", None)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise _corrupt(path, f"meta cannot be read ({error})") from error
+  if version not in readable:
+    raise OtherFormatError(
+      f"The checkpoint at {path} has format version {version!r}; this must_jax"
+      f" reads {readable} here. Use the version that wrote it, or start from"
+      " it: config.init_from."
+    )
+  if version > 1 and checksum != _checksum(meta):
+    raise _corrupt(path, "meta is not what was saved")
   return meta
 
 
-def _check_version(
-  meta: dict[str, Any], where: Any, readable: tuple[int, ...] = _READABLE
-) -> None:
-  if meta.get("format_version") not in readable:
-    raise ValueError(
-      f"The checkpoint at {where} has format version"
-      f" {meta.get('format_version')!r}; this must_jax reads {readable} here."
-      " Use the version that wrote it, or start from it: config.init_from."
-    )
-
-
 def _check(
-  meta: dict[str, Any], found: dict[str, list[int]], where: Any
+  saved: dict[str, list[int]], found: dict[str, list[int]], path: epath.Path
 ) -> None:
   for part, value in found.items():
-    if value != meta["digest"][part]:
-      raise CorruptCheckpointError(
-        f"The checkpoint at {where} is corrupt: {part} is not what was saved."
-      )
+    if value != saved.get(part):
+      raise _corrupt(path, f"{part} is not what was saved")
+
+
+def _corrupt(path: epath.Path, problem: Any) -> CorruptCheckpointError:
+  if isinstance(problem, Exception):
+    problem = f"{type(problem).__name__}: {problem}"
+  return CorruptCheckpointError(
+    f"The checkpoint at {path} is corrupt: {' '.join(problem.split()):.500}."
+  )
 
 
 __all__ = [
+  "CheckpointNotSavedError",
   "Checkpoints",
   "CorruptCheckpointError",
+  "OtherFormatError",
   "find",
   "fingerprint",
   "load_variables",

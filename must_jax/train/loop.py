@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.data import sources
 from must_jax.data.quarantine import Quarantine
+from must_jax.data.tfrecord import atomic_write
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import processes
@@ -31,6 +33,20 @@ from must_jax.train.processes import Watchdog
 from must_jax.train.state import TrainState
 from must_jax.train.step import make_predict_step
 from must_jax.weighting import paper_weights
+
+# Options that a run may change when it goes on: they suit the machines, and
+# make no other run of it.
+_OF_THE_MACHINES = (
+  "mesh.",
+  "model.remat",
+  "data.num_threads",
+  "data.eval_batch_size",
+  "train.log_every",
+  "train.evaluate_every",
+  "train.checkpoint_every",
+  "train.keep_checkpoints",
+  "train.stuck_seconds",
+)
 
 
 def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
@@ -98,13 +114,23 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
     def told_to_end() -> bool:
       return sigterm.received or checkpoints.reached_preemption()
 
+    def evaluate_state() -> dict[str, float]:
+      watchdog.moved(done, "evaluates")
+      batches = itertools.count(1)
+
+      def stop() -> bool:
+        watchdog.moved(done, "evaluates", next(batches))
+        return told_to_end()
+
+      return evaluator(state, stop)
+
     # 4. Train.
     history = _History(config)
     while done < total:
       watchdog.moved(done, "waits for data")
       batch = next(batches)
       keys = batch.pop("key")
-      watchdog.moved(done, "computes")
+      watchdog.moved(done, "compiles" if done == first_step else "computes")
       state, metrics = program.train_step(
         state, mesh_lib.to_device(batch, program.mesh)
       )
@@ -114,17 +140,23 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
       is_last, ends = done == total, told_to_end()
       log = is_last or _due(done, config.train.log_every)
       save = is_last or ends or _due(done, config.train.checkpoint_every)
+      tests = is_last or _due(done, config.train.evaluate_every)
 
       # What a step says is looked at rarely, for that waits for the device.
-      if (log or save) and (bad := history.read()):
-        state = _roll_back(checkpoints, program, bad, done + left_out)
+      # Whoever is told to end leaves it to the next start to go back, at the
+      # step where this one would have.
+      bad = history.read() if log or save or tests else None
+      if bad and not ends:
+        state = _roll_back(checkpoints, program, state, bad)
         logging.error("Went back to step %d, other data.", int(state.step))
+        bar.update(int(state.step) - done)
         done, left_out = int(state.step), int(state.batches_left_out)
         batches = sources.train_batches(config, done + left_out, quarantine)
         history = _History(config)
         continue
 
       if log:
+        checkpoints.check()
         scalars = history.scalars()
         scalars["lr"] = float(program.schedule(done - 1))
         for name, count in zip(
@@ -134,27 +166,31 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
         writer.write_scalars(done, scalars)
         bar.set_postfix(loss=f"{scalars['loss']:.4f}")
 
-      if save and (is_last or ends or not history.is_skipping):
+      # A row of skipped steps is no place to go on from.
+      resumable = not bad and (is_last or not history.is_skipping)
+      if save and resumable:
         watchdog.moved(done, "saves")
         checkpoints.save(state)
 
-      if not ends and (is_last or _due(done, config.train.evaluate_every)):
-        watchdog.moved(done, "evaluates")
-        final = evaluator(state, told_to_end)
+      if tests and not ends:
+        final = evaluate_state()
         if final:
           writer.write_scalars(done, final)
-        else:
-          ends = bool(config.evaluate_on)
-          checkpoints.save(state)
+        elif config.evaluate_on:
+          ends = True
+          if resumable:
+            checkpoints.save(state)
         history.rest()
 
       if ends:
-        logging.info("Told to end: saved step %d.", done)
+        logging.info("Told to end at step %d; the same command goes on.", done)
         sys.exit(PREEMPTED)
 
     # 5. Done. An old run that is merely opened again is evaluated anew.
     if first_step >= total:
-      final = evaluator(state, told_to_end)
+      final = evaluate_state()
+      if config.evaluate_on and not final:
+        sys.exit(PREEMPTED)
   if jax.process_index() == 0 and final:
     (workdir / "result.json").write_text(
       json.dumps(final, indent=2, sort_keys=True) + "\n"
@@ -220,8 +256,8 @@ class _History:
 
   @property
   def is_skipping(self) -> bool:
-    """Whether the latest step was skipped: no good place to go back to."""
-    return bool(self._latest["skipped_in_a_row"])
+    """Whether the latest step that was read was skipped."""
+    return bool(self._latest.get("skipped_in_a_row"))
 
   def scalars(self) -> dict[str, float]:
     """The latest step's metrics, and what is counted since the last call."""
@@ -262,37 +298,44 @@ class _Trouble:
 def _roll_back(
   checkpoints: checkpoint_lib.Checkpoints,
   program: Program,
+  state: TrainState,
   trouble: _Trouble,
-  position: int,
 ) -> TrainState:
   """The last state before the trouble, to go on with the data behind it.
+
+  Args:
+    checkpoints: of the run.
+    program: of the run.
+    state: after the trouble.
+    trouble: the latest.
 
   Raises:
     TrainingDiverged: there is none, or it was done too often.
   """
   report = (
     f"{trouble.in_a_row} steps in a row could not be learned from, the last:"
-    f" {trouble.describe()} Lower optimizer.lr, set optimizer.clip_norm, or"
-    " look at these examples."
+    f" {trouble.describe()} Look at these examples, or start from a"
+    " checkpoint in another --workdir (init_from) with a lower optimizer.lr or"
+    " an optimizer.clip_norm."
   )
   logging.error("%s", report)
-  state = checkpoints.roll_back(program.abstract_state, trouble.first)
-  if state is None:
+  before = checkpoints.roll_back(program.abstract_state, trouble.first)
+  if before is None:
     raise TrainingDiverged(f"{report} There is no checkpoint before them.")
-  if int(state.rollbacks) >= program.config.train.max_rollbacks:
+  # Those that no checkpoint has seen count, too.
+  rollbacks = int(state.rollbacks)
+  if rollbacks >= program.config.train.max_rollbacks:
     raise TrainingDiverged(
-      f"{report} The run has gone back {int(state.rollbacks)} times already"
+      f"{report} The run has gone back {rollbacks} times already"
       f" (train.max_rollbacks); its last good checkpoint is that of step"
-      f" {int(state.step)}."
+      f" {int(before.step)}."
     )
+  position = int(state.step) + int(state.batches_left_out)
   counters = jax.device_put(
-    (
-      np.int32(int(state.rollbacks) + 1),
-      np.int32(position - int(state.step)),
-    ),
+    (np.int32(rollbacks + 1), np.int32(position - int(before.step))),
     mesh_lib.replicated(program.mesh),
   )
-  return state.replace(rollbacks=counters[0], batches_left_out=counters[1])
+  return before.replace(rollbacks=counters[0], batches_left_out=counters[1])
 
 
 class _Evaluator:
@@ -337,15 +380,21 @@ def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
   """One workdir, one config: another one would resume a stranger's state."""
   path = workdir / "config.json"
   text = config_lib.to_json(config)
-  if path.exists() and path.read_text() != text:
-    old, new = json.loads(path.read_text()), json.loads(text)
-    difference = "; ".join(config_lib.differences(old, new))
+  before = path.read_text() if path.exists() else text
+  differences = [
+    line
+    for line in config_lib.differences(json.loads(before), json.loads(text))
+    if not line.startswith(_OF_THE_MACHINES)
+  ]
+  if differences:
     raise ValueError(
       f"{workdir} belongs to a run with another config. Different:"
-      f" {difference}. Choose another --workdir, or delete this one."
+      f" {'; '.join(differences)}. Choose another --workdir, or delete this"
+      " one."
     )
-  if jax.process_index() == 0 and not path.exists():
-    path.write_text(text)
+  if jax.process_index() == 0 and (before != text or not path.exists()):
+    with atomic_write(path) as file:
+      file.write(text.encode())
 
 
 def _quarantine(workdir: epath.Path) -> Quarantine:
@@ -384,24 +433,48 @@ def _due(done: int, every: int) -> bool:
 def _metric_writer(workdir: epath.Path) -> Iterator[Any]:
   """TensorBoard events and `metrics.jsonl`, from the first process only."""
   first = jax.process_index() == 0
+  path = workdir / "metrics.jsonl"
+  if first:
+    _cut_torn_line(path)
   writer = metric_writers.create_default_writer(
     str(workdir), just_logging=not first, asynchronous=False
   )
-  jsonl = (workdir / "metrics.jsonl").open("a") if first else None
+  jsonl = path.open("a") if first else None
 
   class Writer:
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-      writer.write_scalars(step, scalars)
-      if jsonl is not None:
-        jsonl.write(json.dumps({"step": step, **scalars}) + "\n")
-        jsonl.flush()
+      with _named(path):
+        writer.write_scalars(step, scalars)
+        if jsonl is not None:
+          jsonl.write(json.dumps({"step": step, **scalars}) + "\n")
+          jsonl.flush()
 
   try:
     yield Writer()
   finally:
-    writer.close()
-    if jsonl is not None:
-      jsonl.close()
+    with _named(path):
+      writer.close()
+      if jsonl is not None:
+        jsonl.close()
+
+
+def _cut_torn_line(path: epath.Path) -> None:
+  """What a full disk or a kill left half written is written again."""
+  text = path.read_bytes() if path.exists() else b""
+  if text and not text.endswith(b"\n"):
+    path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+  """An error of writing says where, and is of one kind."""
+  try:
+    yield
+  except Exception as error:  # TensorFlow's are no OSError
+    raise OSError(
+      f"{path} and the events beside it cannot be written: {error}. Free some"
+      " space, or mend what the message says; the same command goes on."
+    ) from error
 
 
 def _progress_bar(initial: int, total: int) -> tqdm:

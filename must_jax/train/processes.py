@@ -15,6 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
+from must_jax.data.tfrecord import atomic_write
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -52,6 +53,7 @@ class Watchdog:
   what it does in `WORKDIR/progress`. One that has not moved for `seconds` logs
   all notes, the last process first, and where in the code it is itself; after
   three times as long it ends with the status that asks to be started again.
+  One that compiles never does: that may take long, and comes to an end.
   """
 
   def __init__(self, workdir: epath.PathLike, seconds: float):
@@ -63,6 +65,7 @@ class Watchdog:
     """
     self._directory = epath.Path(workdir) / "progress"
     self._seconds = seconds
+    self._interval = min(10.0, seconds / 10)
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self.moved(0, "starts")
@@ -78,58 +81,82 @@ class Watchdog:
     if self._seconds:
       self._thread.join()
 
-  def moved(self, step: int, doing: str) -> None:
-    """Notes that this process has come to a step and what it does there."""
+  def moved(self, step: int, doing: str, batch: int = 0) -> None:
+    """Notes what this process begins to do.
+
+    Args:
+      step: of training.
+      doing: "starts", "waits for data", "compiles" (the first step, which is
+        computed then, too), "computes", "evaluates" or "saves".
+      batch: of an evaluation.
+    """
     self._note: dict[str, Any] = {
       "process": jax.process_index(),
       "name": _name(),
       "step": step,
+      "batch": batch,
       "doing": doing,
       "since": time.time(),
     }
 
   def _watch(self) -> None:
-    reports = 0
-    written: dict[str, Any] = {}
-    while not self._end.wait(min(10.0, self._seconds / 10)):
-      note = self._note
-      if note is not written:
-        self._write(note)
-        written, reports = note, 0
-      waited = time.time() - note["since"]
-      if waited > (reports + 1) * self._seconds:
+    # Process 0 goes last: without it the others cannot end in good order.
+    patience = 3 * self._seconds
+    if jax.process_index() == 0:
+      patience += 2 * self._interval
+    noted: dict[str, Any] = {}
+    while not self._end.wait(self._interval):
+      # Clocks of machines may be set back or forth; this one only counts.
+      now = time.monotonic()
+      if self._note is not noted:
+        noted, reports, since = self._note, 0, now
+        self._write(noted)
+      if now - since > (reports + 1) * self._seconds:
         reports += 1
         logging.error("%s", self.describe())
         faulthandler.dump_traceback(all_threads=True)
-      if reports >= 3:
+      if now - since > patience and noted["doing"] != "compiles":
         logging.error("Giving up; the same command goes on.")
         logging.flush()
         os._exit(PREEMPTED)
 
   def _write(self, note: dict[str, Any]) -> None:
     try:
-      path = self._directory / f"{note['process']:05d}.json"
-      path.write_text(json.dumps(note))
+      with atomic_write(self._path(note["process"])) as file:
+        file.write(json.dumps(note).encode())
     except OSError as error:  # the run itself may well be fine
       logging.warning("The note of progress cannot be written: %s", error)
 
   def describe(self) -> str:
     """What all processes do, those that are furthest behind first."""
-    notes = []
-    for path in sorted(self._directory.glob("*.json")):
+    notes, silent = [], []
+    for process in range(jax.process_count()):
       try:
-        notes.append(json.loads(path.read_text()))
+        notes.append(json.loads(self._path(process).read_text()))
       except (OSError, ValueError):
-        logging.warning("The note of progress %s cannot be read.", path)
+        silent.append(process)
     # Who computes waits for the others; who does something else is waited for.
-    notes.sort(key=lambda n: (n["step"], n["doing"] == "computes", n["since"]))
-    lines = [
-      f"  process {n['process']}, {n['name']}: {n['doing']} at step {n['step']}"
-      f" for {time.time() - n['since']:.0f} s"
-      for n in notes
-    ]
+    notes.sort(
+      key=lambda n: (
+        n["step"],
+        n["batch"],
+        n["doing"] in ("compiles", "computes"),
+        n["since"],
+      )
+    )
+    now = time.time()
+    lines = [f"  process {process} has left no note" for process in silent]
+    for n in notes:
+      place = f"step {n['step']}" + f", batch {n['batch']}" * bool(n["batch"])
+      lines.append(
+        f"  process {n['process']}, {n['name']}: {n['doing']} at {place}"
+        f" for {now - n['since']:.0f} s"
+      )
     return (
       f"Process {jax.process_index()} has not moved for"
-      f" {time.time() - self._note['since']:.0f} s. The first of these is"
-      " likely the one that all wait for:\n" + "\n".join(lines)
+      f" {now - self._note['since']:.0f} s. The first of these is likely the"
+      " one that all wait for:\n" + "\n".join(lines)
     )
+
+  def _path(self, process: int) -> epath.Path:
+    return self._directory / f"{process:05d}.json"

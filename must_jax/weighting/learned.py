@@ -38,7 +38,11 @@ class Learned(Balancer):
 
   def stack(self, scalars: Mapping[str, Any]) -> Array:
     """Scalars by task as an array [T]."""
-    return jnp.stack([jnp.asarray(scalars[t]) for t in sorted(self.weights)])
+    values = [jnp.asarray(scalars[t]) for t in sorted(self.weights)]
+    if values[0].dtype != bool:
+      # Else Python's numbers would make a state that changes its type.
+      values = [value.astype(jnp.float32) for value in values]
+    return jnp.stack(values)
 
   def unstack(self, array: Array) -> Scalars:
     """The inverse of `stack`."""

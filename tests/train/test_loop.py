@@ -7,6 +7,7 @@ from itertools import count
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import must_jax
 from must_jax.config import dataset, task
@@ -137,10 +138,10 @@ def test_corrupt_checkpoint_falls_back_to_the_one_before(
   changed = json.loads(meta.read_text())
   changed["digest"]["params"][0] ^= 1
   meta.write_text(json.dumps(changed))
-  with pytest.raises(checkpoint.CorruptCheckpointError, match="params"):
+  with pytest.raises(checkpoint.CorruptCheckpointError, match="meta is not"):
     checkpoint.load_variables(tmp_path)
   loop.train(config, tmp_path)
-  assert "Deleting it; trying the one before" in caplog.text
+  assert "6.corrupt; using the one before" in caplog.text
   assert digests(tmp_path) == before
 
 
@@ -166,12 +167,16 @@ def test_other_config_in_the_same_workdir_is_refused(make_config, tmp_path):
     loop.train(other, tmp_path)
 
 
-def test_nonfinite_loss_names_step_tasks_and_keys(make_config, tmp_path):
-  config = make_config("depth", steps=8, **{"optimizer.lr": 1e30})
-  config.optimizer.clip_norm = 0.0
-  config.train.max_skipped = 3
-  with pytest.raises(loop.TrainingDiverged, match=r"(?s)depth/loss.*pile-"):
-    loop.train(config, tmp_path)
+def test_options_of_the_machines_may_change(make_config, tmp_path):
+  loop.train(make_config("classification", steps=3), tmp_path)
+  other = make_config(
+    "classification",
+    steps=3,
+    **{"data.num_threads": 1, "model.remat": (3,), "mesh.data": 1},
+  )
+  loop.train(other, tmp_path)
+  stored = json.loads((tmp_path / "config.json").read_text())
+  assert stored["data"]["num_threads"] == 1
 
 
 def test_evaluation_covers_every_example_once(
@@ -207,6 +212,27 @@ def test_two_tasks_of_a_kind_with_different_classes(
   model = must_jax.load(str(tmp_path))
   assert set(model.tasks) == {"classification", "second"}
   assert {"head_classification", "head_second"} < set(model.variables["params"])
+
+
+def test_contrastive_training_needs_no_labels(make_config, tmp_path):
+  config = make_config("contrastive", steps=4)
+  config.tasks.contrastive.labels = ConfigDict({})
+  config.data.train_resize = "inception_crop"
+  config.optimizer.name = "lars"
+  loop.train(config, tmp_path)
+  assert all(np.isfinite(list(losses(tmp_path).values())))
+  start = make_config(
+    "classification",
+    steps=3,
+    init_from=str(tmp_path),
+    init_parts=("backbone",),
+  )
+  loop.train(start, tmp_path / "next")
+
+
+def test_tasks_of_different_views_do_not_mix(make_config):
+  with pytest.raises(ValueError, match=r"views.*runs of their own"):
+    make_config("contrastive", "classification")
 
 
 def test_warm_start_reports_and_keeps_heads_of_other_classes_fresh(

@@ -110,3 +110,17 @@ def test_unknown_method():
 def test_learned_weights_need_positive_numbers(method, weight, lr, message):
   with pytest.raises(ValueError, match=message):
     make_balancer(method, {"a": 1.0, "b": weight}, lr=lr)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_step_does_not_change_the_type_of_the_state(method):
+  """Else the train step is compiled again."""
+  balancer = make_balancer(method, {"a": 1.0, "b": 2.0})
+  state = balancer.init()
+  ones = {"a": jnp.ones(()), "b": jnp.ones(())}
+  flags = {"a": jnp.array(True), "b": jnp.array(False)}
+  after = balancer.update(state, ones, flags, ones)
+  for before, now in zip(
+    jax.tree.leaves(state), jax.tree.leaves(after), strict=True
+  ):
+    assert jax.typeof(before) == jax.typeof(now)

@@ -505,8 +505,9 @@ def test_padding_rois_take_no_part_in_norm_statistics(draw_variables):
   pooled = rng.normal(size=(2, 5, 3, 3, 4)).astype(np.float32)
   valid = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
   outputs, stats = second_stage(draw_variables, pooled, valid)
-  pooled[~valid] = 1000
-  others, same_stats = second_stage(draw_variables, pooled, valid)
+  # Another array: JAX may still be reading the first.
+  changed = np.where(valid[..., None, None, None], pooled, np.float32(1000))
+  others, same_stats = second_stage(draw_variables, changed, valid)
   for x, y in zip(outputs, others, strict=True):
     np.testing.assert_allclose(x[valid], y[valid], rtol=1e-5, atol=1e-5)
     assert (x[~valid] != y[~valid]).any()

@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
   doctor.add_arguments(checker)
   checker.set_defaults(run=_doctor)
 
+  from must_jax.experiments import command as tables
+
+  tabler = commands.add_parser("tables", help="the tables of the paper")
+  tables.add_arguments(tabler)
+  tabler.set_defaults(run=_tables)
+
   plan = commands.add_parser(
     "plan",
     help="what a config needs of a TPU slice, compiled without one;"
@@ -182,6 +188,12 @@ def _doctor(args: argparse.Namespace) -> int:
   from must_jax.train.build import build
 
   return doctor.run(args, compile_step=lambda c: build(c).lower().compile())
+
+
+def _tables(args: argparse.Namespace) -> int:
+  from must_jax.experiments import command
+
+  return command.run(args)
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -94,6 +94,31 @@ class Pipeline:
     self.stages[directory] = Stage(name, function, args, after, directory)
     return directory
 
+  def run_one(self, directory: pathlib.Path) -> None:
+    """Runs a stage in this process, if it is not finished.
+
+    Raises:
+      ValueError: others have to be finished first.
+      StageError: it failed.
+    """
+    stage = self.stages[directory]
+    if stage.is_done:
+      return
+    if missing := [
+      self.stages[path].name
+      for path in stage.after
+      if not self.stages[path].is_done
+    ]:
+      raise ValueError(
+        f"Stage {stage.name!r} needs the results of {', '.join(missing)};"
+        " run these first."
+      )
+    _set_up(str(self.workdir / "xla_cache"))
+    try:
+      _run(stage.function, stage.directory, stage.args)
+    except Exception as error:
+      raise StageError(_failure(stage, error)) from error
+
   def run(self) -> None:
     """Runs all unfinished stages.
 
@@ -132,16 +157,20 @@ class Pipeline:
         for future in finished:
           stage = running.pop(future)
           if error := future.exception():
-            raise StageError(
-              f"Stage {stage.name!r} failed: {error}\n"
-              f"Its log: {stage.directory / 'log.txt'}"
-            ) from error
+            raise StageError(_failure(stage, error)) from error
           done += 1
           bar.update()
           tqdm.write(
             f"[{done:>{len(str(total))}}/{total}] {stage.name:<32}"
             f" {stage.seconds:7.1f} s"
           )
+
+
+def _failure(stage: Stage, error: BaseException) -> str:
+  return (
+    f"Stage {stage.name!r} failed: {error}\n"
+    f"Its log: {stage.directory / 'log.txt'}"
+  )
 
 
 @contextlib.contextmanager
@@ -178,6 +207,10 @@ def _start_worker(turns: Any, jobs: int, cache: str) -> None:
     share = cores[turns.get() :: jobs]
     if share:
       os.sched_setaffinity(0, share)
+  _set_up(cache)
+
+
+def _set_up(cache: str) -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import jax
 

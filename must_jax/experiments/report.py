@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from PIL import Image
 
 import must_jax
 from must_jax.experiments import tables
+from must_jax.experiments.pipeline import Stage
 
 Rgb = tuple[int, int, int]
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -123,7 +125,7 @@ class Report:
     title: heading of the page.
     intro: paragraphs, with empty lines between them.
     facts: machine, time, commands, seeds, ... by name.
-    results: methods on downstream datasets.
+    results: methods on downstream datasets, by heading.
     label_quality: by teacher.
     galleries: pictures, in order.
     charts: training curves.
@@ -133,7 +135,7 @@ class Report:
   title: str
   intro: str
   facts: Mapping[str, str]
-  results: tables.Table
+  results: Mapping[str, tables.Table]
   label_quality: tuple[LabelQuality, ...] = ()
   galleries: tuple[Gallery, ...] = ()
   charts: tuple[Chart, ...] = ()
@@ -180,11 +182,41 @@ def read_curve(
   return steps, [values[step] for step in steps]
 
 
+def longest(
+  stages: Iterable[Stage], count: int = 15
+) -> tuple[tuple[str, float], ...]:
+  """(name, seconds) of the longest finished stages, and the others as one."""
+  done = sorted(
+    ((stage.name, stage.seconds) for stage in stages if stage.is_done),
+    key=lambda item: -item[1],
+  )
+  rest = done[count:]
+  if not rest:
+    return tuple(done)
+  total = sum(seconds for _, seconds in rest)
+  return (*done[:count], (f"{len(rest)} more stages", total))
+
+
+def machine() -> str:
+  """The cores, devices and versions that this process computes with."""
+  import jax
+
+  device = jax.devices()[0]
+  return (
+    f"{os.cpu_count()} cores {platform.machine()}, {jax.device_count()} x"
+    f" {device.device_kind}, Python {platform.python_version()}, jax"
+    f" {jax.__version__}"
+  )
+
+
 # --- The page -----------------------------------------------------------------
 
 
 def _page(report: Report) -> str:
-  sections = [("Results", "results", _results(report.results))]
+  sections = [
+    (title, f"results-{index}", _results(table))
+    for index, (title, table) in enumerate(report.results.items())
+  ]
   if report.label_quality:
     sections.append(
       ("Teachers", "teachers", _label_quality(report.label_quality))

@@ -1,23 +1,18 @@
 """The demo's report: what its stages left behind, as one page."""
 
-import os
 import pathlib
-import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import must_jax
 from must_jax.data import synthetic
 from must_jax.experiments import report
-from must_jax.experiments.pipeline import Pipeline
-from must_jax.experiments.tables import Table
+from must_jax.experiments.graph import Graph
+from must_jax.experiments.recipes import TEACHERS, Spec
 from must_jax.pseudo_label import inspect
 from must_jax.tasks.base import palette
 from must_jax.train.load import LoadedModel
-
-if TYPE_CHECKING:
-  from must_jax.experiments.demo import Chain
 
 _ROWS = 8
 _SIZE = (384, 384)
@@ -37,9 +32,8 @@ labels can be measured. Surface normals are never taught before fine-tuning."""
 
 def write(
   path: pathlib.Path,
-  pipeline: Pipeline,
-  chain: "Chain",
-  table: Table,
+  graph: Graph,
+  spec: Spec,
   facts: dict[str, str],
   quality: tuple[report.LabelQuality, ...],
 ) -> None:
@@ -47,52 +41,36 @@ def write(
 
   Args:
     path: of the HTML file.
-    pipeline: with all stages finished.
-    chain: directories of the demo's stages.
-    table: results.
+    graph: of the demo, with all stages finished.
+    spec: of its table, whose highlight is the student.
     facts: about the run, by name.
     quality: of the teachers and their labels.
   """
-  seed = min(seed for _, seed in chain.pretrained)
-  student = must_jax.load(str(chain.pretrained["must", seed]))
-  stages = sorted(
-    ((stage.name, stage.seconds) for stage in pipeline.stages.values()),
-    key=lambda item: -item[1],
-  )
+  student = must_jax.load(graph.network(spec.highlight, graph.seeds[0]).path)
   report.write(
     path,
     report.Report(
       title="MuST on the embedded world",
       intro=_INTRO,
-      facts={**facts, "Machine": _machine()},
-      results=table,
+      facts={**facts, "Machine": report.machine()},
+      results={"Results": graph.table(spec)},
       label_quality=quality,
       galleries=(
-        _pseudo_labels(chain, student),
+        _pseudo_labels(graph, student),
         _predictions(student),
       ),
-      charts=_charts(chain, seed),
-      stages=_longest(stages),
+      charts=_charts(graph, spec),
+      stages=report.longest(graph.pipeline.stages.values()),
     ),
   )
 
 
-def _longest(
-  stages: list[tuple[str, float]], count: int = 15
-) -> tuple[tuple[str, float], ...]:
-  """The longest stages, and the others as one."""
-  rest = stages[count:]
-  if not rest:
-    return tuple(stages)
-  total = sum(seconds for _, seconds in rest)
-  return (*stages[:count], (f"{len(rest)} more stages", total))
-
-
-def _pseudo_labels(chain: "Chain", student: LoadedModel) -> report.Gallery:
+def _pseudo_labels(graph: Graph, student: LoadedModel) -> report.Gallery:
   """The paper's Figure 2."""
-  pile = chain.world / "pile"
+  pile = graph.pipeline.workdir / "world" / "pile"
   columns: dict[str, list[np.ndarray]] = {}
-  for kind, directory in chain.labels.items():
+  for kind, teacher in TEACHERS.items():
+    directory = graph.labels(teacher, "pile")
     pairs = list(inspect.draw(directory, pile, _ROWS, _SIZE))
     columns["image"] = [image for image, _ in pairs]
     columns[kind] = [picture for _, picture in pairs]
@@ -137,42 +115,40 @@ def _predictions(student: LoadedModel) -> report.Gallery:
   )
 
 
-def _charts(chain: "Chain", seed: int) -> tuple[report.Chart, ...]:
+def _charts(graph: Graph, spec: Spec) -> tuple[report.Chart, ...]:
   """Training curves of teachers and student, and of the transfers."""
-  student = chain.pretrained["must", seed]
-  charts = [
+  seed = graph.seeds[0]
+  (student,) = graph.network(spec.highlight, seed).after
+  teachers = {kind: graph.own_stages(t)[0] for kind, t in TEACHERS.items()}
+  curves: dict[str, dict[str, report.Curve]] = {
+    title: {
+      kind: report.read_curve(directory / "metrics.jsonl", f"{kind}/loss")
+      for kind, directory in directories.items()
+    }
+    for title, directories in (
+      ("Teachers", teachers),
+      ("Student", dict.fromkeys(teachers, student)),
+    )
+  }
+  for column in graph.scale.columns:
+    curves[f"Fine-tuning: {column.name}"] = {
+      row.recipe.name: report.read_curve(
+        graph.transfer(row.recipe, column, column.sweep[0], seed)
+        / "metrics.jsonl",
+        f"{column.name}/loss",
+      )
+      for row in spec.rows
+    }
+  return tuple(
     report.Chart(
       title=title,
       x_label="step",
       y_label="loss of the task",
-      series={
-        kind: report.read_curve(directory / "metrics.jsonl", f"{kind}/loss")
-        for kind, directory in directories.items()
-      },
-      log_y=True,
-    )
-    for title, directories in (
-      ("Teachers", chain.teachers),
-      ("Student", dict.fromkeys(chain.teachers, student)),
-    )
-  ]
-  columns: dict[str, dict[str, Any]] = {}
-  for (row, column, at), directory in chain.transfers.items():
-    if at == seed:
-      columns.setdefault(column, {})[row] = report.read_curve(
-        directory / "metrics.jsonl", f"{column}/loss"
-      )
-  charts += [
-    report.Chart(
-      title=f"Fine-tuning: {column}",
-      x_label="step",
-      y_label="loss",
       series=series,
       log_y=True,
     )
-    for column, series in columns.items()
-  ]
-  return tuple(charts)
+    for title, series in curves.items()
+  )
 
 
 def _legends(student: LoadedModel) -> dict[str, dict[str, Any]]:
@@ -201,15 +177,4 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
   return np.asarray(
     Image.fromarray(image).resize(_SIZE[::-1], Image.Resampling.BICUBIC)
-  )
-
-
-def _machine() -> str:
-  import jax
-
-  device = jax.devices()[0]
-  return (
-    f"{os.cpu_count()} cores {platform.machine()}, {jax.device_count()} x"
-    f" {device.device_kind}, Python {platform.python_version()}, jax"
-    f" {jax.__version__}"
   )

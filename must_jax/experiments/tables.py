@@ -51,6 +51,8 @@ class Cell:
     is_best: no other row shows a larger mean in this column.
     paper: the published value.
     paper_delta: published value minus the baseline's published value.
+    agrees: both deltas, at the one decimal that is shown, have the same
+      direction; None where one is missing or zero.
   """
 
   mean: float | None
@@ -60,6 +62,7 @@ class Cell:
   is_best: bool
   paper: float | None
   paper_delta: float | None
+  agrees: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Table:
     rows: the methods.
     baseline: name of the row that deltas refer to.
     highlight: name of the row that the table is about, if there is one.
+    remarks: what a reader must know besides, as sentences.
 
   Raises:
     ValueError: rows do not fit the columns, names are not unique or unknown, a
@@ -81,6 +85,7 @@ class Table:
   rows: tuple[Row, ...]
   baseline: str
   highlight: str | None = None
+  remarks: tuple[str, ...] = ()
 
   def __post_init__(self):
     names = [row.name for row in self.rows]
@@ -144,7 +149,23 @@ class Table:
       and round(mean, 1) == max(shown),
       paper=paper,
       paper_delta=paper_delta,
+      agrees=_agree(delta, paper_delta),
     )
+
+  def agreement(self, name: str) -> tuple[int, int]:
+    """Counts the columns in which a row differs from the baseline as published.
+
+    Returns:
+      (columns in which both differences have the same direction; columns in
+      which both are known, and neither is zero at the decimal that is shown).
+    """
+    row = self.row(name)
+    known = [
+      agrees
+      for column in range(len(self.columns))
+      if (agrees := self.cell(row, column).agrees) is not None
+    ]
+    return sum(known), len(known)
 
   def wins(self, name: str, over: str) -> tuple[int, int]:
     """Counts the columns in which one row beats another.
@@ -177,7 +198,7 @@ class Table:
       )
     elif counts:
       notes.append("One seed: small differences say nothing.")
-    return notes
+    return [*notes, *self.remarks]
 
   def to_text(self) -> str:
     """Lays the table out for a terminal."""
@@ -259,6 +280,13 @@ def _deviation(row: Row, column: int) -> float | None:
 def _paper(row: Row, column: int) -> float | None:
   value = row.paper[column] if row.paper else None
   return None if value is None else 100 * value
+
+
+def _agree(delta: float | None, paper_delta: float | None) -> bool | None:
+  if delta is None or paper_delta is None:
+    return None
+  ours, theirs = round(delta, 1), round(paper_delta, 1)
+  return (ours > 0) == (theirs > 0) if ours and theirs else None
 
 
 def _text_value(cell: Cell) -> str:

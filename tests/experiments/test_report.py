@@ -86,7 +86,12 @@ def _image(height: int, width: int) -> np.ndarray:
 
 
 def _write(directory, **parts) -> tuple[str, Page]:
-  values = {"title": "T", "intro": "", "facts": {}, "results": TABLE} | parts
+  values = {
+    "title": "T",
+    "intro": "",
+    "facts": {},
+    "results": {"Results": TABLE},
+  } | parts
   path = directory / "report.html"
   report.write(path, report.Report(**values))
   text = path.read_text(encoding="utf-8")
@@ -109,7 +114,7 @@ def _full(directory, word: str = "name") -> tuple[str, Page]:
     title=word,
     intro=word,
     facts={word: word},
-    results=table,
+    results={"Results": table},
     label_quality=(report.LabelQuality(word, word, word, 0.5, 0.25),),
     galleries=(gallery,),
     charts=(chart,),
@@ -132,12 +137,12 @@ def test_links_lead_to_sections(tmp_path):
   _, page = _full(tmp_path)
   anchors = [attrs["id"] for attrs in page.all("section")]
   assert [a["href"] for a in page.all("a")] == [f"#{a}" for a in anchors]
-  assert anchors == ["results", "teachers", "gallery-0", "training", "time"]
+  assert anchors == ["results-0", "teachers", "gallery-0", "training", "time"]
 
 
 def test_empty_parts_are_left_out(tmp_path):
   _, page = _write(tmp_path)
-  assert [attrs["id"] for attrs in page.all("section")] == ["results"]
+  assert [attrs["id"] for attrs in page.all("section")] == ["results-0"]
   assert not page.all("dl")
 
 

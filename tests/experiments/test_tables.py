@@ -127,3 +127,37 @@ def test_percent():
 def test_bad_tables_are_refused(rows, baseline, message):
   with pytest.raises(ValueError, match=message):
     Table((Column("a", "m"),), rows, baseline)
+
+
+def test_agreement_counts_differences_of_the_published_direction():
+  # Differences from the baseline in percent points, ours and the paper's.
+  cases = [
+    (2.0, 1.0, True),
+    (-2.0, -9.0, True),
+    (2.0, -0.1, False),
+    (-0.1, 5.0, False),
+    (0.0, 5.0, None),
+    (5.0, 0.0, None),
+    (0.04, 5.0, None),  # zero at the decimal that is shown
+    (5.0, None, None),
+    (None, 5.0, None),
+  ]
+  names = [str(index) for index in range(len(cases))]
+  table = Table(
+    columns=tuple(Column(name, "AP") for name in names),
+    rows=(
+      Row("base", ((0.5,),) * len(cases), (0.5,) * len(cases)),
+      Row(
+        "new",
+        tuple(None if a is None else (0.5 + a / 100,) for a, _, _ in cases),
+        tuple(None if b is None else 0.5 + b / 100 for _, b, _ in cases),
+      ),
+    ),
+    baseline="base",
+  )
+  new, base = table.row("new"), table.row("base")
+  found = [table.cell(new, c).agrees for c in range(len(cases))]
+  assert found == [expected for _, _, expected in cases]
+  assert table.agreement("new") == (2, 4)
+  assert table.agreement("base") == (0, 0)
+  assert table.cell(base, 0).agrees is None

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.data.abstract import abstract_batch
-from must_jax.experiments import demo
+from must_jax.experiments import mini
+from must_jax.experiments.graph import train
 from must_jax.experiments.pipeline import Pipeline
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
@@ -35,7 +35,7 @@ def make_config(world: pathlib.Path, method: str, seed: int) -> ConfigDict:
   """Four tasks, each on its own dataset, drawn equally."""
   config = base_config()
   config.seed = seed
-  for source in demo.SOURCES:
+  for source in mini.SOURCES:
     for split in ("train", "validation"):
       name = f"{source.set_name}_{split}"
       config.datasets[name] = dataset(world / source.set_name, split)
@@ -71,12 +71,7 @@ def seconds_per_step(methods: list[str]) -> dict[str, float]:
   rng = np.random.default_rng(0)
   batch = jax.tree.map(
     lambda x: rng.integers(0, 2, x.shape).astype(x.dtype),
-    abstract_batch(
-      {name: t.fields for name, t in program.tasks.items()},
-      config.data.batch_size,
-      tuple(config.data.image_size),
-      config.data.label_stride,
-    ),
+    program.abstract_batch,
   )
   batch = mesh_lib.to_device(batch, program.mesh)
   times: dict[str, list[float]] = {method: [] for method in methods}
@@ -111,17 +106,17 @@ def main() -> None:
   rendered = tuple(
     pipeline.add(
       f"render-{source.set_name}",
-      demo.render,
+      mini.render,
       str(world),
       source.set_name,
-      demo.QUICK.counts[source.set_name],
+      mini.COUNTS[source.set_name],
     )
-    for source in demo.SOURCES
+    for source in mini.SOURCES
   )
   runs = {
     (method, seed): pipeline.add(
       f"train-{method}-{seed}",
-      demo.train,
+      train,
       config_lib.to_json(make_config(world, method, seed)),
       after=rendered,
     )
@@ -130,12 +125,12 @@ def main() -> None:
   }
   pipeline.run()
   seconds = seconds_per_step(methods)
-  titles = [f"{source.kind} {source.metric}" for source in demo.SOURCES]
+  titles = [f"{source.kind} {source.metric}" for source in mini.SOURCES]
   print(f"| method | cost of a step | {' | '.join(titles)} |")
   print("|---|---|" + "---|" * len(titles))
   for method in methods:
     cells = [f"{seconds[method] / seconds['fixed']:.2f}"]
-    for source in demo.SOURCES:
+    for source in mini.SOURCES:
       key = f"{source.set_name}_validation/{source.kind}/{source.metric}"
       values = [
         100 * pipeline.stages[runs[method, seed]].result[key]

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from must_jax.train.place import find_place
+from must_jax.train.place import TPU_FILES, find_place
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
@@ -43,8 +43,7 @@ _TPU_PORT = 8482  # jax/_src/clusters/cloud_tpu_cluster.py
 # Accelerators that can be seen without JAX: files, and what makes JAX use them.
 _ACCELERATORS = (
   ("/dev/nvidia[0-9]*", "cuda"),
-  ("/dev/accel[0-9]*", "tpu"),
-  ("/dev/vfio/[0-9]*", "tpu"),
+  *((files, "tpu") for files in TPU_FILES),
 )
 
 

@@ -98,7 +98,6 @@ def initialize_distributed() -> None:
 
   flags_of_place = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
   missing = [flag.name for flag in flags_of_place if flag.value is None]
-  place = find_place(os.environ)
   if not missing:
     launcher = "--num_processes"
     if not re.fullmatch(r".+:\d+", _COORDINATOR.value or ""):
@@ -111,7 +110,7 @@ def initialize_distributed() -> None:
       "--coordinator, --num_processes and --process_id say together where a"
       f" process belongs; not given: {', '.join(missing)}."
     )
-  elif place.processes > 1:
+  elif (place := find_place(os.environ)).processes > 1:
     launcher = place.launcher
   else:
     return

@@ -79,5 +79,6 @@ def abstract_batch(
     "labels": {
       task: {name: labels(field) for name, field in fields.items()}
       for task, fields in task_fields.items()
+      if fields
     },
   }

@@ -12,12 +12,10 @@ import sys
 import time
 
 from must_jax.experiments import mini, recipes, report
-from must_jax.experiments.graph import Graph, train
-from must_jax.experiments.mini import SOURCES, Mini, render
+from must_jax.experiments.graph import Graph
+from must_jax.experiments.mini import SOURCES, Mini
 from must_jax.experiments.pipeline import Pipeline, StageError
 from must_jax.experiments.recipes import TEACHERS, Recipe, Row, Spec
-
-__all__ = ["QUICK", "SOURCES", "build", "render", "run", "train"]
 
 REPORT = "report.html"
 _PILE = {"train": 2400}

@@ -143,7 +143,7 @@ class Graph:
     config.sampling = recipe.sampling
     sets = {name: self._images(name) for name in recipe.labels}
     after = [stage for images in sets.values() for stage in images.after]
-    needs = [images.need for images in sets.values() if images.need]
+    needs = [need for images in sets.values() for need in images.needs]
     for name, images in sets.items():
       config.datasets[name] = dataset(images.directory, images.train)
     config.train_on = tuple(sets)
@@ -152,7 +152,7 @@ class Graph:
     if recipe.measured_on:
       measured = self._images(recipe.measured_on)
       after += measured.after
-      needs += [measured.need] if measured.need else []
+      needs += measured.needs
       config.datasets.validation = dataset(
         measured.directory, measured.validation
       )
@@ -210,7 +210,7 @@ class Graph:
       self.scale.labelling(teacher, config),
       images.truth,
       after=(*network.after, *images.after),
-      needs=(*network.needs, *([images.need] if images.need else ())),
+      needs=(*network.needs, *images.needs),
     )
 
   def transfer(
@@ -254,7 +254,7 @@ class Graph:
       train,
       config,
       after=(*images.after, *network.after),
-      needs=(*network.needs, *([images.need] if images.need else ())),
+      needs=(*network.needs, *images.needs),
       classes={column.name: images.classes} if images.classes else {},
     )
 

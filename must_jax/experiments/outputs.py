@@ -1,15 +1,16 @@
 """What `must-jax tables` writes: Markdown, one page, and all numbers."""
 
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import must_jax
+from must_jax.data.tfrecord import atomic_write
 from must_jax.experiments import report
 from must_jax.experiments.graph import Graph
 from must_jax.experiments.recipes import Spec
+from must_jax.experiments.tables import Table
 
 MARKDOWN, PAGE, NUMBERS = "tables.md", "tables.html", "results.json"
 _INTRO = {
@@ -57,17 +58,15 @@ def write(
     "version": must_jax.__version__,
     "scale": graph.scale.name,
     "machine": report.machine(),
-    "tables": [_numbers(graph, spec) for spec in specs],
+    "tables": [_numbers(graph, s, results[s.title]) for s in specs],
     "seconds": {s.name: s.seconds for s in stages if s.is_done},
   }
-  temporary = workdir / f"{NUMBERS}.tmp"
-  temporary.write_text(json.dumps(numbers, indent=2) + "\n")
-  os.replace(temporary, workdir / NUMBERS)
+  with atomic_write(workdir / NUMBERS) as file:
+    file.write(f"{json.dumps(numbers, indent=2)}\n".encode())
 
 
-def _numbers(graph: Graph, spec: Spec) -> dict[str, Any]:
+def _numbers(graph: Graph, spec: Spec, table: Table) -> dict[str, Any]:
   """A table for other programs; numbers in percent but for `value`."""
-  table = graph.table(spec)
   rows = []
   for row, shown in zip(spec.at(graph.scale.name), table.rows, strict=True):
     cells: list[dict[str, Any]] = []

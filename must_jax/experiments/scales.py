@@ -62,6 +62,11 @@ class Images:
   need: Need | None = None
   classes: int | None = None
 
+  @property
+  def needs(self) -> tuple[Need, ...]:
+    """`need`, if there is one."""
+    return (self.need,) if self.need else ()
+
 
 class Scale(Protocol):
   """What stands for the paper's image sets, and how long all trains."""

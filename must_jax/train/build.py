@@ -22,6 +22,7 @@ from must_jax.train.guard import Guard
 from must_jax.train.optimizer import make_optimizer, make_schedule
 from must_jax.train.state import TrainState, create_state, init_state
 from must_jax.train.step import make_train_step
+from must_jax.types import PyTree
 from must_jax.weighting.base import Balancer
 
 
@@ -129,19 +130,22 @@ class Program:
       ema_decay=self.config.optimizer.ema_decay,
     )
 
-  def lower(self) -> jax.stages.Lowered:
-    """The training step, for batches of the config's size."""
+  @property
+  def abstract_batch(self) -> PyTree:
+    """Shapes and places of a batch, likewise."""
     data = self.config.data
-    fields = {name: task.fields for name, task in self.tasks.items()}
-    batch = abstract_batch(
-      {name: value for name, value in fields.items() if value},
+    return abstract_batch(
+      {name: task.fields for name, task in self.tasks.items()},
       data.batch_size,
       tuple(data.image_size),
       data.label_stride,
       views=max(task.views for task in self.tasks.values()),
       sharding=mesh_lib.batch_sharding(self.mesh),
     )
-    return self.train_step.lower(self.abstract_state, batch)
+
+  def lower(self) -> jax.stages.Lowered:
+    """The training step, for batches of the config's size."""
+    return self.train_step.lower(self.abstract_state, self.abstract_batch)
 
   def _init(self, rng: jax.Array) -> TrainState:
     return init_state(

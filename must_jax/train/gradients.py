@@ -18,7 +18,7 @@ from must_jax.tasks.base import Task, sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.optimizer import _layer
 from must_jax.types import Array, PyTree
-from must_jax.weighting.base import Balancer, Scalars, Trunk
+from must_jax.weighting.base import Balancer, Scalars, Trunk, dot
 
 Batch = dict[str, Any]
 
@@ -145,7 +145,7 @@ def make_gradients(
       present={name: jnp.any(_present(batch, name)) for name in tasks},
       norms=norms,
       feature_norms={
-        name: jnp.sqrt(_sum_of_squares(cotangent))
+        name: jnp.sqrt(dot(cotangent, cotangent))
         for name, cotangent in cotangents.items()
       },
     )
@@ -215,10 +215,3 @@ def _split(x: Array, parts: int, mesh: Mesh) -> Array:
   return jax.lax.with_sharding_constraint(
     x, NamedSharding(mesh, PartitionSpec(None, mesh_lib.AXES))
   )
-
-
-def _sum_of_squares(tree: PyTree) -> Array:
-  squares = [
-    jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)
-  ]
-  return jnp.sum(jnp.stack(squares))

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import NamedTuple
 
-_TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
 class Place(NamedTuple):
@@ -48,7 +48,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
   ):
     if count in environ:
       return Place(launcher, int(environ[count]), int(environ.get(index, -1)))
-  if any(glob.glob(files) for files in _TPU_FILES):
+  if any(glob.glob(files) for files in TPU_FILES):
     with contextlib.suppress(urllib.error.URLError, TimeoutError):
       hosts = tpu_metadata(environ, "worker-network-endpoints")
       index = tpu_metadata(environ, "agent-worker-number")

@@ -66,6 +66,10 @@ class Watchdog:
     self._directory = epath.Path(workdir) / "progress"
     self._seconds = seconds
     self._interval = min(10.0, seconds / 10)
+    self._who: dict[str, Any] = {
+      "process": jax.process_index(),
+      "name": _name(),
+    }
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self.moved(0, "starts")
@@ -91,8 +95,6 @@ class Watchdog:
       batch: of an evaluation.
     """
     self._note: dict[str, Any] = {
-      "process": jax.process_index(),
-      "name": _name(),
       "step": step,
       "batch": batch,
       "doing": doing,
@@ -122,8 +124,8 @@ class Watchdog:
 
   def _write(self, note: dict[str, Any]) -> None:
     try:
-      with atomic_write(self._path(note["process"])) as file:
-        file.write(json.dumps(note).encode())
+      with atomic_write(self._path(self._who["process"])) as file:
+        file.write(json.dumps(self._who | note).encode())
     except OSError as error:  # the run itself may well be fine
       logging.warning("The note of progress cannot be written: %s", error)
 

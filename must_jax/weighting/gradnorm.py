@@ -32,7 +32,7 @@ class GradNorm(Learned):
 
   def init(self) -> PyTree:
     return {
-      "relative_weights": self.stack(self.weights) / self._mean_weight,
+      "relative_weights": self.start() / self._mean_weight,
       "first_losses": jnp.zeros(len(self.weights)),  # 0: not seen yet
       "adam": self.init_adam(),
     }

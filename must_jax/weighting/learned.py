@@ -38,11 +38,11 @@ class Learned(Balancer):
 
   def stack(self, scalars: Mapping[str, Any]) -> Array:
     """Scalars by task as an array [T]."""
-    values = [jnp.asarray(scalars[t]) for t in sorted(self.weights)]
-    if values[0].dtype != bool:
-      # Else Python's numbers would make a state that changes its type.
-      values = [value.astype(jnp.float32) for value in values]
-    return jnp.stack(values)
+    return jnp.stack([jnp.asarray(scalars[t]) for t in sorted(self.weights)])
+
+  def start(self) -> Array:
+    """The weights at the start [T], of the type that a step gives them."""
+    return self.stack(super().weigh({}))
 
   def unstack(self, array: Array) -> Scalars:
     """The inverse of `stack`."""

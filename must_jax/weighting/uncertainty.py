@@ -38,7 +38,7 @@ class Uncertainty(Learned):
 
   def init(self) -> PyTree:
     return {
-      "log_variance": -jnp.log(self.stack(self.weights)),
+      "log_variance": -jnp.log(self.start()),
       "adam": self.init_adam(),
     }
 

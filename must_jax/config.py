@@ -408,6 +408,13 @@ def validate(config: ConfigDict) -> None:
   _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
   _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
   _one_of("balancing.method", config.balancing.method, METHODS)
+  if config.balancing.method == "gradnorm" and config.model.max_level < 5:
+    raise ValueError(
+      "balancing.method is 'gradnorm', which compares the tasks' gradients at"
+      " the last block of the backbone, C5; a pyramid with model.max_level"
+      f" {config.model.max_level} does not read it. Set model.max_level to 5 or"
+      " more, or choose another method."
+    )
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
   for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
     if config.optimizer[key] < 0:

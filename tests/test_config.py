@@ -87,6 +87,10 @@ BAD = {
     "data.image_size": (641, 640)
   },
   "must be below": {"train.steps": 100},
+  "Set model.max_level to 5 or more": {
+    "balancing.method": "gradnorm",
+    "model.max_level": 4,
+  },
   "train_on is empty": {"train_on": ()},
   "label.teacher is empty": {"stage": "label"},
 }

@@ -5,7 +5,6 @@ gives. There each task's gradient can be looked at and changed by a `Balancer`;
 one that only sums them costs nothing over `jax.grad` of the weighted sum.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from must_jax.tasks.base import Task, sum_of_means
 from must_jax.train import mesh as mesh_lib
-from must_jax.train.optimizer import _layer
+from must_jax.train.optimizer import last_layer
 from must_jax.types import Array, PyTree
 from must_jax.weighting.base import Balancer, Scalars, Trunk, dot
 
@@ -132,7 +131,7 @@ def make_gradients(
       maps=maps,
       pull_neck=pull_neck,
       pull_backbone=lambda cotangent: pull_trunk(cotangent)[0],
-      last_layer=lambda grads: _last_layer(grads["backbone"]),
+      last_layer=lambda grads: last_layer(grads["backbone"]),
     )
     shared, norms = balancer.merge(cotangents, trunk, balance_key)
     for part in shared:
@@ -193,13 +192,6 @@ def make_gradients(
 def _only(params: PyTree, module: str) -> PyTree:
   """The parameters of one module; none if it has none."""
   return {module: params[module]} if module in params else {}
-
-
-def _last_layer(backbone: PyTree) -> PyTree:
-  """The last block's part of something like the backbone's parameters."""
-  layers = {name: _layer(name) for name in backbone}
-  last = max(layer for layer in layers.values() if layer < (math.inf,))
-  return {name: x for name, x in backbone.items() if layers[name] == last}
 
 
 def _present(batch: Batch, task: str) -> Array:

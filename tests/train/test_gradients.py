@@ -139,6 +139,13 @@ def test_the_sum_is_the_gradient_of_the_weighted_sum(present, options):
     assert (float(result.feature_norms[name]) > 0) == any(present[name])
 
 
+@pytest.mark.parametrize("present", [EVERYWHERE, SOMEWHERE])
+def test_gradnorm_measures_where_all_tasks_read(present):
+  result = gradients(setup(max_level=5), make_batch(present), "gradnorm")
+  for name, norm in result.norms.items():
+    assert (float(norm) > 0) == any(present[name])
+
+
 @pytest.mark.parametrize(
   "labelled", [[True] * 8, [True] * 5 + [False] * 3, [True] + [False] * 7]
 )

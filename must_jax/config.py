@@ -14,10 +14,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from must_jax.models import fpn
 from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
@@ -395,6 +397,41 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
   return [
     line for pair in pairs for line in differences(pair[1], pair[2], pair[0])
   ]
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """The config of a file, as `main.py` reads it.
+
+  Args:
+    path: FILE or FILE:ARG.
+    overrides: "--config.NAME=VALUE" each.
+
+  Raises:
+    ValueError: there is no such file, or no such option.
+  """
+  if not os.path.isfile(path.partition(":")[0]):
+    raise ValueError(
+      f"--config is {path!r}, and there is no such file; expected one such as"
+      " configs/student.py, or with arguments, configs/student.py:images=DIR."
+    )
+  argv = ["config", f"--config={path}", *overrides]
+  values = flags.FlagValues()
+  # A config may import its neighbours.
+  sys.path.insert(0, os.getcwd())
+  try:
+    config_flags.DEFINE_config_file(
+      "config", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    rest = values(argv)
+  except (flags.Error, AttributeError, KeyError) as error:
+    raise ValueError(f"{' '.join(argv[1:])}: {error}") from None
+  finally:
+    del sys.path[0]
+  if rest[1:]:
+    raise ValueError(
+      f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."
+    )
+  return values.config
 
 
 def validate(config: ConfigDict) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import glob
-import importlib.util
 import json
 import math
 import os
@@ -97,13 +96,7 @@ def load_config(text: str) -> ConfigDict:
   """Loads and validates the config FILE or FILE:ARG, as `main.py` does."""
   from must_jax import config as config_lib
 
-  file, _, arg = text.partition(":")
-  spec = importlib.util.spec_from_file_location("config", file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"{file} is no Python file; expected configs/NAME.py.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(arg or None)
+  config = config_lib.load(text)
   config_lib.validate(config)
   return config
 

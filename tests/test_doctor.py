@@ -373,12 +373,11 @@ def test_a_config_that_does_not_load_is_a_failure(config_file, code, problem):
 
 
 def test_a_config_file_that_is_missing_is_a_failure(tmp_path):
-  for name, problem in (("no.py", "No such file"), ("no.txt", "no Python")):
-    found = doctor.attempt(
-      doctor.check_config, Case(str(tmp_path / name) + ":small")
-    )
-    assert found.status == FAIL
-    assert problem in found.detail
+  found = doctor.attempt(
+    doctor.check_config, Case(str(tmp_path / "no.py") + ":small")
+  )
+  assert found.status == FAIL
+  assert "no such file" in found.detail
 
 
 def test_arguments_reach_the_config():

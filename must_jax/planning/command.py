@@ -6,15 +6,13 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from must_jax.config import task_kwargs, validate
+from must_jax.config import load, task_kwargs, validate
 from must_jax.planning import estimate, program, report
 from must_jax.planning.hardware import Slice, has_compiler
 from must_jax.tasks import make_task
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
     if item.startswith(prefix)
   ]
   own = [item for item in overrides if not item.startswith(prefix)]
-  config = load_config(args.config, own)
+  config = load(args.config, own)
   counts = _parse_counts(args.classes)
   if config.stage == "label":
     teacher = fill_classes(_teacher_config(args, config, for_teacher), counts)
@@ -55,41 +53,6 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
     args.json.write_text(json.dumps(plan, indent=2) + "\n")
   print(report.text(plan))
   return 0
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-  """The config of a file, as `main.py` reads it.
-
-  Args:
-    path: FILE or FILE:ARG.
-    overrides: "--config.NAME=VALUE" each.
-
-  Raises:
-    ValueError: there is no such file, or no such option.
-  """
-  if not os.path.isfile(path.partition(":")[0]):
-    raise ValueError(
-      f"--config is {path!r}; expected a file such as configs/student.py, or"
-      " one with arguments, configs/student.py:images=DIR."
-    )
-  argv = ["plan", f"--config={path}", *overrides]
-  values = flags.FlagValues()
-  # A config may import its neighbours.
-  sys.path.insert(0, os.getcwd())
-  try:
-    config_flags.DEFINE_config_file(
-      "config", lock_config=True, flag_values=values, sys_argv=argv
-    )
-    rest = values(argv)
-  except (flags.Error, AttributeError, KeyError) as error:
-    raise ValueError(f"{' '.join(argv[1:])}: {error}") from None
-  finally:
-    del sys.path[0]
-  if rest[1:]:
-    raise ValueError(
-      f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."
-    )
-  return values.config
 
 
 def fill_classes(config: ConfigDict, counts: Mapping[str, int]) -> ConfigDict:
@@ -338,7 +301,7 @@ def _teacher_config(
         " config it is trained with, or a kind of `must-jax convert --list`."
       ) from None
   if ".py" in given:
-    return load_config(given, overrides)
+    return load(given, overrides)
   from must_jax import convert
 
   return convert.get_kind(given).make_config({})

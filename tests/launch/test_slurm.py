@@ -201,6 +201,23 @@ def test_a_task_without_a_run_is_an_error(slurm):
   assert "--array=0-2" in output
 
 
+def test_a_sweep_runs_lists_of_commands(slurm, tmp_path):
+  jobs = tmp_path / "jobs"
+  jobs.write_text(
+    "# --array=0-1\npython main.py first\n"
+    "python main.py 'a b' '$HOME'\n# --array=2-2\npython main.py last\n"
+  )
+  del slurm.environ["CONFIG"], slurm.environ["WORKDIR"]
+  slurm.outcomes(slurm.name, 0, 42)
+  for task, expected in (("1", 0), ("2", 42), ("3", 2)):
+    environ = {**ARRAY, "SLURM_ARRAY_TASK_ID": task, "JOBS": str(jobs)}
+    status, output = slurm.run("launch/slurm/sweep.sbatch", **environ)
+    assert status == expected, output
+  assert "--array=0-2" in output
+  assert slurm.read("runs") == ["main.py a b $HOME", "main.py last"]
+  assert "scontrol requeue 70_2" in slurm.read("calls")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
 def test_what_is_missing_is_named(slurm, script):
   del slurm.environ["WORKDIR"]

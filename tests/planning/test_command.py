@@ -11,10 +11,6 @@ from must_jax.planning import arguments, command, program
 from must_jax.planning.hardware import Slice
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Of ml_collections, which reads config files.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:the load_module:DeprecationWarning"
-)
 STUDENT = "configs/student.py:smoke,classification=L,segmentation=L,depth=L"
 
 
@@ -130,7 +126,7 @@ def test_labelling_is_planned_from_a_config_or_a_published_kind(
   ("argv", "message"),
   [
     (["--topology=v9"], "v5e-256"),
-    (["--config=configs/none.py"], "expected a file such as"),
+    (["--config=configs/none.py"], "there is no such file"),
     (["--classes=classification"], "expected TASK=COUNT"),
     (["--classes=normals=3"], "has the tasks"),
     (["--config.optimizer.speed=3"], "speed"),

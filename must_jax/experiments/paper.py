@@ -151,7 +151,7 @@ COLUMNS = (
     "delta1",
     (0.01, 0.03, 0.1),
     (10_000, 20_000),
-    {"unit": "metres", "objective": "berhu"},  # ref BYOL D.6
+    {"unit": "metres", "objective": "berhu", "crop": "eigen"},  # ref BYOL D.6
   ),
   _column(
     "ade",

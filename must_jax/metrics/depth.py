@@ -5,6 +5,13 @@ import numpy as np
 from must_jax.metrics import base
 
 UNITS = ("metres", "inverse")
+# Parts of the image's height and width: top, left, bottom, right.
+CROPS = {
+  # Rows 45 to 470 and columns 41 to 600 of NYU's 480 x 640 pixels, beyond which
+  # its rectified images have no colour (Eigen et al. 2014; the numbers as in
+  # BTS and later code).
+  "eigen": (45 / 480, 41 / 640, 471 / 480, 601 / 640),
+}
 
 
 class DepthError(base.Metric):
@@ -32,6 +39,9 @@ class DepthError(base.Metric):
   | inverse    | metres  | aligned_delta1 aligned_abs_rel aligned_rmse|
   | any        | inverse | aligned_delta1 correlation                 |
 
+  With a `crop` these are over the crop, and all of them come again with
+  "whole_" before their names, over the whole image.
+
   A prediction that is not finite counts as 0. Images without a valid pixel do
   not count; without images all numbers are 0.
 
@@ -40,6 +50,7 @@ class DepthError(base.Metric):
     label_unit: of the labels; by default that of the predictions.
     min_depth: metres.
     max_depth: metres.
+    crop: key of `CROPS`, or empty for the whole image.
   """
 
   def __init__(
@@ -48,6 +59,7 @@ class DepthError(base.Metric):
     label_unit: str | None = None,
     min_depth: float = 1e-3,
     max_depth: float = 10.0,
+    crop: str = "",
   ):
     label_unit = label_unit or unit
     for value in (unit, label_unit):
@@ -61,15 +73,21 @@ class DepthError(base.Metric):
         " 0 < min_depth < max_depth."
       )
     self._unit, self._label_unit = unit, label_unit
+    if crop and crop not in CROPS:
+      raise ValueError(
+        f"Crop of depth is {crop!r}; expected one of {sorted(CROPS)}, or ''."
+      )
     self._range = (min_depth, max_depth)
+    # Prefix of the names -> the crop.
+    self._crops = {"": CROPS[crop], "whole_": None} if crop else {"": None}
     names = ["delta1", "abs_rel", "rmse"]
     aligned = [f"aligned_{name}" for name in names]
     if label_unit == "inverse":
       names = ["aligned_delta1", "correlation"]
     else:
       names = aligned if unit == "inverse" else names + aligned
-    self._sums = dict.fromkeys(names, 0.0)
-    self._count = 0
+    self._sums = {p: dict.fromkeys(names, 0.0) for p in self._crops}
+    self._counts = dict.fromkeys(self._crops, 0)
     self.headline = names[0]
 
   def update(self, prediction, labels, batch):
@@ -82,19 +100,27 @@ class DepthError(base.Metric):
         " to the labels (`map_size`)."
       )
     for i in base.counted(labels["depth"], batch):
-      valid = depth["valid"][i]
-      truth = depth["values"][i][valid].astype(np.float64)
-      pred = values[i][valid].astype(np.float64)
-      pred[~np.isfinite(pred)] = 0
-      if self._label_unit == "inverse":
-        counts = truth > 0
-      else:
-        counts = (truth > self._range[0]) & (truth < self._range[1])
-      if not counts.any():
-        continue
-      for name, value in self._errors(pred[counts], truth[counts]).items():
-        self._sums[name] += value
-      self._count += 1
+      truth, pred = depth["values"][i], values[i]
+      for prefix, crop in self._crops.items():
+        valid = depth["valid"][i]
+        if crop:
+          valid = valid & _inside(crop, valid.shape, batch, i)
+        self._add(
+          prefix, pred[valid].astype(np.float64), truth[valid].astype(float)
+        )
+
+  def _add(self, prefix: str, pred: np.ndarray, truth: np.ndarray) -> None:
+    """Takes in the valid pixels [n] of an image."""
+    pred[~np.isfinite(pred)] = 0
+    if self._label_unit == "inverse":
+      counts = truth > 0
+    else:
+      counts = (truth > self._range[0]) & (truth < self._range[1])
+    if not counts.any():
+      return
+    for name, value in self._errors(pred[counts], truth[counts]).items():
+      self._sums[prefix][name] += value
+    self._counts[prefix] += 1
 
   def _errors(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The errors of one image from its counted pixels [n], n >= 1."""
@@ -117,15 +143,33 @@ class DepthError(base.Metric):
     return errors
 
   def merge(self, other):
-    for name, value in other._sums.items():
-      self._sums[name] += value
-    self._count += other._count
+    for prefix, sums in other._sums.items():
+      for name, value in sums.items():
+        self._sums[prefix][name] += value
+      self._counts[prefix] += other._counts[prefix]
 
   def compute(self):
     return {
-      name: float(value / max(self._count, 1))
-      for name, value in self._sums.items()
+      f"{prefix}{name}": float(value / max(self._counts[prefix], 1))
+      for prefix, sums in self._sums.items()
+      for name, value in sums.items()
     }
+
+
+def _inside(
+  crop: tuple[float, float, float, float],
+  shape: tuple[int, ...],
+  batch: dict,
+  i: int,
+) -> np.ndarray:
+  """Which cells bool [h, w] of a map have their centre in a crop of image i."""
+  sides = []
+  for axis in range(2):
+    cell = batch["image"].shape[1 + axis] / shape[axis]
+    centres = (np.arange(shape[axis]) + 0.5) * cell
+    place = centres / float(batch["content_size"][i][axis])
+    sides.append((place >= crop[axis]) & (place < crop[2 + axis]))
+  return sides[0][:, None] & sides[1]
 
 
 def align(values: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import numpy as np
 
 from must_jax.losses import dense as losses
-from must_jax.metrics.depth import DepthError
+from must_jax.metrics.depth import CROPS, DepthError
 from must_jax.models.heads import PixelHead
 from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
@@ -31,6 +31,8 @@ class Depth(base.Task):
     objective: key of `LOSSES`. Inverse depth wants the scale-and-shift
       invariant one (RECIPE: MiDaS), metres one of the others.
     min_depth, max_depth: metres that evaluation takes into account.
+    crop: part of the images that evaluation takes into account, a key of
+      `metrics.depth.CROPS`; all of it by default.
     decoder: "pixel" for the head of the paper, or a key of `DECODERS` for one
       of the published depth networks, whose layers are fixed.
     num_convs: hidden convolutions of the "pixel" decoder.
@@ -40,6 +42,7 @@ class Depth(base.Task):
   objective: str = "scale_shift_invariant"
   min_depth: float = 1e-3
   max_depth: float = 10.0
+  crop: str = ""
   decoder: str = "pixel"
   num_convs: int = 3  # paper 3.2
 
@@ -53,6 +56,11 @@ class Depth(base.Task):
       raise ValueError(
         f"Task {self.name!r}: objective is {self.objective!r}; expected one of"
         f" {sorted(LOSSES)}."
+      )
+    if self.crop and self.crop not in CROPS:
+      raise ValueError(
+        f"Task {self.name!r}: crop is {self.crop!r}; expected one of"
+        f" {sorted(CROPS)}, or '' for the whole image."
       )
     if self.decoder != "pixel" and self.decoder not in DECODERS:
       raise ValueError(
@@ -99,7 +107,10 @@ class Depth(base.Task):
 
   def make_metrics(self):
     return DepthError(
-      unit=self.unit, min_depth=self.min_depth, max_depth=self.max_depth
+      unit=self.unit,
+      min_depth=self.min_depth,
+      max_depth=self.max_depth,
+      crop=self.crop,
     )
 
   def draw(self, image, arrays):

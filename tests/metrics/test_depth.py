@@ -179,3 +179,82 @@ def test_streams(assert_streams, unit):
 
 def test_skips(assert_skips):
   assert_skips(DepthError, *random_batch(np.random.default_rng(1)))
+
+
+def nyu_args(size, content, seed=0):
+  """Two images of the size of the network, with content at the top left."""
+  rng = np.random.default_rng(seed)
+  truth = rng.uniform(0.5, 12, (2, *size))
+  pred = truth * rng.uniform(0.7, 1.4, truth.shape)
+  prediction, labels, batch = update_args(truth, pred)
+  batch["image"] = np.zeros((2, *size, 3), np.uint8)
+  batch["content_size"] = np.float32([content, content])
+  return prediction, labels, batch
+
+
+def test_crop_of_eigen_on_nyu():
+  """Against rows 45:471 and columns 41:601 of 480 x 640, as in BTS."""
+  prediction, labels, batch = nyu_args((640, 640), (480, 640))
+  metric = DepthError(crop="eigen")
+  metric.update(prediction, labels, batch)
+  errors = []
+  for pred, truth in zip(
+    prediction["values"], labels["depth"]["values"], strict=True
+  ):
+    pred, truth = pred[:480], truth[:480]
+    mask = np.zeros((480, 640), bool)
+    mask[45:471, 41:601] = True
+    mask &= (truth > 1e-3) & (truth < 10)
+    pred = np.clip(pred, 1e-3, 10)[mask].astype(np.float64)
+    truth = truth[mask].astype(np.float64)
+    ratio = np.maximum(pred / truth, truth / pred)
+    errors.append(
+      (
+        (ratio < 1.25).mean(),
+        (np.abs(truth - pred) / truth).mean(),
+        np.sqrt(((truth - pred) ** 2).mean()),
+      )
+    )
+  result = metric.compute()
+  np.testing.assert_allclose(
+    [result["delta1"], result["abs_rel"], result["rmse"]],
+    np.mean(errors, 0),
+    rtol=1e-12,
+  )
+
+
+def test_crop_follows_the_content():
+  """The same picture at half the size has the same crop, up to edge cells."""
+  metric = DepthError(crop="eigen")
+  for content, expected in (((480, 640), (426, 560)), ((240, 320), (213, 280))):
+    prediction, labels, batch = nyu_args((640, 640), content)
+    # Right inside of the crop and wrong outside.
+    bottom, right = content[0] * 471 / 480, content[1] * 601 / 640
+    top, left = content[0] * 45 / 480, content[1] * 41 / 640
+    y, x = np.mgrid[:640, :640] + 0.5
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    assert (inside.any(1).sum(), inside.any(0).sum()) == expected
+    labels["depth"]["values"] = np.full((2, 640, 640), 2.0, np.float32)
+    prediction["values"] = np.where(inside, 2, 9) * np.ones((2, 1, 1))
+    metric.update(prediction, labels, batch)
+  result = metric.compute()
+  assert result["delta1"] == 1
+  assert result["abs_rel"] == 0
+  assert result["whole_delta1"] < 0.9
+
+
+def test_without_a_crop_nothing_is_whole():
+  prediction, labels, batch = nyu_args((64, 64), (48, 64))
+  cropped, whole = DepthError(crop="eigen"), DepthError()
+  for metric in (cropped, whole):
+    metric.update(prediction, labels, batch)
+  assert whole.compute() == {
+    name.removeprefix("whole_"): value
+    for name, value in cropped.compute().items()
+    if name.startswith("whole_")
+  }
+
+
+def test_unknown_crop():
+  with pytest.raises(ValueError, match=r"Crop of depth is 'egen'; .*'eigen'"):
+    DepthError(crop="egen")

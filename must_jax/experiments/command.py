@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--jobs", type=int, default=2, help="stages that run at a time"
   )
+  parser.add_argument(
+    "--chip",
+    choices=("v4", "v5e", "v5p", "v6e"),
+    help="with --dry-run: what the stages cost on such chips (paper)",
+  )
   mode = parser.add_mutually_exclusive_group()
   mode.add_argument(
     "--dry-run", action="store_true", help="list the stages and run nothing"
@@ -80,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
       raise ValueError(
         f"--{name} is {getattr(args, name)}; expected 1 or more."
       )
+  if args.chip and not (args.dry_run and args.scale == "paper"):
+    raise ValueError("--chip prices a --dry-run of --scale=paper; add these.")
   from must_jax.experiments import outputs
   from must_jax.experiments.graph import Graph
 
@@ -93,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
   command = ["must-jax", "tables", *names, *_options(args)]
   if args.dry_run:
     print("\n".join(describe(graph)))
+    if args.chip:
+      for line in price(graph, args.chip):
+        print(line, flush=True)
     return 0
   if args.print_jobs:
     print("\n".join(jobs(graph, command)))
@@ -139,6 +149,25 @@ def describe(graph: "Graph") -> Iterator[str]:
     splits = f" ({', '.join(need.splits)})" if need.splits else ""
     yield f"\n{need.path}{splits} is not there. To get it:"
     yield from (f"  {line}" for line in need.how.splitlines())
+
+
+def price(graph: "Graph", chip: str) -> Iterator[str]:
+  """Lines about what the stages cost."""
+  from must_jax.experiments.prices import chip_hours
+  from must_jax.planning.hardware import CHIPS
+
+  yield f"\nChip-hours of {chip}, at 35 % and 17 % of its peak:"
+  total, unknown = [0.0, 0.0], []
+  for directory, hours in chip_hours(graph, CHIPS[chip]):
+    name = graph.pipeline.stages[directory].name
+    if hours is None:
+      unknown.append(name)
+      continue
+    yield f"  {name:<54}{hours[0]:>10,.0f} to {hours[1]:>7,.0f}"
+    total = [a + b for a, b in zip(total, hours, strict=True)]
+  yield f"  {'all':<54}{total[0]:>10,.0f} to {total[1]:>7,.0f}"
+  if unknown:
+    yield f"Not known, as their images are not counted: {', '.join(unknown)}."
 
 
 def jobs(graph: "Graph", command: Sequence[str]) -> Iterator[str]:

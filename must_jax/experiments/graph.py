@@ -83,6 +83,7 @@ class Graph:
     needs: by stage, what it reads that no stage makes.
     classes: by stage, the number of classes of its tasks, where the scale
       knows them.
+    counts: by stage that labels, the number of images, likewise.
   """
 
   def __init__(
@@ -104,6 +105,7 @@ class Graph:
     self._sweep = sweep
     self.needs: dict[pathlib.Path, tuple[Need, ...]] = {}
     self.classes: dict[pathlib.Path, Mapping[str, int]] = {}
+    self.counts: dict[pathlib.Path, int | None] = {}
     # Recipes share networks: each is worked out once.
     self._networks: dict[tuple[str, int], Network] = {}
     self._transfers: dict[tuple[str, str, Setting, int], pathlib.Path] = {}
@@ -204,7 +206,7 @@ class Graph:
     config.stage = "label"
     config.datasets.images = dataset(images.directory, images.train)
     config.label.update({"teacher": network.path, "dataset": "images"})
-    return self._add(
+    stage = self._add(
       f"label-{name}-{teacher.name}",
       label,
       self.scale.labelling(teacher, config),
@@ -212,6 +214,8 @@ class Graph:
       after=(*network.after, *images.after),
       needs=(*network.needs, *images.needs),
     )
+    self.counts[stage] = images.count
+    return stage
 
   def transfer(
     self, recipe: Recipe, column: Column, setting: Setting, seed: int

@@ -74,23 +74,23 @@ _STUDENT = _Setup("student")
 _BACKBONE = "resnet152"  # ours: the depth is not published
 _BACKBONES = {"checkpoint-imagenet": "efficientnet_b7"}
 _CHECKPOINTS = {
-  "teacher-depth": Need(
-    "checkpoints/midas",
+  recipe: Need(
+    f"checkpoints/{name}",
     (),
-    "must-jax convert midas_v21_large midas_v21_384.pt --out checkpoints/midas",
-  ),
-  "checkpoint": Need(
-    "checkpoints/align_b7",
-    (),
-    "must-jax convert align_efficientnet_b7 model.safetensors"
-    " --out checkpoints/align_b7",
-  ),
-  "checkpoint-imagenet": Need(
-    "checkpoints/imagenet_b7",
-    (),
-    "must-jax convert timm_efficientnet_b7 model.safetensors"
-    " --out checkpoints/imagenet_b7",
-  ),
+    f"must-jax convert {kind} {file} --out checkpoints/{name}",
+    kind,
+  )
+  for recipe, name, kind, file in (
+    ("teacher-depth", "midas", "midas_v21_large", "midas_v21_384.pt"),
+    (
+      *("checkpoint", "align_b7", "align_efficientnet_b7"),
+      "model.safetensors",
+    ),
+    (
+      *("checkpoint-imagenet", "imagenet_b7", "timm_efficientnet_b7"),
+      "model.safetensors",
+    ),
+  )
 }
 
 
@@ -207,6 +207,7 @@ class Paper:
       validation=splits[1] if len(splits) > 1 else "",
       need=Need(directory, splits, "\n".join(how)),
       classes=_CLASSES.get(name),
+      count=known.splits[splits[0]].num_images,
     )
 
   def checkpoint(self, recipe: Recipe) -> Need | None:

@@ -20,11 +20,13 @@ class Need:
     path: of the directory.
     splits: of an image set; empty for a checkpoint.
     how: to get it.
+    kind: of a checkpoint, as `must-jax convert` knows it.
   """
 
   path: str
   splits: tuple[str, ...]
   how: str
+  kind: str = ""
 
   @property
   def is_met(self) -> bool:
@@ -51,6 +53,7 @@ class Images:
     after: stages that make it.
     need: what must be there beforehand.
     classes: number of its labels' classes, None where only the data tell.
+    count: images of `train`, None where only the data tell.
   """
 
   directory: str
@@ -61,6 +64,7 @@ class Images:
   after: tuple[pathlib.Path, ...] = ()
   need: Need | None = None
   classes: int | None = None
+  count: int | None = None
 
   @property
   def needs(self) -> tuple[Need, ...]:

@@ -118,12 +118,7 @@ def _plan_training(
   tasks = build_tasks(config)
   fields = [field for task in tasks.values() for field in task.fields.values()]
   views = max(task.views for task in tasks.values())
-  # As the model is written, for one image on one CPU.
-  plain = config.copy_and_resolve_references()
-  plain.data.batch_size = plain.train.accumulate = 1
-  plain.mesh.update({"data": 1, "fsdp": 1})
-  plain.model.remat = ()
-  simple = program.lower_training(plain, _cpu())
+  simple = program.lower_one_image(config)
   flops = program.flops_per_image(simple)
 
   def compile_batch(size: int) -> program.Compiled:
@@ -174,7 +169,8 @@ def _plan_labelling(
       " Choose one: --config.label.task=..."
     )
   task = tasks[name]
-  simple = program.lower_labelling(teacher, task, 1, _cpu())
+  cpu = jax.devices("cpu")[:1]
+  simple = program.lower_labelling(teacher, task, 1, cpu)
   flops = program.flops_per_image(simple)
 
   def compile_batch(size: int) -> program.Compiled:
@@ -275,10 +271,6 @@ def _compile(
   effort = 0.0 if args.full_effort else program.LEAST_EFFORT
   step = program.compile_step(lowered, tpu.num_chips, effort)
   return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
-
-
-def _cpu() -> list[jax.Device]:
-  return jax.devices("cpu")[:1]
 
 
 def _teacher_config(

@@ -100,6 +100,19 @@ def lower_training(
   )
 
 
+def lower_one_image(config: ConfigDict) -> Lowered:
+  """The training step as the model is written, for an image on a CPU.
+
+  Args:
+    config: see `lower_training`.
+  """
+  plain = config.copy_and_resolve_references()
+  plain.data.batch_size = plain.train.accumulate = 1
+  plain.mesh.update({"data": 1, "fsdp": 1})
+  plain.model.remat = ()
+  return lower_training(plain, jax.devices("cpu")[:1])
+
+
 def lower_labelling(
   teacher: ConfigDict,
   task: Task,

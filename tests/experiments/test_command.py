@@ -78,6 +78,12 @@ def test_dry_run_at_the_scale_of_the_paper_names_what_is_missing(
   assert " done" not in text
 
 
+def test_only_a_dry_run_has_prices(tmp_path):
+  args = parse("table2", f"--workdir={tmp_path}", "--scale=paper", "--chip=v4")
+  with pytest.raises(ValueError, match="--chip prices a --dry-run"):
+    command.run(args)
+
+
 def test_what_is_missing_is_not_run(tmp_path):
   args = parse("table2", f"--workdir={tmp_path / 'x'}", "--scale=paper")
   with pytest.raises(ValueError, match=r"Not there: data/imagenet, data/cifar"):

@@ -192,22 +192,32 @@ class Graph:
     for name, own in recipe.labels.items():
       for task_name, source in own.items():
         if isinstance(source, Recipe):
-          stages.append(self.labels(source, name))
+          stages.append(self.labels(source, name, task_name))
           sources[task_name][name] = str(stages[-1])
         elif source != NO_LABELS:
           sources[task_name][name] = source
     return sources, stages
 
-  def labels(self, teacher: Recipe, name: str) -> pathlib.Path:
-    """The stage in which a teacher labels the image set of that name."""
+  def labels(self, teacher: Recipe, name: str, task_name: str) -> pathlib.Path:
+    """The stage in which a teacher labels the image set of that name.
+
+    Args:
+      teacher: a specialist, or a student that has the task among others.
+      name: of the image set.
+      task_name: of the task; by default the teacher has one only.
+    """
     network = self.network(teacher, 0)
     images = self._images(name)
     config = base_config()
     config.stage = "label"
     config.datasets.images = dataset(images.directory, images.train)
     config.label.update({"teacher": network.path, "dataset": "images"})
+    suffix = ""
+    if len(teacher.tasks) > 1:
+      config.label.task = task_name
+      suffix = f"-{task_name}"
     stage = self._add(
-      f"label-{name}-{teacher.name}",
+      f"label-{name}-{teacher.name}{suffix}",
       label,
       self.scale.labelling(teacher, config),
       images.truth,

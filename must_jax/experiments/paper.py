@@ -52,6 +52,7 @@ _SETUPS = {
   "must-depth": _Setup("student_imagenet"),
   "must-depth-seg": _Setup("student_imagenet"),
   "must": _Setup("student_imagenet"),
+  "must-again": _Setup("student_imagenet"),
   "simclr-jft-1": _Setup("simclr", f"epochs=1,num_images={_JFT_IMAGES}"),
   "simclr-jft-2": _Setup("simclr", f"epochs=2,num_images={_JFT_IMAGES}"),
   "simclr-jft": _Setup("simclr", f"epochs=5,num_images={_JFT_IMAGES}"),

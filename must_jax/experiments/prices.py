@@ -42,7 +42,8 @@ def chip_hours(
       continue
     config = config_lib.from_json(stage.args[0])
     if config.stage == "label":
-      flops = _labelling_flops(_teacher(graph, config.label.teacher))
+      teacher = _teacher(graph, config.label.teacher)
+      flops = _labelling_flops(teacher, config.label.task)
       images = graph.counts[directory]
     else:
       config = fill_classes(config, graph.classes[directory])
@@ -81,12 +82,15 @@ def _training_flops(network: str) -> float:
 
 
 @functools.cache
-def _labelling_flops(network: str) -> float:
-  """Operations of a prediction for each image."""
+def _labelling_flops(network: str, task: str) -> float:
+  """Operations of a prediction for each image; of the only task by default."""
   teacher = config_lib.from_json(network)
-  (task,) = build_tasks(teacher).values()
+  tasks = build_tasks(teacher)
+  chosen = tasks[task or next(iter(tasks))]
   cpu = jax.devices("cpu")[:1]
-  return program.flops_per_image(program.lower_labelling(teacher, task, 1, cpu))
+  return program.flops_per_image(
+    program.lower_labelling(teacher, chosen, 1, cpu)
+  )
 
 
 def _teacher(graph: Graph, path: str) -> str:

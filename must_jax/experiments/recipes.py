@@ -197,6 +197,17 @@ MUST = Recipe(
     }
   },
 )
+MUST_AGAIN = Recipe(
+  "must-again",
+  {
+    "imagenet": {
+      **_LABELLED,
+      "depth": MUST,
+      "segmentation": MUST,
+      "detection": MUST,
+    }
+  },
+)
 MULTITASK = Recipe(
   "multitask",
   {
@@ -437,6 +448,22 @@ TABLES: dict[str, tuple[Spec, ...]] = {
       remarks=(
         "Epochs are the paper's; at the scale `mini` all rows train for the"
         " same steps.",
+      ),
+    ),
+  ),
+  "rounds": (
+    Spec(
+      "Rounds: the student labels the images again",
+      (
+        _SUPERVISED_ROW,
+        Row(MUST, "MuST", _MUST_PAPER),
+        Row(MUST_AGAIN, "MuST, labels of that student"),
+      ),
+      baseline=MUST,
+      highlight=MUST_AGAIN,
+      remarks=(
+        "Not in the paper; as in Noisy Student, whose student is the next"
+        " round's teacher.",
       ),
     ),
   ),

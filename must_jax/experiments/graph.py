@@ -198,7 +198,9 @@ class Graph:
           sources[task_name][name] = source
     return sources, stages
 
-  def labels(self, teacher: Recipe, name: str, task_name: str) -> pathlib.Path:
+  def labels(
+    self, teacher: Recipe, name: str, task_name: str = ""
+  ) -> pathlib.Path:
     """The stage in which a teacher labels the image set of that name.
 
     Args:

@@ -36,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--scale",
     choices=SCALES,
     default="mini",
-    help="mini: the embedded world, on a CPU; paper: configs/ on the datasets",
+    help="mini: the embedded world, on a CPU; photos: sets of photographs, as"
+    " small; paper: configs/ on the datasets",
   )
   parser.add_argument(
     "--data",
     default="data",
-    help="where the datasets were imported to, each by its name (paper)",
+    help="where the datasets were imported to, each by its name (not mini)",
   )
   parser.add_argument(
     "--seeds", type=int, default=1, help="of pre-training and fine-tuning"
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
   from must_jax.experiments import outputs
   from must_jax.experiments.graph import Graph
 
-  names = dict.fromkeys(TABLES if "all" in args.tables else args.tables)
+  names = _tables(args.tables, args.scale)
   specs = [spec for name in names for spec in TABLES[name]]
   pipeline = Pipeline(args.workdir, args.jobs)
   seeds = tuple(range(args.seeds))
@@ -193,11 +194,33 @@ def jobs(graph: "Graph", command: Sequence[str]) -> Iterator[str]:
     first = last + 1
 
 
+def _tables(names: Sequence[str], scale: str) -> list[str]:
+  """The tables of these names, "all" for all that the scale has.
+
+  Raises:
+    ValueError: a table has no rows at that scale.
+  """
+  there = [n for n in TABLES if any(spec.at(scale) for spec in TABLES[n])]
+  if "all" in names:
+    return there
+  for name in names:
+    if name not in there:
+      raise ValueError(
+        f"{name} has no rows at the scale {scale!r}, which has"
+        f" {', '.join(there)}; give --scale."
+      )
+  return list(dict.fromkeys(names))
+
+
 def _scale(args: argparse.Namespace) -> "Scale":
   if args.scale == "paper":
     from must_jax.experiments.paper import Paper
 
     return Paper(args.data)
+  if args.scale == "photos":
+    from must_jax.experiments.photos import Photos
+
+    return Photos(args.data)
   from must_jax.experiments.mini import MINI
 
   return dataclasses.replace(MINI, sweep=args.sweep)
@@ -206,7 +229,7 @@ def _scale(args: argparse.Namespace) -> "Scale":
 def _options(args: argparse.Namespace) -> list[str]:
   """The options that say what the stages are."""
   options = [f"--workdir={args.workdir}", f"--scale={args.scale}"]
-  if args.scale == "paper":
+  if args.scale != "mini":
     options.append(f"--data={args.data}")
   options.append(f"--seeds={args.seeds}")
   return options + ["--sweep"] * args.sweep

@@ -18,6 +18,9 @@ _INTRO = {
 The tables of the paper (Ghiasi et al., ICCV 2021) on an embedded world of \
 rendered scenes. Its image sets stand for the paper's; networks are small and \
 train for minutes. Directions may be compared with the paper's, figures not.""",
+  "photos": """\
+Small public sets of photographs stand for the paper's; networks are small and \
+train for minutes.""",
   "paper": "The tables of the paper (Ghiasi et al., ICCV 2021).",
 }
 

@@ -1,7 +1,7 @@
 """The paper's tables as data: rows are pre-trainings, columns are transfers.
 
 Image sets go by the names of the paper's (`must-jax import --list`); a scale
-(`mini`, `paper`) says what stands for them and how long everything trains.
+(`mini`, `photos`, `paper`) says what stands for them and how long all trains.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, Union
 
 SUPERVISED = "supervised"
 NO_LABELS = "none"
-SCALES = ("mini", "paper")
+SCALES = ("mini", "photos", "paper")
 # Tasks whose names are not their kind.
 KINDS = {"jft": "classification"}
 
@@ -118,7 +118,7 @@ class Row:
   title: str
   paper: tuple[float | None, ...] = ()
   own: float | None = None
-  scales: tuple[str, ...] = SCALES
+  scales: tuple[str, ...] = ("mini", "paper")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -464,6 +464,26 @@ TABLES: dict[str, tuple[Spec, ...]] = {
       remarks=(
         "Not in the paper; as in Noisy Student, whose student is the next"
         " round's teacher.",
+      ),
+    ),
+  ),
+  "photographs": (
+    Spec(
+      "Photographs: small public sets instead of the paper's",
+      (
+        Row(NONE, "No pre-training", scales=("photos",)),
+        Row(IMAGENET, "Supervised classification", scales=("photos",)),
+        Row(
+          DEPTH_SEG,
+          "+ depth, segmentation (MuST)",
+          scales=("photos",),
+        ),
+      ),
+      baseline=IMAGENET,
+      highlight=DEPTH_SEG,
+      remarks=(
+        "The teachers of depth and segmentation learned from two of the sets"
+        " that are fine-tuned on.",
       ),
     ),
   ),

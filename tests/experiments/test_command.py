@@ -78,6 +78,22 @@ def test_dry_run_at_the_scale_of_the_paper_names_what_is_missing(
   assert " done" not in text
 
 
+def test_photographs_are_named_where_they_are_missing(tmp_path, capsys):
+  options = (f"--workdir={tmp_path}", "--scale=photos", f"--data={tmp_path}")
+  assert command.run(parse("all", *options, "--dry-run")) == 0
+  text = capsys.readouterr().out
+  assert f"learns classification on {tmp_path}/clothing:train" in text
+  for name in ("clothing", "fashion", "office", "normals", "raccoons", "cells"):
+    assert f"{tmp_path / name} (train, test" in text
+  with pytest.raises(ValueError, match=f"Not there: {tmp_path}/raccoons"):
+    command.run(parse("photographs", *options))
+
+
+def test_a_table_without_rows_at_a_scale_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="photographs has no rows"):
+    command.run(parse("photographs", f"--workdir={tmp_path}", "--dry-run"))
+
+
 def test_only_a_dry_run_has_prices(tmp_path):
   args = parse("table2", f"--workdir={tmp_path}", "--scale=paper", "--chip=v4")
   with pytest.raises(ValueError, match="--chip prices a --dry-run"):

@@ -33,8 +33,11 @@ def test_figures_differ_as_the_paper_prints(table, recipe, other, printed):
 
 @pytest.mark.parametrize("scale", recipes.SCALES)
 @pytest.mark.parametrize("name", TABLES)
-def test_every_scale_has_the_rows_that_a_table_is_about(name, scale):
+def test_a_table_has_the_rows_that_it_is_about(name, scale):
   for spec in TABLES[name]:
+    if not spec.at(scale):
+      assert (scale == "photos") != (name == "photographs")
+      continue
     found = {row.recipe.name for row in spec.at(scale)}
     assert {spec.baseline.name, spec.highlight.name} <= found
     assert len({row.title for row in spec.at(scale)}) == len(spec.at(scale))

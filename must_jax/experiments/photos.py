@@ -1,0 +1,111 @@
+"""The scale `photos`: small public sets of photographs, trained like `mini`."""
+
+import dataclasses
+import os
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from must_jax.experiments.mini import Mini
+from must_jax.experiments.pipeline import Pipeline
+from must_jax.experiments.recipes import Column, Recipe, Setting
+from must_jax.experiments.scales import Images, Need
+
+
+class _Set(NamedTuple):
+  """An image set that is to be imported, see `Images`."""
+
+  name: str
+  train: str
+  validation: str
+  select: str = ""
+
+
+_FASHION = _Set("fashion", "train", "test", "val")
+_OFFICE = _Set("office", "train", "test")
+_SETS = {
+  "imagenet": _Set("clothing", "train", "test", "validation"),
+  "coco_panoptic": _FASHION,
+  "midas": _OFFICE,
+  "fashion": _FASHION,
+  "office": _OFFICE,
+  "normals": _Set("normals", "train", "test"),
+  "raccoons": _Set("raccoons", "train", "test"),
+  "cells": _Set("cells", "train", "test", "val"),
+}
+
+
+def _column(
+  images: str,
+  kind: str,
+  title: str,
+  metric: str,
+  lr: float,
+  steps: int,
+  **options: object,
+) -> Column:
+  sweep = (Setting(lr, steps), Setting(lr / 2, steps))
+  return Column(images, kind, images, title, metric, sweep, options)
+
+
+COLUMNS = (
+  _column("raccoons", "detection", "Raccoons", "AP50", 0.03, 400),
+  _column("cells", "detection", "Blood cells", "AP50", 0.03, 400),
+  _column("fashion", "segmentation", "Fashion segm.", "mIoU", 0.05, 400),
+  _column(
+    *("office", "depth", "Office depth", "delta1", 0.03, 200),
+    unit="metres",
+    objective="berhu",
+  ),
+  _column("normals", "normals", "Office normals", "within_11.25", 0.05, 200),
+)
+_LIKE_MINI = Mini(
+  counts={},
+  steps={"teacher-segmentation": 1000, "teacher-depth": 300},
+  student_steps=1000,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+  """Image sets that docs/your-own-data.md imports.
+
+  Attributes:
+    data: their directory.
+    columns: the transfers.
+  """
+
+  data: str
+  columns: tuple[Column, ...] = COLUMNS
+
+  name = "photos"
+
+  def images(self, name: str, pipeline: Pipeline) -> Images:
+    """See `Scale`."""
+    known = _SETS[name]
+    directory = os.path.join(self.data, known.name)
+    splits = tuple(filter(None, known[1:]))
+    how = "docs/your-own-data.md, step 1, has the command"
+    return Images(
+      directory,
+      known.train,
+      known.validation,
+      known.select,
+      need=Need(directory, splits, how),
+    )
+
+  def checkpoint(self, recipe: Recipe) -> Need | None:
+    """See `Scale`; everything is trained here."""
+    return None
+
+  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    return _LIKE_MINI.pretraining(recipe, config)
+
+  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    return _LIKE_MINI.labelling(recipe, config)
+
+  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    return _LIKE_MINI.transfer(column, config)

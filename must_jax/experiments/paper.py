@@ -208,7 +208,9 @@ class Paper:
       validation=splits[1] if len(splits) > 1 else "",
       need=Need(directory, splits, "\n".join(how)),
       classes=_CLASSES.get(name),
-      count=known.splits[splits[0]].num_images,
+      count=_JFT_IMAGES
+      if name == "jft"
+      else known.splits[splits[0]].num_images,
     )
 
   def checkpoint(self, recipe: Recipe) -> Need | None:

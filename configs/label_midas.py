@@ -18,4 +18,6 @@ from configs import label
 def get_config(arg: str | None = None) -> ConfigDict:
   config = label.get_config(arg)
   config.label.teacher = config.label.teacher or "checkpoints/midas"
+  # ours: about what students read; whole maps are 136 kB an image
+  config.label.map_stride = 2
   return config

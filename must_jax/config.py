@@ -158,6 +158,9 @@ def base_config() -> ConfigDict:
         "dataset": "",  # name in `datasets`
         "output": "",  # label set to write; empty: the workdir
         "batch_size": 64,
+        # Pixels that the network sees for each of a stored map; 0: as the head
+        # gives them, 4 but for published networks.
+        "map_stride": 0,
         "lease_seconds": 600.0,  # a silent worker's shard is taken over after
         "max_undecodable": 0.01,  # fraction of the records
       },

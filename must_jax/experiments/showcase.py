@@ -95,7 +95,7 @@ def _predictions(student: LoadedModel) -> report.Gallery:
       for i in range(_ROWS)
     ]
   )
-  predictions = student.predictor(map_size=size)(images)
+  predictions = student.predictor(map_stride=1)(images)
   rows = []
   for i, image in enumerate(images):
     row = [_enlarge(image)]

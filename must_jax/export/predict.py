@@ -68,7 +68,7 @@ def run(
     raise ValueError(f"No images in {', '.join(map(str, images))}.")
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
-  predict = model.predictor(map_size=model.image_size)
+  predict = model.predictor(map_stride=1)
   for path in files:
     image, content = load_image(path, model.image_size)
     for name, arrays in predict(image[None], content[None]).items():

@@ -97,7 +97,7 @@ class DepthError(base.Metric):
       raise ValueError(
         f"Predicted depth maps are {values.shape}, labels"
         f" {depth['values'].shape}; expected equal shapes. Resize predictions"
-        " to the labels (`map_size`)."
+        " to the labels (`map_stride=1`)."
       )
     for i in base.counted(labels["depth"], batch):
       truth, pred = depth["values"][i], values[i]

@@ -35,7 +35,7 @@ class MeanIoU(base.Metric):
     if truth.shape != pred.shape:
       raise ValueError(
         f"Predicted class maps are {pred.shape}, labels {truth.shape}; expected"
-        " equal shapes. Resize predictions to the labels (`map_size`)."
+        " equal shapes. Resize predictions to the labels (`map_stride=1`)."
       )
     valid = (truth >= 0) & (truth < size)
     pred = np.where((pred >= 0) & (pred < size), pred, size)

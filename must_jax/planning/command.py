@@ -169,13 +169,15 @@ def _plan_labelling(
       " Choose one: --config.label.task=..."
     )
   task = tasks[name]
-  cpu = jax.devices("cpu")[:1]
-  simple = program.lower_labelling(teacher, task, 1, cpu)
+  cpu, stride = jax.devices("cpu")[:1], config.label.map_stride
+  simple = program.lower_labelling(teacher, task, 1, cpu, stride)
   flops = program.flops_per_image(simple)
 
   def compile_batch(size: int) -> program.Compiled:
     # Each worker has the chips of one host, and a batch of its own.
-    lowered = program.lower_labelling(teacher, task, size, tpu.host.devices())
+    lowered = program.lower_labelling(
+      teacher, task, size, tpu.host.devices(), stride
+    )
     return _compile(args, lowered, tpu.host)
 
   size = program.image_size(teacher)

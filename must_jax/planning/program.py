@@ -118,6 +118,7 @@ def lower_labelling(
   task: Task,
   batch_size: int,
   devices: list[jax.Device] | None = None,
+  map_stride: int = 0,
 ) -> Lowered:
   """The prediction step of a labelling worker.
 
@@ -126,6 +127,7 @@ def lower_labelling(
     task: that labels.
     batch_size: of the job.
     devices: of one worker; all by default.
+    map_stride: of the job.
   """
   mesh = mesh_lib.make_mesh(devices=devices)
   mesh_lib.check_batch_size("label.batch_size", batch_size, mesh)
@@ -151,7 +153,9 @@ def lower_labelling(
     ),
     jax.ShapeDtypeStruct((batch_size, 2), jnp.float32, sharding=rows),
   )
-  predict = jax.jit(make_predict_step(model, {task.name: task}, mesh))
+  predict = jax.jit(
+    make_predict_step(model, {task.name: task}, mesh, map_stride)
+  )
   return Lowered(
     step=predict.lower(*arguments),
     batch_size=batch_size,

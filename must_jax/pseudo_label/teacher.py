@@ -64,12 +64,14 @@ class PublishedTeacher:
   Images of a batch that come to the same size run together.
   """
 
-  def __init__(self, model: LoadedModel, task: Task):
+  def __init__(self, model: LoadedModel, task: Task, map_stride: int = 0):
     """Makes a teacher of one task of a model.
 
     Args:
       model: with a `config.data.resize` out of `data.preprocess.RULES`.
       task: one of the model's.
+      map_stride: pixels that the network sees for each of a map; by default
+        maps have the head's own size.
     """
     self.fields = describe_fields(task)
     self.description = describe_teacher(model, task)
@@ -78,7 +80,7 @@ class PublishedTeacher:
     self._image_size = model.image_size
     # Colour that is zero for the network.
     self._fill = 255 * np.array(model.config.model.image_mean)
-    self._predict = model.predictor((task.name,))
+    self._predict = model.predictor((task.name,), map_stride)
 
   def __call__(self, images: Sequence[np.ndarray]) -> Sequence[Labels]:
     """See `Teacher`."""

@@ -58,23 +58,23 @@ def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
   output = options.output or workdir
   if model.config.data.resize != preprocess.PAD:
     return label_images(
-      PublishedTeacher(model, task),
+      PublishedTeacher(model, task, options.map_stride),
       entry.dir,
       entry.split,
       output,
-      settings=_settings(model, task),
+      settings=_settings(model, task, options.map_stride),
       **how,
     )
 
   # A fixed canvas: the input pipeline makes it, on all cores.
   size = model.image_size
-  predict = model.predictor((task.name,))
+  predict = model.predictor((task.name,), options.map_stride)
   return _run(
     ImageSet.open(entry.dir, entry.split),
     output,
     describe_fields(task),
     describe_teacher(model, task),
-    _settings(model, task),
+    _settings(model, task, options.map_stride),
     size,
     lambda batch: predict(batch["image"], batch["content_size"])[task.name],
     functools.partial(task.to_labels, image_size=size),
@@ -203,7 +203,9 @@ def _run(
   return summary.manifest["statistics"]
 
 
-def _settings(model: LoadedModel, task: Task) -> dict[str, Any]:
+def _settings(
+  model: LoadedModel, task: Task, map_stride: int
+) -> dict[str, Any]:
   """All that a checkpoint's labels depend on besides its parameters."""
   options = {
     key: list(value) if isinstance(value, tuple) else value
@@ -216,4 +218,6 @@ def _settings(model: LoadedModel, task: Task) -> dict[str, Any]:
     "image_mean": list(model.config.model.image_mean),
     "image_std": list(model.config.model.image_std),
     "task": options,
+    # Only if given: label sets from before there was a choice can go on.
+    **({"map_stride": map_stride} if map_stride else {}),
   }

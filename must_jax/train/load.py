@@ -44,14 +44,14 @@ class LoadedModel:
   def predictor(
     self,
     tasks: tuple[str, ...] = (),
-    map_size: tuple[int, int] | None = None,
+    map_stride: int = 0,
   ):
     """`predict(images, content_size=None)` on this process's devices.
 
     Args:
       tasks: names of the tasks to predict; all by default.
-      map_size: (h, w) of per-pixel predictions; a quarter of the image's size
-        by default.
+      map_stride: pixels of the image for each of a per-pixel prediction; by
+        default 4, or what the head of a published network gives.
 
     Returns:
       A function of uint8 images [B, H, W, 3], at `image_size` unless the
@@ -61,7 +61,7 @@ class LoadedModel:
     """
     chosen = {name: self.tasks[name] for name in tasks or self.tasks}
     mesh = mesh_lib.local_mesh()
-    step = make_predict_step(self.model, chosen, mesh, map_size)
+    step = make_predict_step(self.model, chosen, mesh, map_stride)
     variables = jax.device_put(self.variables, mesh_lib.replicated(mesh))
     rows = mesh_lib.batch_sharding(mesh)
 

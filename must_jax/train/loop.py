@@ -344,12 +344,11 @@ class _Evaluator:
   def __init__(self, config, model, tasks, mesh, on_bad):
     self._config, self._tasks, self._mesh = config, tasks, mesh
     self._on_bad = on_bad
-    size = tuple(config.data.image_size)
     self._steps = {}
     for dataset in config.evaluate_on:
       names = sources.tasks_of(config, dataset)
       chosen = {name: tasks[name] for name in names}
-      step = make_predict_step(model, chosen, mesh, map_size=size)
+      step = make_predict_step(model, chosen, mesh, map_stride=1)
       self._steps[dataset] = chosen, step
     if self._steps:
       mesh_lib.check_batch_size(

@@ -119,7 +119,7 @@ def make_predict_step(
   model: nn.Module,
   tasks: dict[str, Task],
   mesh: Mesh,
-  map_size: tuple[int, int] | None = None,
+  map_stride: int = 0,
 ) -> Callable[..., dict[str, dict[str, Array]]]:
   """`predict(variables, images, content_size=None)`, compiled.
 
@@ -130,7 +130,8 @@ def make_predict_step(
     model: `MustModel`.
     tasks: tasks to predict; they need not be all of the model's.
     mesh: devices.
-    map_size: (h, w) of per-pixel predictions; the heads' own by default.
+    map_stride: pixels of the image for each of a per-pixel prediction; by
+      default these have the heads' own size.
   """
 
   def predict(variables, images, content_size):
@@ -138,6 +139,10 @@ def make_predict_step(
     outputs: Any = model.apply(
       variables, images, train=False, content_size=content_size
     )
+    map_size = None
+    if map_stride:
+      height, width = images.shape[-3:-1]
+      map_size = height // map_stride, width // map_stride
     return {
       name: task.predict(outputs[name], map_size)
       for name, task in tasks.items()

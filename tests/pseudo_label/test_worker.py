@@ -158,3 +158,34 @@ def test_images_of_many_sizes_are_labelled_one_by_one_the_same(tmp_path):
     )
   assert together[0]["depth"]["values"].shape == (16, 16)
   assert together[4]["depth"]["values"].shape == (8, 16)
+
+
+def test_maps_are_stored_at_the_stride_that_is_asked_for(tmp_path):
+  path = published(tmp_path, "depth", "midas_upper_bound")
+  model = load(path)
+  rng = np.random.default_rng(0)
+  images = [
+    rng.integers(0, 256, (*size, 3), np.uint8) for size in ((64, 64), (32, 64))
+  ]
+  fine, coarse = (
+    teacher_lib.PublishedTeacher(model, model.tasks["it"], stride)(images)
+    for stride in (2, 4)
+  )
+  for two, four in zip(fine, coarse, strict=True):
+    two, four = two["depth"]["values"], four["depth"]["values"]
+    assert two.shape == (2 * four.shape[0], 2 * four.shape[1])
+
+
+def test_a_label_set_of_another_stride_is_another_job(images, tmp_path):
+  config = base_config()
+  config.stage = "label"
+  config.datasets.images = dataset(str(images), "train")
+  teacher = published(tmp_path / "net", "depth", "midas_upper_bound")
+  config.label.update({"teacher": str(teacher), "dataset": "images"})
+  config.label.map_stride = 8
+  worker.label(config, tmp_path / "labels")
+  labels = LabelSet.open(tmp_path / "labels")
+  assert labels.manifest["settings"]["map_stride"] == 8
+  config.label.map_stride = 0
+  with pytest.raises(ValueError, match="holds labels of another job"):
+    worker.label(config, tmp_path / "labels")

@@ -36,7 +36,7 @@ batch = abstract_batch(
   config.data.batch_size, size, config.data.label_stride, rows,
 )
 if options["predict"]:
-  step = make_predict_step(program.model, program.tasks, program.mesh, size)
+  step = make_predict_step(program.model, program.tasks, program.mesh, 1)
   step = jax.jit(step).lower(
     state.variables, batch["image"], batch["content_size"]
   )

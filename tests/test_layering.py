@@ -26,8 +26,8 @@ LAYERS = (
   "convert",
   "export",
   "main",
-  "experiments",
   "planning",
+  "experiments",
   "doctor",
   "cli",
 )

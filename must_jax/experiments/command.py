@@ -155,9 +155,11 @@ def describe(graph: "Graph") -> Iterator[str]:
 def price(graph: "Graph", chip: str) -> Iterator[str]:
   """Lines about what the stages cost."""
   from must_jax.experiments.prices import chip_hours
+  from must_jax.planning.estimate import HOPED_MFU
   from must_jax.planning.hardware import CHIPS
 
-  yield f"\nChip-hours of {chip}, at 35 % and 17 % of its peak:"
+  worse, better = HOPED_MFU
+  yield f"\nChip-hours of {chip}, at {better:.0%} and {worse:.0%} of its peak:"
   total, unknown = [0.0, 0.0], []
   for directory, hours in chip_hours(graph, CHIPS[chip]):
     name = graph.pipeline.stages[directory].name

@@ -448,7 +448,11 @@ def validate(config: ConfigDict) -> None:
   _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
   _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
   _one_of("balancing.method", config.balancing.method, METHODS)
-  if config.balancing.method == "gradnorm" and config.model.max_level < 5:
+  if (
+    config.stage == "train"
+    and config.balancing.method == "gradnorm"
+    and config.model.max_level < 5
+  ):
     raise ValueError(
       "balancing.method is 'gradnorm', which compares the tasks' gradients at"
       " the last block of the backbone, C5; a pyramid with model.max_level"
@@ -504,6 +508,11 @@ def validate(config: ConfigDict) -> None:
     raise ValueError(
       "Tasks compare different numbers of views of an image:"
       f" {dict(sorted(views.items()))}; train them in runs of their own."
+    )
+  if config.label.map_stride < 0:
+    raise ValueError(
+      f"label.map_stride is {config.label.map_stride}; expected 0 (as the head"
+      " gives maps) or more, such as 4."
     )
   if config.stage == "label":
     for key in ("teacher", "dataset"):

@@ -87,6 +87,7 @@ BAD = {
     "data.image_size": (641, 640)
   },
   "must be below": {"train.steps": 100},
+  "map_stride is -1; expected 0": {"label.map_stride": -1},
   "Set model.max_level to 5 or more": {
     "balancing.method": "gradnorm",
     "model.max_level": 4,

@@ -222,7 +222,7 @@ def _scale(args: argparse.Namespace) -> "Scale":
   if args.scale == "photos":
     from must_jax.experiments.photos import Photos
 
-    return Photos(args.data)
+    return Photos(args.data, sweep=args.sweep)
   from must_jax.experiments.mini import MINI
 
   return dataclasses.replace(MINI, sweep=args.sweep)

@@ -236,7 +236,10 @@ class Paper:
 
   def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
-    config.label.batch_size = _load("label").label.batch_size
+    name = "label_midas" if recipe.name == "teacher-depth" else "label"
+    real = _load(name).label
+    for key in ("batch_size", "map_stride"):
+      config.label[key] = real[key]
     return config
 
   def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:

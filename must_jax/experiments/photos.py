@@ -73,10 +73,12 @@ class Photos:
   Attributes:
     data: their directory.
     columns: the transfers.
+    sweep: whether settings are chosen, on splits of their own.
   """
 
   data: str
   columns: tuple[Column, ...] = COLUMNS
+  sweep: bool = False
 
   name = "photos"
 
@@ -84,13 +86,14 @@ class Photos:
     """See `Scale`."""
     known = _SETS[name]
     directory = os.path.join(self.data, known.name)
-    splits = tuple(filter(None, known[1:]))
+    select = known.select if self.sweep else ""
+    splits = tuple(filter(None, (known.train, known.validation, select)))
     how = "docs/your-own-data.md, step 1, has the command"
     return Images(
       directory,
       known.train,
       known.validation,
-      known.select,
+      select,
       need=Need(directory, splits, how),
     )
 

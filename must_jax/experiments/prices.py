@@ -38,8 +38,6 @@ def chip_hours(
   jax.config.update("jax_platforms", "cpu")
   stages = graph.pipeline.stages
   for directory, stage in stages.items():
-    if stage.function.__name__ == "render":
-      continue
     config = config_lib.from_json(stage.args[0])
     if config.stage == "label":
       teacher = _teacher(graph, config.label.teacher)
@@ -52,17 +50,15 @@ def chip_hours(
     if images is None:
       yield directory, None
       continue
-    worse, better = (
-      images * flops / (mfu * chip.flops) / 3600 for mfu in estimate.HOPED_MFU
-    )
-    yield directory, (better, worse)
+    worse, better = estimate.hoped_seconds(chip, images * flops, 0.0)
+    yield directory, (better / 3600, worse / 3600)
 
 
 def _network(config: ConfigDict) -> str:
   """A config as JSON, without what does not change an image's operations."""
   raw: dict[str, Any] = json.loads(config_lib.to_json(config))
   default = json.loads(config_lib.to_json(config_lib.base_config()))
-  kept = {key: raw[key] for key in ("model", "freeze")}
+  kept = {key: raw[key] for key in ("model", "freeze", "balancing")}
   tasks = {
     name: {**entry, "labels": {}, "weight": None}
     for name, entry in raw["tasks"].items()

@@ -482,8 +482,8 @@ TABLES: dict[str, tuple[Spec, ...]] = {
       baseline=IMAGENET,
       highlight=DEPTH_SEG,
       remarks=(
-        "The teachers of depth and segmentation learned from two of the sets"
-        " that are fine-tuned on.",
+        "The teachers of depth and segmentation learned from the pictures of"
+        " three of the sets that are fine-tuned on.",
       ),
     ),
   ),

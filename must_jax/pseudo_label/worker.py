@@ -218,6 +218,6 @@ def _settings(
     "image_mean": list(model.config.model.image_mean),
     "image_std": list(model.config.model.image_std),
     "task": options,
-    # Only if given: label sets from before there was a choice can go on.
+    # Only if given, so that label sets without the key go on.
     **({"map_stride": map_stride} if map_stride else {}),
   }

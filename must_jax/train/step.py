@@ -131,7 +131,7 @@ def make_predict_step(
     tasks: tasks to predict; they need not be all of the model's.
     mesh: devices.
     map_stride: pixels of the image for each of a per-pixel prediction; by
-      default these have the heads' own size.
+      default these have the heads' own size. It must divide both sides.
   """
 
   def predict(variables, images, content_size):
@@ -142,6 +142,11 @@ def make_predict_step(
     map_size = None
     if map_stride:
       height, width = images.shape[-3:-1]
+      if height % map_stride or width % map_stride:
+        raise ValueError(
+          f"map_stride is {map_stride}; expected a divisor of the sides of"
+          f" {height} x {width} images."
+        )
       map_size = height // map_stride, width // map_stride
     return {
       name: task.predict(outputs[name], map_size)

@@ -216,6 +216,9 @@ def test_a_sweep_runs_lists_of_commands(slurm, tmp_path):
   assert "--array=0-2" in output
   assert slurm.read("runs") == ["main.py a b $HOME", "main.py last"]
   assert "scontrol requeue 70_2" in slurm.read("calls")
+  environ["JOBS"] += "x"
+  status, output = slurm.run("launch/slurm/sweep.sbatch", **environ)
+  assert (status, "there is no such file" in output) == (2, True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)

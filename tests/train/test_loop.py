@@ -320,6 +320,8 @@ def test_loaded_model_predicts(make_config, tmp_path):
   loop.train(make_config(*ALL, steps=3), tmp_path)
   model = must_jax.load(str(tmp_path))
   images = np.zeros((2, 64, 64, 3), np.uint8)
+  with pytest.raises(ValueError, match="map_stride is 3; expected a divisor"):
+    model.predictor(map_stride=3)(images)
   predictions = model.predictor(map_stride=1)(images)
   assert set(predictions) == set(ALL)
   assert predictions["segmentation"]["classes"].shape == (2, 64, 64)

@@ -194,7 +194,8 @@ _DATASETS = (
       "train": _tfds(47_584, "nyu_depth_v2:train"),
       "test": _tfds(654, "nyu_depth_v2:validation"),
     },
-    "Fine-tune on train; delta < 1.25 on test, metres up to 10.",
+    "Fine-tune on train; delta < 1.25 on test in Eigen's crop, metres up to"
+    " 10.",
     "the copy of FastDepth, by TFDS",
     "see https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
   ),

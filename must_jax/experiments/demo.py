@@ -42,12 +42,8 @@ SPEC = Spec(
   "Results",
   (
     Row(recipes.NONE, "No pre-training"),
-    Row(
-      recipes.IMAGENET,
-      "Supervised classification",
-      (85.4, 79.3, 70.6, 81.0, 39.8, 48.9),
-    ),
-    Row(MUST, "MuST", (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)),
+    Row(recipes.IMAGENET, "Supervised classification", recipes.IMAGENET_PAPER),
+    Row(MUST, "MuST", recipes.MUST_PAPER),
   ),
   baseline=recipes.IMAGENET,
   highlight=MUST,

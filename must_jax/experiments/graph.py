@@ -326,12 +326,11 @@ class Graph:
       stages = tuple(
         self.transfer(recipe, column, setting, seed) for seed in self.seeds
       )
-      key = f"{column.name}/{column.metric}"
       runs = CellRuns(
         setting,
         stages,
-        self._values(stages, f"validation/{key}"),
-        self._values(stages, f"{split}/{key}"),
+        self._values(stages, f"validation/{column.key}"),
+        self._values(stages, f"{split}/{column.key}"),
       )
       if best is None or runs.score > best.score:
         best = runs
@@ -345,8 +344,7 @@ class Graph:
 
   def _own(self, spec: Spec, recipe: Recipe) -> tuple[float, ...] | None:
     assert spec.own
-    key = f"validation/{spec.own.task}/{spec.own.metric}"
-    return self._values(self.own_stages(recipe), key)
+    return self._values(self.own_stages(recipe), spec.own.key)
 
   def _values(
     self, stages: Iterable[pathlib.Path], key: str

@@ -68,36 +68,42 @@ TEACHER_STEPS = {
 }
 
 
-def _column(
+def column(
   name: str,
   kind: str,
+  images: str,
   title: str,
   metric: str,
   lr: float,
   steps: int,
   options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Column:
+  """A transfer that is tried at a rate, and in a sweep at half of it, too."""
   sweep = (Setting(lr, steps), Setting(lr / 2, steps))
-  return Column(name, kind, f"down_{name}", title, metric, sweep, options)
+  return Column(name, kind, images, title, metric, sweep, options)
 
 
 COLUMNS = (
-  _column("cls", "classification", "Classif.", "top1", 0.02, 300),
-  _column(
-    "det", "detection", "Detection", "AP50", 0.03, 400, {"metric": "voc"}
+  column("cls", "classification", "down_cls", "Classif.", "top1", 0.02, 300),
+  column(
+    *("det", "detection", "down_det", "Detection", "AP50"),
+    lr=0.03,
+    steps=400,
+    options={"metric": "voc"},
   ),
-  _column("seg", "segmentation", "Segm.", "mIoU", 0.05, 400),
-  _column(
-    "depth",
-    "depth",
-    "Depth",
-    "delta1",
-    0.03,
-    200,
-    {"unit": "metres", "objective": "berhu", "max_depth": 20.0},
+  column("seg", "segmentation", "down_seg", "Segm.", "mIoU", 0.05, 400),
+  column(
+    *("depth", "depth", "down_depth", "Depth", "delta1"),
+    lr=0.03,
+    steps=200,
+    options={"unit": "metres", "objective": "berhu", "max_depth": 20.0},
   ),
-  _column("ade", "segmentation", "ADE segm.", "mIoU", 0.05, 400),
-  _column("normals", "normals", "Normals", "within_11.25", 0.05, 200),
+  column("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 0.05, 400),
+  column(
+    *("normals", "normals", "down_normals", "Normals", "within_11.25"),
+    lr=0.05,
+    steps=200,
+  ),
 )
 
 

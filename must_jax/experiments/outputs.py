@@ -74,12 +74,11 @@ def _numbers(graph: Graph, spec: Spec, table: Table) -> dict[str, Any]:
   for row, shown in zip(spec.at(graph.scale.name), table.rows, strict=True):
     cells: list[dict[str, Any]] = []
     if spec.own:
-      key = f"validation/{spec.own.task}/{spec.own.metric}"
       runs = graph.own_stages(row.recipe)
-      cells.append({"runs": _runs(graph, runs, key)})
+      cells.append({"runs": _runs(graph, runs, spec.own.key)})
     for column in graph.scale.columns:
       cell = graph.cell(row.recipe, column)
-      key = f"validation/{column.name}/{column.metric}"
+      key = f"validation/{column.key}"
       cells.append(
         {
           "lr": cell.setting.lr,

@@ -1,15 +1,14 @@
 """The scale `paper`: the files of `configs/`, on the paper's datasets."""
 
 import dataclasses
-import importlib
 import itertools
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from must_jax import config as config_lib
 from must_jax.data.importers.datasets import DATASETS
 from must_jax.experiments.pipeline import Pipeline
 from must_jax.experiments.recipes import Column, Recipe, Setting
@@ -261,10 +260,4 @@ def _load(name: str, arg: str = "") -> ConfigDict:
       f"There is no configs/{name}.py in {os.getcwd()}; the scale 'paper'"
       " reads the configs: run it in the root of the repository."
     )
-  # Configs import their neighbours.
-  sys.path.insert(0, os.getcwd())
-  try:
-    module = importlib.import_module(f"configs.{name}")
-  finally:
-    del sys.path[0]
-  return module.get_config(arg)
+  return config_lib.load(f"configs/{name}.py" + (f":{arg}" if arg else ""))

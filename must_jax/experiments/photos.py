@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from must_jax.experiments.mini import Mini
+from must_jax.experiments.mini import Mini, column
 from must_jax.experiments.pipeline import Pipeline
-from must_jax.experiments.recipes import Column, Recipe, Setting
+from must_jax.experiments.recipes import Column, Recipe
 from must_jax.experiments.scales import Images, Need
 
 
@@ -35,29 +35,25 @@ _SETS = {
 }
 
 
-def _column(
-  images: str,
-  kind: str,
-  title: str,
-  metric: str,
-  lr: float,
-  steps: int,
-  **options: object,
-) -> Column:
-  sweep = (Setting(lr, steps), Setting(lr / 2, steps))
-  return Column(images, kind, images, title, metric, sweep, options)
-
-
 COLUMNS = (
-  _column("raccoons", "detection", "Raccoons", "AP50", 0.03, 400),
-  _column("cells", "detection", "Blood cells", "AP50", 0.03, 400),
-  _column("fashion", "segmentation", "Fashion segm.", "mIoU", 0.05, 400),
-  _column(
-    *("office", "depth", "Office depth", "delta1", 0.03, 200),
-    unit="metres",
-    objective="berhu",
+  column("raccoons", "detection", "raccoons", "Raccoons", "AP50", 0.03, 400),
+  column("cells", "detection", "cells", "Blood cells", "AP50", 0.03, 400),
+  column(
+    *("fashion", "segmentation", "fashion", "Fashion segm.", "mIoU"),
+    lr=0.05,
+    steps=400,
   ),
-  _column("normals", "normals", "Office normals", "within_11.25", 0.05, 200),
+  column(
+    *("office", "depth", "office", "Office depth", "delta1"),
+    lr=0.03,
+    steps=200,
+    options={"unit": "metres", "objective": "berhu"},
+  ),
+  column(
+    *("normals", "normals", "normals", "Office normals", "within_11.25"),
+    lr=0.05,
+    steps=200,
+  ),
 )
 _LIKE_MINI = Mini(
   counts={},

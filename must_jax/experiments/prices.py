@@ -40,16 +40,16 @@ def chip_hours(
   for directory, stage in stages.items():
     config = config_lib.from_json(stage.args[0])
     if config.stage == "label":
+      images = graph.counts[directory]
+      if images is None:
+        yield directory, None
+        continue
       teacher = _teacher(graph, config.label.teacher)
       flops = _labelling_flops(teacher, config.label.task)
-      images = graph.counts[directory]
     else:
       config = fill_classes(config, graph.classes[directory])
       flops = _training_flops(_network(config))
       images = config.train.steps * config.data.batch_size
-    if images is None:
-      yield directory, None
-      continue
     worse, better = estimate.hoped_seconds(chip, images * flops, 0.0)
     yield directory, (better / 3600, worse / 3600)
 

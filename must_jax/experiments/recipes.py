@@ -85,6 +85,11 @@ class Column:
   sweep: tuple[Setting, ...]
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  @property
+  def key(self) -> str:
+    """Of the metric, after the name of the split."""
+    return f"{self.name}/{self.metric}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Own:
@@ -99,6 +104,11 @@ class Own:
   task: str
   title: str
   metric: str
+
+  @property
+  def key(self) -> str:
+    """Of the metric, in a stage's result."""
+    return f"validation/{self.task}/{self.metric}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,10 +282,9 @@ MUST_CHECKPOINT = _jft(
   start=CHECKPOINT,
 )
 
-_SUPERVISED_ROW = Row(
-  IMAGENET, "ImageNet supervised", (85.4, 79.3, 70.6, 81.0, 39.8, 48.9)
-)
-_MUST_PAPER = (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)
+IMAGENET_PAPER = (85.4, 79.3, 70.6, 81.0, 39.8, 48.9)
+_SUPERVISED_ROW = Row(IMAGENET, "ImageNet supervised", IMAGENET_PAPER)
+MUST_PAPER = (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)
 
 TABLES: dict[str, tuple[Spec, ...]] = {
   "table2": (
@@ -289,7 +298,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
           (87.1, 83.3, 72.2, 83.7, 41.0, 52.8),
         ),
         _SUPERVISED_ROW,
-        Row(MUST, "+ multi-task pseudo labels (MuST)", _MUST_PAPER),
+        Row(MUST, "+ multi-task pseudo labels (MuST)", MUST_PAPER),
       ),
       baseline=IMAGENET,
       highlight=MUST,
@@ -306,7 +315,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
           "+ depth, segmentation",
           (85.3, 81.6, 78.6, 87.2, 41.5, 52.4),
         ),
-        Row(MUST, "+ depth, segmentation, detection", _MUST_PAPER),
+        Row(MUST, "+ depth, segmentation, detection", MUST_PAPER),
       ),
       baseline=IMAGENET,
       highlight=MUST,
@@ -456,7 +465,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
       "Rounds: the student labels the images again",
       (
         _SUPERVISED_ROW,
-        Row(MUST, "MuST", _MUST_PAPER),
+        Row(MUST, "MuST", MUST_PAPER),
         Row(MUST_AGAIN, "MuST, labels of that student"),
       ),
       baseline=MUST,

@@ -1,9 +1,10 @@
+import argparse
 import functools
 import json
 
 import pytest
 
-from must_jax.experiments import prices
+from must_jax.experiments import command, prices
 from must_jax.experiments.graph import Graph
 from must_jax.experiments.paper import Paper
 from must_jax.experiments.pipeline import Pipeline
@@ -31,6 +32,13 @@ def traced(monkeypatch):
   for name in ("_training_flops", "_labelling_flops"):
     monkeypatch.setattr(prices, name, functools.cache(flops))
   return networks
+
+
+def test_the_command_knows_all_chips():
+  parser = argparse.ArgumentParser()
+  command.add_arguments(parser)
+  (option,) = (a for a in parser._actions if a.dest == "chip")
+  assert tuple(option.choices) == tuple(CHIPS)
 
 
 @pytest.mark.usefixtures("traced")

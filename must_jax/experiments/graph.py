@@ -414,16 +414,28 @@ class Graph:
 
 def agreements(table: tables.Table) -> tuple[str, ...]:
   """Says in a sentence how often differences point the published way."""
-  counts = {row.name: table.agreement(row.name) for row in table.rows}
-  parts = [
-    f"{name} in {same} of {known} columns"
-    for name, (same, known) in counts.items()
-    if known
-  ]
+  seeds = max(
+    (len(v) for row in table.rows for v in row.values if v), default=0
+  )
+  parts = []
+  for row in table.rows:
+    same, known = table.agreement(row.name)
+    if not known:
+      continue
+    part = f"{row.name} in {same} of {known} columns"
+    if seeds > 1:
+      same, known = table.agreement(row.name, clear=True)
+      part += f" ({same} of {known})"
+    parts.append(part)
   if not parts:
     return ()
+  clear = (
+    " (in brackets: of those that the seeds' deviations do not explain)"
+    if seeds > 1
+    else ""
+  )
   return (
-    f"The difference from {table.baseline} has the published direction:"
+    f"The difference from {table.baseline} has the published direction{clear}:"
     f" {'; '.join(parts)}.",
   )
 

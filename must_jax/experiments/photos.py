@@ -36,22 +36,22 @@ _SETS = {
 
 
 COLUMNS = (
-  column("raccoons", "detection", "raccoons", "Raccoons", "AP50", 0.03, 400),
-  column("cells", "detection", "cells", "Blood cells", "AP50", 0.03, 400),
+  column("raccoons", "detection", "raccoons", "Raccoons", "AP50", 3e-3, 400),
+  column("cells", "detection", "cells", "Blood cells", "AP50", 3e-3, 400),
   column(
     *("fashion", "segmentation", "fashion", "Fashion segm.", "mIoU"),
-    lr=0.05,
-    steps=400,
+    lr=1e-2,
+    steps=600,
   ),
   column(
     *("office", "depth", "office", "Office depth", "delta1"),
-    lr=0.03,
+    lr=3e-3,
     steps=200,
     options={"unit": "metres", "objective": "berhu"},
   ),
   column(
     *("normals", "normals", "normals", "Office normals", "within_11.25"),
-    lr=0.05,
+    lr=3e-3,
     steps=200,
   ),
 )

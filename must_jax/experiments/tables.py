@@ -152,18 +152,23 @@ class Table:
       agrees=_agree(delta, paper_delta),
     )
 
-  def agreement(self, name: str) -> tuple[int, int]:
+  def agreement(self, name: str, clear: bool = False) -> tuple[int, int]:
     """Counts the columns in which a row differs from the baseline as published.
+
+    Args:
+      name: name of the row.
+      clear: count differences only that the seeds' deviations do not explain.
 
     Returns:
       (columns in which both differences have the same direction; columns in
       which both are known, and neither is zero at the decimal that is shown).
     """
     row = self.row(name)
+    cells = [self.cell(row, column) for column in range(len(self.columns))]
     known = [
-      agrees
-      for column in range(len(self.columns))
-      if (agrees := self.cell(row, column).agrees) is not None
+      cell.agrees
+      for cell in cells
+      if cell.agrees is not None and (cell.is_clear or not clear)
     ]
     return sum(known), len(known)
 
@@ -229,7 +234,7 @@ class Table:
         row.name, self.baseline, *self.wins(row.name, self.baseline)
       )
       for row in self.rows
-      if row.name != self.baseline
+      if row.name != self.baseline and self.wins(row.name, self.baseline)[1]
     ]
     notes = " ".join([*self.notes(), "* best of its column."])
     return "\n".join([*lines, "", *beats, notes]) + "\n"

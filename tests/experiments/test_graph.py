@@ -304,7 +304,7 @@ def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
   assert table.row("Student on ImageNet").paper[:2] == (0.206, 0.832)
   # 35 against 50, and 20.6 against 26.1 in the paper.
   assert any(
-    "Student on ImageNet in 1 of 1 columns" in r for r in table.remarks
+    "Student on ImageNet in 1 of 1 columns (1 of 1)" in r for r in table.remarks
   )
 
 

@@ -161,3 +161,27 @@ def test_agreement_counts_differences_of_the_published_direction():
   assert table.agreement("new") == (2, 4)
   assert table.agreement("base") == (0, 0)
   assert table.cell(base, 0).agrees is None
+
+
+def test_clear_agreement_leaves_out_what_the_seeds_explain():
+  # differences of 4 with deviations of 1.4, of 1 with 1.4, of -4 with 0
+  new = ((0.53, 0.55), (0.50, 0.52), (0.46, 0.46))
+  table = Table(
+    columns=(Column("a", "AP"), Column("b", "AP"), Column("c", "AP")),
+    rows=(
+      Row("base", ((0.5, 0.5),) * 3, (0.5, 0.5, 0.5)),
+      Row("new", new, (0.6, 0.6, 0.6)),
+    ),
+    baseline="base",
+  )
+  assert table.agreement("new") == (2, 3)
+  assert table.agreement("new", clear=True) == (1, 2)
+
+
+def test_text_counts_no_wins_of_a_row_that_was_not_run():
+  table = Table(
+    columns=(Column("a", "AP"),),
+    rows=(Row("base", ((0.5,),)), Row("new", (None,))),
+    baseline="base",
+  )
+  assert "new beats" not in table.to_text()

@@ -459,6 +459,12 @@ def validate(config: ConfigDict) -> None:
       f" {config.model.max_level} does not read it. Set model.max_level to 5 or"
       " more, or choose another method."
     )
+  if config.balancing.method == "gradnorm" and "backbone" in config.freeze:
+    raise ValueError(
+      "balancing.method is 'gradnorm', which compares the tasks' gradients in"
+      " the backbone; with 'backbone' in freeze there are none. Choose another"
+      " method, or train the backbone."
+    )
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
   for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
     if config.optimizer[key] < 0:

@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import sys
 
 import pytest
 
@@ -41,6 +42,56 @@ def test_shipped_configs_are_valid_and_documented(path, size):
   if not path.stem.startswith("label"):
     arg = ",".join(filter(None, (arg, size)))
   config_lib.validate(module.get_config(arg or None))
+
+
+NEIGHBOURS = """
+from neighbour import config
+
+
+def get_config(arg=None):
+  made = config()
+  made.train.steps = int(arg or 7)
+  return made
+"""
+NEIGHBOUR = """
+from must_jax.config import base_config as config
+"""
+
+
+@pytest.fixture
+def neighbours(tmp_path, monkeypatch):
+  """A directory with a config that imports another file there."""
+  (tmp_path / "mine.py").write_text(NEIGHBOURS)
+  (tmp_path / "neighbour.py").write_text(NEIGHBOUR)
+  monkeypatch.chdir(tmp_path)
+  yield tmp_path
+  sys.modules.pop("neighbour", None)
+
+
+@pytest.mark.usefixtures("neighbours")
+def test_load_takes_arguments_overrides_and_neighbours():
+  before = list(sys.path)
+  assert config_lib.load("mine.py").train.steps == 7
+  config = config_lib.load("mine.py:12", ["--config.optimizer.lr=0.5"])
+  assert (config.train.steps, config.optimizer.lr) == (12, 0.5)
+  assert sys.path == before
+
+
+@pytest.mark.usefixtures("neighbours")
+@pytest.mark.parametrize(
+  ("path", "overrides", "expected"),
+  [
+    ("yours.py", (), "no such file; expected one such as"),
+    ("mine.py", ("--config.optimizer.rate=1",), "rate"),
+    ("mine.py", ("--config.train.steps=many",), "many"),
+    ("mine.py", ("train.steps=3",), r"not understood: \['train.steps=3'\]"),
+  ],
+)
+def test_load_says_what_is_wrong(path, overrides, expected):
+  before = list(sys.path)
+  with pytest.raises(ValueError, match=expected):
+    config_lib.load(path, overrides)
+  assert sys.path == before
 
 
 def test_json_round_trip():
@@ -91,6 +142,10 @@ BAD = {
   "Set model.max_level to 5 or more": {
     "balancing.method": "gradnorm",
     "model.max_level": 4,
+  },
+  "with 'backbone' in freeze there are none": {
+    "balancing.method": "gradnorm",
+    "freeze": ("backbone",),
   },
   "train_on is empty": {"train_on": ()},
   "label.teacher is empty": {"stage": "label"},

@@ -45,7 +45,7 @@ def write(
   report.write(
     workdir / PAGE,
     report.Report(
-      title=f"Tables of the paper, scale {graph.scale.name}",
+      title=f"Tables at the scale {graph.scale.name}",
       intro=_INTRO[graph.scale.name],
       facts={
         "Command": command,

@@ -127,6 +127,20 @@ def test_a_network_from_nowhere_is_not_trained(tmp_path):
   assert config.init_from == ""
 
 
+def test_a_round_labels_with_the_student_of_the_round_before(tmp_path):
+  graph = build(tmp_path, ["rounds"])
+  labels = {
+    stage.name: config_lib.from_json(stage.args[0]).label
+    for stage in stages(graph, "label-imagenet-must-")
+  }
+  (student,) = stages(graph, "pretrain-must-0")
+  assert {entry.teacher for entry in labels.values()} == {
+    str(student.directory)
+  }
+  tasks = sorted(entry.task for entry in labels.values())
+  assert tasks == ["depth", "detection", "segmentation"]
+
+
 # --- Scale "paper" ------------------------------------------------------------
 
 
@@ -184,6 +198,13 @@ def test_paper_fine_tuning_fits_the_checkpoint(tmp_path):
 )
 def test_paper_rows_train_as_long_as_published(paper_graph, recipe, steps):
   assert config_of(paper_graph, f"pretrain-{recipe}").train.steps == steps
+
+
+def test_published_depth_labels_are_written_at_half_the_resolution(paper_graph):
+  assert {
+    config_lib.from_json(stage.args[0]).label.map_stride
+    for stage in stages(paper_graph, "label-imagenet-teacher-depth")
+  } == {2}
 
 
 def test_missing_datasets_block_all_that_needs_them(tmp_path):

@@ -243,6 +243,15 @@ def test_crop_follows_the_content():
   assert result["whole_delta1"] < 0.9
 
 
+def test_crop_streams_and_skips(assert_streams, assert_skips):
+  def make():
+    return DepthError(crop="eigen")
+
+  batches = [nyu_args((32, 32), (24, 32), seed) for seed in range(3)]
+  assert_streams(make, batches)
+  assert_skips(make, *batches[0])
+
+
 def test_without_a_crop_nothing_is_whole():
   prediction, labels, batch = nyu_args((64, 64), (48, 64))
   cropped, whole = DepthError(crop="eigen"), DepthError()

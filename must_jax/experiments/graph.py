@@ -126,6 +126,10 @@ class Graph:
     """What a transfer tries."""
     return column.sweep if self._sweep else column.sweep[:1]
 
+  def images(self, name: str) -> Images:
+    """What stands for an image set."""
+    return self.scale.images(name, self.pipeline)
+
   def network(self, recipe: Recipe, seed: int) -> Network:
     """A pre-trained network; adds the stages that make it."""
     key = recipe.name, 0 if recipe.once else seed
@@ -143,7 +147,7 @@ class Graph:
     # Teachers have the base seed, so that all students see the same labels.
     config.seed = 0 if recipe.once else 100 + seed
     config.sampling = recipe.sampling
-    sets = {name: self._images(name) for name in recipe.labels}
+    sets = {name: self.images(name) for name in recipe.labels}
     after = [stage for images in sets.values() for stage in images.after]
     needs = [need for images in sets.values() for need in images.needs]
     for name, images in sets.items():
@@ -152,7 +156,7 @@ class Graph:
     labels, made = self._sources(recipe)
     after += made
     if recipe.measured_on:
-      measured = self._images(recipe.measured_on)
+      measured = self.images(recipe.measured_on)
       after += measured.after
       needs += measured.needs
       config.datasets.validation = dataset(
@@ -209,7 +213,7 @@ class Graph:
       task_name: of the task; by default the teacher has one only.
     """
     network = self.network(teacher, 0)
-    images = self._images(name)
+    images = self.images(name)
     config = base_config()
     config.stage = "label"
     config.datasets.images = dataset(images.directory, images.train)
@@ -242,7 +246,7 @@ class Graph:
     self, recipe: Recipe, column: Column, setting: Setting, seed: int
   ) -> pathlib.Path:
     network = self.network(recipe, seed)
-    images = self._images(column.images)
+    images = self.images(column.images)
     config = base_config()
     config.seed = 200 + seed
     config.init_from = network.path
@@ -312,6 +316,7 @@ class Graph:
       tuple(rows),
       baseline=titles[spec.baseline.name],
       highlight=titles[spec.highlight.name],
+      reference=rows[0].name if spec.relative else None,
       remarks=(*spec.remarks, *self._selection()),
     )
     remarks = (*table.remarks, *agreements(table))
@@ -319,7 +324,7 @@ class Graph:
 
   def cell(self, recipe: Recipe, column: Column) -> CellRuns:
     """The runs of a cell: with the setting that the sweep selects."""
-    images = self._images(column.images)
+    images = self.images(column.images)
     split = "select" if self._sweep and images.select else "validation"
     best: CellRuns | None = None
     for setting in self.settings(column):
@@ -362,16 +367,13 @@ class Graph:
       return ("One setting of each transfer; nothing was selected.",)
     on: dict[str, list[str]] = {}
     for column in self.scale.columns:
-      split = self._images(column.images).select
+      split = self.images(column.images).select
       where = f"the split {split!r}" if split else "the reported split itself"
       on.setdefault(where, []).append(column.title)
     return tuple(
       f"Learning rate and steps were selected on {where}: {', '.join(titles)}."
       for where, titles in on.items()
     )
-
-  def _images(self, name: str) -> Images:
-    return self.scale.images(name, self.pipeline)
 
   def _classes(self, recipe: Recipe) -> dict[str, int]:
     """Number of classes by task, which the labels' first source has."""
@@ -382,7 +384,7 @@ class Graph:
           continue
         if isinstance(source, Recipe):
           counts |= self._classes(source)
-        elif found := self._images(name).classes:
+        elif found := self.images(name).classes:
           counts[task_name] = found
     return counts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import must_jax
 from must_jax.data.tfrecord import atomic_write
-from must_jax.experiments import report
+from must_jax.experiments import figures, report
 from must_jax.experiments.graph import Graph
 from must_jax.experiments.recipes import Spec
 from must_jax.experiments.tables import Table
@@ -37,24 +37,10 @@ def write(
     command: that makes them.
   """
   results = {spec.title: graph.table(spec) for spec in specs}
+  stages = graph.pipeline.stages.values()
   (workdir / MARKDOWN).write_text(
     f"`{command}`, must_jax {must_jax.__version__}\n\n"
     + "\n".join(f"## {t}\n\n{r.to_markdown()}" for t, r in results.items())
-  )
-  stages = graph.pipeline.stages.values()
-  report.write(
-    workdir / PAGE,
-    report.Report(
-      title=f"Tables at the scale {graph.scale.name}",
-      intro=_INTRO[graph.scale.name],
-      facts={
-        "Command": command,
-        "Seeds": ", ".join(map(str, graph.seeds)),
-        "Machine": report.machine(),
-      },
-      results=results,
-      stages=report.longest(stages),
-    ),
   )
   numbers = {
     "command": command,
@@ -66,6 +52,22 @@ def write(
   }
   with atomic_write(workdir / NUMBERS) as file:
     file.write(f"{json.dumps(numbers, indent=2)}\n".encode())
+  # Pictures come last: they read images and a network.
+  report.write(
+    workdir / PAGE,
+    report.Report(
+      title=f"Tables at the scale {graph.scale.name}",
+      intro=_INTRO[graph.scale.name],
+      facts={
+        "Command": command,
+        "Seeds": ", ".join(map(str, graph.seeds)),
+        "Machine": report.machine(),
+      },
+      results=results,
+      galleries=figures.of_tables(graph, specs),
+      stages=report.longest(stages),
+    ),
+  )
 
 
 def _numbers(graph: Graph, spec: Spec, table: Table) -> dict[str, Any]:

@@ -48,9 +48,14 @@ class Recipe:
   def teachers(self) -> dict[str, "Recipe"]:
     """By task, those whose labels it learns from."""
     return {
+      t: r for name in self.labels for t, r in self.teachers_on(name).items()
+    }
+
+  def teachers_on(self, images: str) -> dict[str, "Recipe"]:
+    """By task, the teachers whose labels of an image set it learns from."""
+    return {
       task: source
-      for own in self.labels.values()
-      for task, source in own.items()
+      for task, source in self.labels[images].items()
       if isinstance(source, Recipe)
     }
 
@@ -141,6 +146,7 @@ class Spec:
     baseline: recipe that the others are compared with.
     highlight: recipe that it is about.
     own: a column in front of the transfers.
+    relative: whether gains relative to the first row are drawn, too.
     remarks: what a reader must know, as sentences.
   """
 
@@ -149,6 +155,7 @@ class Spec:
   baseline: Recipe
   highlight: Recipe
   own: Own | None = None
+  relative: bool = False
   remarks: tuple[str, ...] = ()
 
   def at(self, scale: str) -> tuple[Row, ...]:
@@ -511,6 +518,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
       ),
       baseline=CHECKPOINT,
       highlight=MUST_CHECKPOINT,
+      relative=True,
       remarks=(
         "The paper's figures are those of its larger network (Table 7);"
         " Figure 5 has none, and shows the same four tasks improved, the other"

@@ -315,7 +315,7 @@ def _results(table: tables.Table) -> str:
     f'<th scope="col">Method</th>{heads}</tr></thead>'
     f"<tbody>{body}</tbody></table></div>"
     f'<p class="note">{_text(" ".join(notes))}</p>'
-    f"{_bars(table)}{_wins(table)}"
+    f"{_bars(table)}{_gains(table)}{_wins(table)}"
   )
 
 
@@ -405,7 +405,6 @@ def _bar_panel(table: tables.Table, column: int) -> str:
     line = f'<line class="base" x1="{x}" x2="{x}" y1="0" y2="100%"></line>'
   rows = []
   for row, cell in zip(table.rows, cells, strict=True):
-    mark = " highlight" if row.name == table.highlight else ""
     if cell.mean is None:
       shape, text = "", f'<span class="missing">{tables.NOT_RUN}</span>'
     else:
@@ -420,15 +419,58 @@ def _bar_panel(table: tables.Table, column: int) -> str:
       )
       text = tables.percent(cell.mean)
       text = f"<strong>{text}</strong>" if cell.is_best else text
-    rows.append(
-      f'<div class="bar{mark}"><span class="name">{_text(row.name)}</span>'
-      f'<svg aria-hidden="true">{shape}</svg>'
-      f'<span class="value">{text}</span></div>'
-    )
-  head = table.columns[column]
+    rows.append(_bar(row.name, row.name == table.highlight, shape, text))
+  return _panel(table.columns[column], rows)
+
+
+def _gains(table: tables.Table) -> str:
+  """For each column how much the rows are above one of them, in percent."""
+  if table.reference is None:
+    return ""
+  names = [row.name for row in table.rows if row.name != table.reference]
+  columns = range(len(table.columns))
+  gains = {(n, c): table.gain(n, c) for n in names for c in columns}
+  known = [gain for gain in gains.values() if gain is not None]
+  if not known:
+    return ""
+  low, high = min(*known, 0.0), max(*known, 0.0)
+  width = 100 / (high - low or 1)
+  zero = f"{-low * width:.2f}%"
+  line = f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="100%"></line>'
+  panels = []
+  for column in columns:
+    bars = []
+    for name in names:
+      gain = gains[name, column]
+      shape, text = "", f'<span class="missing">{tables.NOT_RUN}</span>'
+      if gain is not None:
+        text = f"{_minus(tables.signed(gain))} %"
+        shape = (
+          f'<rect x="{(min(gain, 0) - low) * width:.2f}%" y="6" rx="1"'
+          f' width="{abs(gain) * width:.2f}%" height="12"></rect>{line}'
+        )
+      bars.append(_bar(name, name == table.highlight, shape, text))
+    panels.append(_panel(table.columns[column], bars))
+  return f"""<h3>Relative gains</h3>
+<div class="panels">{"".join(panels)}</div>
+<p class="note">Above {_text(table.reference)}, in percent of its figure (paper,
+Figure 5).</p>"""
+
+
+def _bar(name: str, highlight: bool, shape: str, text: str) -> str:
+  """A line with a name, shapes to scale, and a figure."""
+  return (
+    f'<div class="bar{" highlight" if highlight else ""}">'
+    f'<span class="name">{_text(name)}</span>'
+    f'<svg aria-hidden="true">{shape}</svg>'
+    f'<span class="value">{text}</span></div>'
+  )
+
+
+def _panel(head: tables.Column, bars: Iterable[str]) -> str:
   return (
     f'<figure class="panel"><figcaption>{_text(head.name)}'
-    f"<small>{_text(head.metric)}</small></figcaption>{''.join(rows)}</figure>"
+    f"<small>{_text(head.metric)}</small></figcaption>{''.join(bars)}</figure>"
   )
 
 
@@ -492,10 +534,13 @@ def _stages(stages: Sequence[tuple[str, float]]) -> str:
   total = sum(seconds for _, seconds in stages)
   longest = max([seconds for _, seconds in stages] + [1e-9])
   bars = "".join(
-    f'<div class="bar"><span class="name">{_text(name)}</span>'
-    f'<svg aria-hidden="true"><rect width="{100 * seconds / longest:.2f}%"'
-    ' height="12" y="6" rx="1"></rect></svg>'
-    f'<span class="value">{_duration(seconds)}</span></div>'
+    _bar(
+      name,
+      False,
+      f'<rect width="{100 * seconds / longest:.2f}%" height="12" y="6" rx="1">'
+      "</rect>",
+      _duration(seconds),
+    )
     for name, seconds in stages
   )
   return (
@@ -865,6 +910,7 @@ figcaption small { margin-left: 0.6em; }
 .bar svg { width: 100%; height: 24px; overflow: visible; }
 .bar rect { fill: var(--bar); }
 .bar circle { fill: var(--page); stroke: var(--ink); stroke-width: 1.2; }
+.bar .zero { stroke: var(--ink); }
 .bar .base { stroke: var(--soft); stroke-dasharray: 2 2; }
 .bar .value { text-align: right; font-variant-numeric: tabular-nums; }
 .bar .value { white-space: nowrap; }

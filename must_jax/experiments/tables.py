@@ -74,6 +74,7 @@ class Table:
     rows: the methods.
     baseline: name of the row that deltas refer to.
     highlight: name of the row that the table is about, if there is one.
+    reference: name of the row that relative gains refer to, if they matter.
     remarks: what a reader must know besides, as sentences.
 
   Raises:
@@ -85,17 +86,18 @@ class Table:
   rows: tuple[Row, ...]
   baseline: str
   highlight: str | None = None
+  reference: str | None = None
   remarks: tuple[str, ...] = ()
 
   def __post_init__(self):
     names = [row.name for row in self.rows]
     if len(set(names)) < len(names):
       raise ValueError(f"Row names {names} repeat; give each row its own name.")
-    for name in (self.baseline, self.highlight):
+    for name in (self.baseline, self.highlight, self.reference):
       if name is not None and name not in names:
         raise ValueError(
-          f"There is no row {name!r}; expected one of {names} as baseline and"
-          " highlight."
+          f"There is no row {name!r}; expected one of {names} as baseline,"
+          " highlight and reference."
         )
     for row in self.rows:
       for kind, cells in (("values", row.values), ("paper", row.paper)):
@@ -151,6 +153,17 @@ class Table:
       paper_delta=paper_delta,
       agrees=_agree(delta, paper_delta),
     )
+
+  def gain(self, name: str, column: int) -> float | None:
+    """How much a row is above `reference`, in percent of that.
+
+    Returns:
+      None if one of the two was not run, or the reference is 0.
+    """
+    assert self.reference
+    mean = _mean(self.row(name), column)
+    base = _mean(self.row(self.reference), column)
+    return 100 * (mean / base - 1) if mean is not None and base else None
 
   def agreement(self, name: str, clear: bool = False) -> tuple[int, int]:
     """Counts the columns in which a row differs from the baseline as published.

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from must_jax.experiments import command, graph, mini
+from must_jax.experiments import command, figures, graph, mini
 from must_jax.experiments.recipes import Setting
 
 
@@ -40,7 +40,7 @@ def test_dry_run_tells_everything_and_runs_nothing(tmp_path, capsys):
   assert lines[0].split() == ["pretrain-must-depth-0", "to", "do"]
   assert lines[1:] == [
     f"  learns classification, depth on {world}/src_cls:train",
-    "  800 steps of 16, 64 x 64 pixels, resnet18, learning rate 0.05",
+    "  1,200 steps of 16, 64 x 64 pixels, resnet18, learning rate 0.05",
     "  after render-src_cls, label-imagenet-teacher-depth",
   ]
   assert "renders src_cls: 1,200 train, 200 validation" in text
@@ -167,6 +167,8 @@ def fake_stages(monkeypatch):
   monkeypatch.setattr(graph, "train", fake_stage)
   monkeypatch.setattr(graph, "label", fake_stage)
   monkeypatch.setattr(mini, "render", fake_stage)
+  # Nothing to draw.
+  monkeypatch.setattr(figures, "of_tables", lambda *_: ())
 
 
 def test_a_failed_stage_leaves_cells_that_were_not_run(
@@ -260,3 +262,6 @@ def test_a_table_of_few_steps(tmp_path, monkeypatch):
     for row in table["rows"]:
       for cell in row["cells"]:
         assert 0 <= cell["mean"] <= 100
+  page = (tmp_path / "tables.html").read_text()
+  # Figure 2: images and three teachers; Figure 4: images and four tasks.
+  assert page.count("<img ") == 8 * (1 + 3) + 8 * (1 + 4)

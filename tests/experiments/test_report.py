@@ -133,6 +133,29 @@ def test_page_is_well_formed_and_stands_alone(tmp_path):
     assert not {"srcset", "data", "poster", "xlink:href"} & attrs.keys()
 
 
+def test_gains_are_drawn_from_zero_to_either_side(tmp_path):
+  table = tables.Table(
+    (tables.Column("a", "AP"), tables.Column("b", "AP")),
+    (
+      tables.Row("first", ((0.5,), (0.5,))),
+      tables.Row("worse", ((0.4,), None)),
+      tables.Row("better", ((0.8,), (0.5,))),
+    ),
+    baseline="first",
+    reference="first",
+  )
+  text, page = _write(tmp_path, results={"Results": table})
+  assert "Above first, in percent of its figure" in page.text
+  drawn = text[text.index("Relative gains") : text.index("Who beats whom")]
+  # From -20 % to 60 %: zero lies at a quarter.
+  bars = re.findall(r'<rect x="([\d.]+)%".*? width="([\d.]+)%"', drawn)
+  assert bars == [("0.00", "25.00"), ("25.00", "75.00"), ("25.00", "0.00")]
+  values = re.findall(r'class="value">(.*?)</span>', drawn)
+  assert values[0] == "−20.0 %"
+  assert "not run" in values[2]
+  assert values[1::2] == ["+60.0 %", "+0.0 %"]
+
+
 def test_links_lead_to_sections(tmp_path):
   _, page = _full(tmp_path)
   anchors = [attrs["id"] for attrs in page.all("section")]

@@ -185,3 +185,20 @@ def test_text_counts_no_wins_of_a_row_that_was_not_run():
     baseline="base",
   )
   assert "new beats" not in table.to_text()
+
+
+def test_gain_is_relative_to_the_reference():
+  table = Table(
+    columns=(Column("a", "AP"), Column("b", "AP"), Column("c", "AP")),
+    rows=(
+      Row("base", ((0.5,), (0.5,), (0.5,))),
+      Row("reference", ((0.4, 0.4), (0.0,), None)),
+      Row("new", ((0.4, 0.6), (0.5,), (0.5,))),
+    ),
+    baseline="base",
+    reference="reference",
+  )
+  assert table.gain("new", 0) == pytest.approx(25)
+  assert table.gain("reference", 0) == 0
+  assert table.gain("new", 1) is None
+  assert table.gain("new", 2) is None

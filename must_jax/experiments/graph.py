@@ -416,28 +416,25 @@ class Graph:
 
 def agreements(table: tables.Table) -> tuple[str, ...]:
   """Says in a sentence how often differences point the published way."""
-  seeds = max(
-    (len(v) for row in table.rows for v in row.values if v), default=0
-  )
+
+  def has_deviations(name: str) -> bool:
+    values = (v for v in table.row(name).values if v)
+    return all(len(seeds) > 1 for seeds in values)
+
   parts = []
-  for row in table.rows:
-    same, known = table.agreement(row.name)
+  for name in (row.name for row in table.rows):
+    same, known = table.agreement(name)
     if not known:
       continue
-    part = f"{row.name} in {same} of {known} columns"
-    if seeds > 1:
-      same, known = table.agreement(row.name, clear=True)
-      part += f" ({same} of {known})"
+    part = f"{name} in {same} of {known} columns"
+    if has_deviations(name) and has_deviations(table.baseline):
+      same, known = table.agreement(name, clear=True)
+      part += f", {same} of {known} beyond the seeds' deviations"
     parts.append(part)
   if not parts:
     return ()
-  clear = (
-    " (in brackets: of those that the seeds' deviations do not explain)"
-    if seeds > 1
-    else ""
-  )
   return (
-    f"The difference from {table.baseline} has the published direction{clear}:"
+    f"The difference from {table.baseline} has the published direction:"
     f" {'; '.join(parts)}.",
   )
 

@@ -10,7 +10,7 @@ from PIL import Image
 from must_jax import config as config_lib
 from must_jax.data.records import write_image_set
 from must_jax.experiments import graph as graph_lib
-from must_jax.experiments import mini, recipes
+from must_jax.experiments import mini, recipes, tables
 from must_jax.experiments.graph import Graph
 from must_jax.experiments.mini import MINI
 from must_jax.experiments.paper import Paper
@@ -325,7 +325,25 @@ def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
   assert table.row("Student on ImageNet").paper[:2] == (0.206, 0.832)
   # 35 against 50, and 20.6 against 26.1 in the paper.
   assert any(
-    "Student on ImageNet in 1 of 1 columns (1 of 1)" in r for r in table.remarks
+    "direction: Student on ImageNet in 1 of 1 columns." in r
+    for r in table.remarks
+  )
+
+
+def test_agreements_beyond_the_deviations_need_deviations():
+  table = tables.Table(
+    columns=(tables.Column("a", "AP"), tables.Column("b", "AP")),
+    rows=(
+      tables.Row("base", ((0.50, 0.52), (0.50, 0.52)), (0.5, 0.5)),
+      tables.Row("three", ((0.60, 0.61), (0.50, 0.50)), (0.6, 0.6)),
+      tables.Row("one", ((0.60,), (0.60,)), (0.4, 0.6)),
+    ),
+    baseline="base",
+  )
+  (sentence,) = graph_lib.agreements(table)
+  assert sentence.endswith(
+    ": three in 1 of 2 columns, 1 of 1 beyond the seeds' deviations;"
+    " one in 1 of 2 columns."
   )
 
 

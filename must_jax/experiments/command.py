@@ -88,7 +88,6 @@ def run(args: argparse.Namespace) -> int:
       )
   if args.chip and not (args.dry_run and args.scale == "paper"):
     raise ValueError("--chip prices a --dry-run of --scale=paper; add these.")
-  from must_jax.experiments import outputs
   from must_jax.experiments.graph import Graph
 
   names = _tables(args.tables, args.scale)
@@ -111,6 +110,9 @@ def run(args: argparse.Namespace) -> int:
   if args.stage:
     return _run_stage(graph, args.stage)
   _check_needs(graph, pipeline.stages)
+  # It imports TensorFlow, which what ends above does not need.
+  from must_jax.experiments import outputs
+
   pipeline.workdir.mkdir(parents=True, exist_ok=True)
   failure = ""
   try:

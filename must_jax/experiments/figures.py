@@ -15,7 +15,7 @@ from must_jax.pseudo_label import inspect
 from must_jax.tasks.base import palette
 from must_jax.train.load import LoadedModel
 
-_ROWS = 8
+ROWS = 8
 _SIZE = (384, 384)
 
 
@@ -40,7 +40,7 @@ def of_tables(graph: Graph, specs: Iterable[Spec]) -> tuple[Gallery, ...]:
     found = [pseudo_labels(graph, recipe, name, student)]
     images = graph.images(name)
     if images.validation:
-      batch = read_images(images.directory, images.validation, student)
+      batch = _read_images(images.directory, images.validation, student)
       found.append(predictions(student, *batch))
     return tuple(found)
   return ()
@@ -61,7 +61,7 @@ def pseudo_labels(
   columns: dict[str, list[np.ndarray]] = {}
   for task_name, teacher in recipe.teachers_on(name).items():
     directory = graph.labels(teacher, name, task_name)
-    pairs = list(inspect.draw(directory, images, _ROWS, _SIZE))
+    pairs = list(inspect.draw(directory, images, ROWS, _SIZE))
     columns["image"] = [image for image, _ in pairs]
     columns[task_name] = [picture for _, picture in pairs]
   return Gallery(
@@ -75,7 +75,7 @@ def pseudo_labels(
   )
 
 
-def read_images(
+def _read_images(
   directory: str, split: str, student: LoadedModel
 ) -> tuple[np.ndarray, np.ndarray]:
   """The first images of a split, as a student sees them.
@@ -86,7 +86,7 @@ def read_images(
   batches = pipeline.eval_batches(
     [pipeline.Source(directory, split)],
     {},
-    batch_size=_ROWS,
+    batch_size=ROWS,
     image_size=student.image_size,
   )
   batch = next(iter(batches))

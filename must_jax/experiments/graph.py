@@ -417,18 +417,18 @@ class Graph:
 def agreements(table: tables.Table) -> tuple[str, ...]:
   """Says in a sentence how often differences point the published way."""
 
-  def has_deviations(name: str) -> bool:
-    values = (v for v in table.row(name).values if v)
-    return all(len(seeds) > 1 for seeds in values)
+  def has_deviations(row: tables.Row) -> bool:
+    return all(len(seeds) > 1 for seeds in row.values if seeds)
 
+  base_has_deviations = has_deviations(table.row(table.baseline))
   parts = []
-  for name in (row.name for row in table.rows):
-    same, known = table.agreement(name)
+  for row in table.rows:
+    same, known = table.agreement(row.name)
     if not known:
       continue
-    part = f"{name} in {same} of {known} columns"
-    if has_deviations(name) and has_deviations(table.baseline):
-      same, known = table.agreement(name, clear=True)
+    part = f"{row.name} in {same} of {known} columns"
+    if base_has_deviations and has_deviations(row):
+      same, known = table.agreement(row.name, clear=True)
       part += f", {same} of {known} beyond the seeds' deviations"
     parts.append(part)
   if not parts:

@@ -10,7 +10,6 @@ from must_jax.experiments import figures, report
 from must_jax.experiments.graph import Graph
 from must_jax.experiments.recipes import TEACHERS, Spec
 
-_ROWS = 8
 _INTRO = """\
 Four teachers are trained, each on a dataset with one kind of label. Each then \
 labels a pile of images that has no labels, and the images of the \
@@ -65,7 +64,7 @@ def _unseen(size: int) -> np.ndarray:
   return np.stack(
     [
       synthetic.render_example("pile", "unseen", i, size)["image"]
-      for i in range(_ROWS)
+      for i in range(figures.ROWS)
     ]
   )
 

@@ -242,13 +242,13 @@ class Table:
     ]
     lines = _align(head + body)
     lines.insert(depth, "-" * max(map(len, lines)))
-    beats = [
-      "{} beats {} in {} of {} columns.".format(
-        row.name, self.baseline, *self.wins(row.name, self.baseline)
-      )
-      for row in self.rows
-      if row.name != self.baseline and self.wins(row.name, self.baseline)[1]
-    ]
+    beats = []
+    for row in self.rows:
+      won, compared = self.wins(row.name, self.baseline)
+      if row.name != self.baseline and compared:
+        beats.append(
+          f"{row.name} beats {self.baseline} in {won} of {compared} columns."
+        )
     notes = " ".join([*self.notes(), "* best of its column."])
     return "\n".join([*lines, "", *beats, notes]) + "\n"
 

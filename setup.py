@@ -28,7 +28,7 @@ setup(
     "absl-py>=2.1",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.15",
-    "faster-coco-eval>=1.7,<2",
+    "faster-coco-eval>=1.8,<2",  # 1.7 fails without any detection
     "flax>=0.12,<0.14",
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared

@@ -11,8 +11,9 @@ gradients of their parameters and inputs. So the sum of the pieces lacks what
 XLA saves between them, and the adding up of gradients of maps that several
 pieces read. All programs take turns; the shortest time of the rounds counts.
 
-FLOPs are those of the compiled program, as XLA counts them. It counts the body
-of a loop once: of NMS, and of ROIAlign on TPUs, hardly anything is in them.
+FLOPs are those of the program as it is written, as XLA counts them for a CPU:
+for a GPU it does not count convolutions. It counts the body of a loop once: of
+NMS, and of ROIAlign on TPUs, hardly anything is in them.
 
 PYTHON is an interpreter that has torchvision. With it a detector of
 torchvision's layers is measured, too, beside torchvision's own
@@ -41,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from must_jax import types
 from must_jax.models.fpn import FPN, fuse
@@ -238,26 +240,33 @@ def _random_labels(
 
 def make_step(
   model: MustModel, tasks: dict[str, Task], settings: Settings
-) -> tuple[Any, TrainState, optax.GradientTransformation]:
-  """The step that training runs, its state and optimizer, on one device."""
-  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+) -> tuple[Any, float, TrainState, optax.GradientTransformation]:
+  """The step that training runs, its FLOPs, state and optimizer."""
   # At a small rate numbers stay finite, though there is nothing to learn.
   optimizer = make_optimizer(optax.constant_schedule(1e-4), weight_decay=4e-5)
   balancer, guard = Balancer(dict.fromkeys(tasks, 1.0)), Guard()
   size = (settings.image_size, settings.image_size)
   init = functools.partial(init_state, model, optimizer, balancer, guard, size)
-  state = create_state(init, 0, mesh)
-  step = make_train_step(
-    model,
-    tasks,
-    optimizer,
-    balancer,
-    guard,
-    state_sharding=mesh_lib.state_sharding(state, mesh),
-    seed=0,
-    mesh=mesh,
-  )
-  return step, state, optimizer
+
+  def step_on(device: jax.Device) -> tuple[Any, Mesh]:
+    mesh = mesh_lib.make_mesh(devices=[device])
+    step = make_train_step(
+      model,
+      tasks,
+      optimizer,
+      balancer,
+      guard,
+      state_sharding=mesh_lib.state_sharding(shapes, mesh),
+      seed=0,
+      mesh=mesh,
+    )
+    return step, mesh
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  counted, _ = step_on(jax.devices("cpu")[0])
+  flops = _flops(counted, shapes, random_batch(settings, tasks))
+  step, mesh = step_on(jax.devices()[0])
+  return step, flops, create_state(init, 0, mesh), optimizer
 
 
 class Chain:
@@ -354,12 +363,19 @@ def _only(tree: PyTree, path: tuple[str, ...]) -> PyTree:
 
 
 def _compile(function: Callable[..., PyTree], *args: PyTree) -> Program:
-  compiled = jax.jit(function).lower(*args).compile()
-  return Program(lambda: compiled(*args), _flops(compiled))
+  jitted = jax.jit(function)
+  compiled = jitted.lower(*args).compile()
+  return Program(lambda: compiled(*args), _flops(jitted, *args))
 
 
-def _flops(compiled: jax.stages.Compiled) -> float:
-  return float((compiled.cost_analysis() or {}).get("flops", math.nan))
+def _flops(jitted: Any, *args: PyTree) -> float:
+  """FLOPs of a call, as written; of arrays or shapes that fit a CPU's step."""
+  cpu = SingleDeviceSharding(jax.devices("cpu")[0])
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu), args
+  )
+  costs: Any = jitted.lower(*shapes).cost_analysis()
+  return costs["flops"]
 
 
 def make_pieces(
@@ -522,7 +538,7 @@ def profile(
     seconds.
   """
   batch = jax.device_put(random_batch(settings, tasks), jax.devices()[0])
-  step, state, optimizer = make_step(model, tasks, settings)
+  step, flops, state, optimizer = make_step(model, tasks, settings)
   chain = make_pieces(model, tasks, state, optimizer, batch)
   compiled = step.lower(state, batch).compile()
   # The step takes the buffers of its state, which the pieces read.
@@ -534,7 +550,7 @@ def profile(
     return metrics
 
   forward = chain.forward
-  both = {WHOLE: Program(whole, _flops(compiled)), **forward, **chain.both}
+  both = {WHOLE: Program(whole, flops), **forward, **chain.both}
   found = measure(
     {f"{name}, forward": forward[name].call for name in chain.both}
     | {name: program.call for name, program in both.items()},

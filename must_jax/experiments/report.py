@@ -305,7 +305,7 @@ def _results(table: tables.Table) -> str:
   if len(table.rows) > 1:
     notes.append(
       f"Below it the difference from {table.baseline}, grey where the seeds'"
-      " deviations alone may explain it."
+      " deviations alone may explain it, or there is one seed."
     )
   if any(row.paper for row in table.rows):
     notes.append("“paper”: the published number.")

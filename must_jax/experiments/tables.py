@@ -47,7 +47,7 @@ class Cell:
     deviation: sample standard deviation over the seeds, None for one seed.
     delta: mean minus the baseline's mean, None in the baseline itself.
     is_clear: the delta is larger than the seeds' deviations explain, those of
-      both rows added in quadrature.
+      both rows added in quadrature; never where a row has one seed.
     is_best: no other row shows a larger mean in this column.
     paper: the published value.
     paper_delta: published value minus the baseline's published value.
@@ -130,9 +130,8 @@ class Table:
     delta = None
     if row is not base and mean is not None and base_mean is not None:
       delta = mean - base_mean
-    noise = math.hypot(
-      _deviation(row, column) or 0, _deviation(base, column) or 0
-    )
+    deviations = _deviation(row, column), _deviation(base, column)
+    noise = math.hypot(*(math.inf if d is None else d for d in deviations))
     paper, base_paper = _paper(row, column), _paper(base, column)
     paper_delta = None
     if row is not base and paper is not None and base_paper is not None:
@@ -142,7 +141,7 @@ class Table:
     ]
     return Cell(
       mean=mean,
-      deviation=_deviation(row, column),
+      deviation=deviations[0],
       delta=delta,
       is_clear=delta is not None and abs(delta) > max(noise, 0.05),
       # The only row that was run is no winner.

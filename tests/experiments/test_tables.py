@@ -87,6 +87,12 @@ def test_a_difference_within_the_deviations_is_not_clear():
   assert not cell.is_clear
 
 
+def test_a_difference_of_one_seed_is_not_clear():
+  cell = TABLE.cell(TABLE.row("SimCLR"), 1)
+  assert cell.delta == pytest.approx(-4.9)
+  assert not cell.is_clear
+
+
 def test_wins():
   assert TABLE.wins("MuST", "Supervised") == (1, 2)
   assert TABLE.wins("Supervised", "MuST") == (1, 2)

@@ -111,10 +111,10 @@ class Settings:
 
 
 class Program(NamedTuple):
-  """Something to time: what runs it, and the FLOPs of a run."""
+  """Something to time: what runs it, and what counts the FLOPs of a run."""
 
   call: Callable[[], PyTree]
-  flops: float
+  flops: Callable[[], float]
 
 
 class Row(NamedTuple):
@@ -240,17 +240,22 @@ def _random_labels(
 
 def make_step(
   model: MustModel, tasks: dict[str, Task], settings: Settings
-) -> tuple[Any, float, TrainState, optax.GradientTransformation]:
-  """The step that training runs, its FLOPs, state and optimizer."""
+) -> tuple[Any, Any, TrainState, optax.GradientTransformation]:
+  """The step that training runs, on one device, and what it takes.
+
+  Returns:
+    (The step; the same for a CPU, to count its FLOPs; state; optimizer.)
+  """
   # At a small rate numbers stay finite, though there is nothing to learn.
   optimizer = make_optimizer(optax.constant_schedule(1e-4), weight_decay=4e-5)
   balancer, guard = Balancer(dict.fromkeys(tasks, 1.0)), Guard()
   size = (settings.image_size, settings.image_size)
   init = functools.partial(init_state, model, optimizer, balancer, guard, size)
 
-  def step_on(device: jax.Device) -> tuple[Any, Mesh]:
-    mesh = mesh_lib.make_mesh(devices=[device])
-    step = make_train_step(
+  shapes = jax.eval_shape(init, jax.random.key(0))
+
+  def step_on(mesh: Mesh) -> Any:
+    return make_train_step(
       model,
       tasks,
       optimizer,
@@ -260,13 +265,10 @@ def make_step(
       seed=0,
       mesh=mesh,
     )
-    return step, mesh
 
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  counted, _ = step_on(jax.devices("cpu")[0])
-  flops = _flops(counted, shapes, random_batch(settings, tasks))
-  step, mesh = step_on(jax.devices()[0])
-  return step, flops, create_state(init, 0, mesh), optimizer
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  cpu = mesh_lib.make_mesh(devices=jax.devices("cpu")[:1])
+  return step_on(mesh), step_on(cpu), create_state(init, 0, mesh), optimizer
 
 
 class Chain:
@@ -365,11 +367,11 @@ def _only(tree: PyTree, path: tuple[str, ...]) -> PyTree:
 def _compile(function: Callable[..., PyTree], *args: PyTree) -> Program:
   jitted = jax.jit(function)
   compiled = jitted.lower(*args).compile()
-  return Program(lambda: compiled(*args), _flops(jitted, *args))
+  return Program(lambda: compiled(*args), lambda: _flops(jitted, *args))
 
 
 def _flops(jitted: Any, *args: PyTree) -> float:
-  """FLOPs of a call, as written; of arrays or shapes that fit a CPU's step."""
+  """FLOPs of a call, as written; only the shapes of the arguments matter."""
   cpu = SingleDeviceSharding(jax.devices("cpu")[0])
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu), args
@@ -538,7 +540,7 @@ def profile(
     seconds.
   """
   batch = jax.device_put(random_batch(settings, tasks), jax.devices()[0])
-  step, flops, state, optimizer = make_step(model, tasks, settings)
+  step, cpu_step, state, optimizer = make_step(model, tasks, settings)
   chain = make_pieces(model, tasks, state, optimizer, batch)
   compiled = step.lower(state, batch).compile()
   # The step takes the buffers of its state, which the pieces read.
@@ -550,6 +552,7 @@ def profile(
     return metrics
 
   forward = chain.forward
+  flops = functools.partial(_flops, cpu_step, state, batch)
   both = {WHOLE: Program(whole, flops), **forward, **chain.both}
   found = measure(
     {f"{name}, forward": forward[name].call for name in chain.both}
@@ -566,7 +569,7 @@ def profile(
     return least.get(f"{prefix}{name}, forward", only), total
 
   rows = {
-    name: Row(*seconds(name), program.flops, *seconds(name, "torchvision "))
+    name: Row(*seconds(name), program.flops(), *seconds(name, "torchvision "))
     for name, program in both.items()
   }
   return rows, max(found[WHOLE])

@@ -130,8 +130,13 @@ class Table:
     delta = None
     if row is not base and mean is not None and base_mean is not None:
       delta = mean - base_mean
-    deviations = _deviation(row, column), _deviation(base, column)
-    noise = math.hypot(*(math.inf if d is None else d for d in deviations))
+    deviation, base_deviation = (
+      _deviation(row, column),
+      _deviation(base, column),
+    )
+    noise = math.inf
+    if deviation is not None and base_deviation is not None:
+      noise = math.hypot(deviation, base_deviation)
     paper, base_paper = _paper(row, column), _paper(base, column)
     paper_delta = None
     if row is not base and paper is not None and base_paper is not None:
@@ -141,7 +146,7 @@ class Table:
     ]
     return Cell(
       mean=mean,
-      deviation=deviations[0],
+      deviation=deviation,
       delta=delta,
       is_clear=delta is not None and abs(delta) > max(noise, 0.05),
       # The only row that was run is no winner.

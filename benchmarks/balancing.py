@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.experiments import mini
-from must_jax.experiments.graph import train
-from must_jax.experiments.pipeline import Pipeline
+from must_jax.lab import mini
+from must_jax.lab.graph import train
+from must_jax.lab.stages import Pipeline
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
 from must_jax.weighting import METHODS

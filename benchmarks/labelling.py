@@ -10,10 +10,12 @@ import numpy as np
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.data import pipeline, synthetic
-from must_jax.data.sets import ImageSet
+from must_jax.input import pipeline
+from must_jax.input.source import Source
+from must_jax.lab import world
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.teacher import describe_fields
+from must_jax.storage.sets import ImageSet
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -26,7 +28,7 @@ def run() -> list[tuple[str, float, str]]:
   """(name, value, unit) of each figure."""
   with tempfile.TemporaryDirectory() as temp:
     root = pathlib.Path(temp)
-    synthetic.build(
+    world.build(
       root, SIZE[0], {"pile": {"train": NUM_IMAGES}}, num_shards=2, workers=1
     )
     images = ImageSet.open(root / "pile", "train")
@@ -63,7 +65,7 @@ def run() -> list[tuple[str, float, str]]:
           settings={},
         ),
         lambda shard: pipeline.eval_batches(
-          [pipeline.Source(str(root / "pile"), "train")],
+          [Source(str(root / "pile"), "train")],
           {},
           batch_size=BATCH_SIZE,
           image_size=SIZE,

@@ -19,9 +19,12 @@ from PIL import Image
 
 from benchmarks.resume import resident
 from must_jax import types
-from must_jax.data import pipeline, records, schema, transforms
-from must_jax.data.records import ImageSet
-from must_jax.data.transforms import AugmentOptions
+from must_jax.input import geometry, pipeline
+from must_jax.input.geometry import AugmentOptions
+from must_jax.input.source import SUPERVISED, Source
+from must_jax.storage import schema, set_writer
+from must_jax.storage.sets import LABEL_SCHEMA_VERSION, MANIFEST_FILE, ImageSet
+from must_jax.storage.tfrecord import RecordWriter
 
 NUM_IMAGES = 384
 BATCH_SIZE = 64
@@ -94,7 +97,7 @@ def write_set(
       }
 
   fields = {name: SPECS[name] for name in names}
-  return records.write_image_set(
+  return set_writer.write_image_set(
     directory, "photos", "train", examples(), fields, num_shards=4
   )
 
@@ -106,7 +109,7 @@ def write_sidecars(
   directory.mkdir()
   rng, shards = np.random.default_rng(1), []
   for number, listed in enumerate(images.shards):
-    with records.RecordWriter(directory / listed.file) as writer:
+    with RecordWriter(directory / listed.file) as writer:
       for record in images.reader(number):
         key = tf.train.Example.FromString(record).features.feature["key"]
         found = {name: labels(rng, (480, 640))[name]}
@@ -118,13 +121,13 @@ def write_sidecars(
     changed = dataclasses.replace(listed, num_bytes=writer.num_bytes)
     shards.append(dataclasses.asdict(changed))
   manifest = {
-    "schema_version": records.LABEL_SCHEMA_VERSION,
+    "schema_version": LABEL_SCHEMA_VERSION,
     "image_set": {"name": images.name, "split": images.split},
     "fields": {name: SPECS[name]},
     "teacher": {},
     "shards": shards,
   }
-  (directory / records.MANIFEST_FILE).write_text(json.dumps(manifest))
+  (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
 def encoded(images: ImageSet) -> list[bytes]:
@@ -155,12 +158,12 @@ def least(
   Windows of images in memory are decoded, resized to 224 and batched; where
   they are was found before, and nothing is read, parsed, checked or labelled.
   """
-  random = transforms.random_numbers(0, tf.range(len(images), dtype=tf.int64))
+  random = geometry.random_numbers(0, tf.range(len(images), dtype=tf.int64))
   sizes = tf.constant([size] * len(images))
-  geometries = transforms.make_geometry(sizes, (224, 224), augment, random)
+  geometries = geometry.make_geometry(sizes, (224, 224), augment, random)
 
   def make(
-    image: tf.Tensor, geometry: transforms.Geometry, random: tf.Tensor
+    image: tf.Tensor, geometry: geometry.Geometry, random: tf.Tensor
   ) -> dict[str, tf.Tensor]:
     def decode(ratio: int) -> tf.Tensor:
       window = geometry.window // ratio
@@ -171,7 +174,7 @@ def least(
       tf.reduce_sum(tf.cast(geometry.reduction > ratios[:-1], tf.int32)),
       [functools.partial(decode, ratio) for ratio in ratios],
     )
-    pixels = transforms.transform_image(
+    pixels = geometry.transform_image(
       pixels, geometry, (224, 224), augment, random
     )
     return {"image": pixels}
@@ -213,10 +216,10 @@ def train(
   **augment: Any,
 ) -> Iterator[dict[str, Any]]:
   """Training batches with these of the set's fields and these label sets."""
-  origins = dict.fromkeys(names, pipeline.SUPERVISED)
+  origins = dict.fromkeys(names, SUPERVISED)
   origins |= {name: str(path) for name, path in (sidecars or {}).items()}
   return pipeline.train_batches(
-    [pipeline.Source(str(directory), "train", origins)],
+    [Source(str(directory), "train", origins)],
     {name: {name: FIELDS[name]} for name in origins},
     batch_size=BATCH_SIZE,
     image_size=(size, size),

@@ -20,7 +20,7 @@ _RECORD_BYTES = 100_000  # of a JPEG at 640 pixels
 
 def write_index(directory: pathlib.Path, labels: pathlib.Path) -> None:
   """An image set and a label set for it, of nothing but holes."""
-  from must_jax.data import sets
+  from must_jax.storage import sets
 
   ends = [NUM_RECORDS * (i + 1) // NUM_SHARDS for i in range(NUM_SHARDS)]
   fields = {"label": {"kind": "ClassVector", "classes": ["a", "b"]}}
@@ -65,17 +65,19 @@ def measure(directory: str, labels: str) -> tuple[float, float]:
 
   import numpy as np
 
-  from must_jax.data import pipeline
+  from must_jax.input import pipeline
+  from must_jax.input.loader import ReadOptions
+  from must_jax.input.source import Source
   from must_jax.types import ClassVector
 
   before, start = resident(), time.monotonic()
   batches = pipeline.train_batches(
-    [pipeline.Source(directory, "train", {"task": labels})],
+    [Source(directory, "train", {"task": labels})],
     {"task": {"label": ClassVector(2)}},
     batch_size=BATCH_SIZE,
     image_size=(64, 64),
     start_step=STEP,
-    options=pipeline.ReadOptions(max_bad=None, on_bad=lambda bad: None),
+    options=ReadOptions(max_bad=None, on_bad=lambda bad: None),
   )
   batch = next(batches)  # holes: every record is looked up, none is there
   assert not np.any(batch["valid"])

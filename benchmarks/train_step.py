@@ -49,14 +49,14 @@ from must_jax.models.fpn import FPN, fuse
 from must_jax.models.must import Features, MustModel, build_backbone
 from must_jax.models.rcnn import FasterRCNNHead
 from must_jax.tasks import HeadOptions, Task, make_task
-from must_jax.tasks.base import sum_of_means
+from must_jax.tasks.task import sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.guard import Guard
 from must_jax.train.optimizer import make_optimizer
 from must_jax.train.state import TrainState, create_state, init_state
 from must_jax.train.step import make_train_step
 from must_jax.types import PyTree
-from must_jax.weighting.base import Balancer
+from must_jax.weighting.balancer import Balancer
 
 # TFLOP/s of one device as its maker has it, dense, bfloat16 (T4: float16).
 PEAK_TFLOPS = {

@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     nargs=0,
     help="show the datasets of the paper and leave",
   )
-  from must_jax.data import importers, show, verify
+  from must_jax import importers
+  from must_jax.input import show
+  from must_jax.storage import verify
 
   importers.add_arguments(importer.add_subparsers(dest="kind", required=True))
 
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   inspect.set_defaults(run=_inspect)
 
-  from must_jax import doctor
+  from must_jax.preflight import doctor
 
   checker = commands.add_parser(
     "doctor", help="check machine, workdir and config before a run"
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
   doctor.add_arguments(checker)
   checker.set_defaults(run=_doctor)
 
-  from must_jax.experiments import command as tables
+  from must_jax.lab import tables_command as tables
 
   tabler = commands.add_parser("tables", help="the tables of the paper")
   tables.add_arguments(tabler)
@@ -113,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     help="what a config needs of a TPU slice, compiled without one;"
     " --config.NAME=VALUE as in a run",
   )
-  from must_jax.planning import arguments
+  from must_jax.preflight import plan_arguments
 
-  arguments.add_arguments(plan)
+  plan_arguments.add_arguments(plan)
   plan.set_defaults(run=_plan, overrides=())
 
   predict = commands.add_parser(
@@ -132,27 +134,27 @@ class _ListDatasets(argparse.Action):
   """Prints the datasets that `must-jax import` knows by name."""
 
   def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
-    from must_jax.data.importers import datasets
+    from must_jax.importers import datasets
 
     datasets.print_list()
     parser.exit()
 
 
 def _demo(args: argparse.Namespace) -> int:
-  from must_jax.experiments import demo
+  from must_jax.lab import demo
 
   return demo.run(args.workdir, full=args.full, jobs=args.jobs)
 
 
 def _import(args: argparse.Namespace) -> int:
-  from must_jax.data import importers
+  from must_jax import importers
 
   return importers.run(args)
 
 
 def _verify(args: argparse.Namespace) -> int:
-  from must_jax.data import sets, verify
   from must_jax.pseudo_label.verify import verify as verify_labels
+  from must_jax.storage import sets, verify
 
   if not (args.directory / sets.MANIFEST_FILE).exists():
     return verify.run(args)
@@ -166,15 +168,15 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-  from must_jax.data import show
+  from must_jax.input import show
 
   return show.run(args)
 
 
 def _convert(args: argparse.Namespace) -> int:
-  from must_jax.convert import command
+  from must_jax.convert import convert_command
 
-  return command.run(args)
+  return convert_command.run(args)
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -184,22 +186,22 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-  from must_jax import doctor
+  from must_jax.preflight import doctor
   from must_jax.train.build import build
 
   return doctor.run(args, compile_step=lambda c: build(c).lower().compile())
 
 
 def _tables(args: argparse.Namespace) -> int:
-  from must_jax.experiments import command
+  from must_jax.lab import tables_command
 
-  return command.run(args)
+  return tables_command.run(args)
 
 
 def _plan(args: argparse.Namespace) -> int:
-  from must_jax.planning import command
+  from must_jax.preflight import plan
 
-  return command.run(args, args.overrides)
+  return plan.run(args, args.overrides)
 
 
 def _predict(args: argparse.Namespace) -> int:

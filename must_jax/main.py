@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from must_jax import config as config_lib
-from must_jax.data.quarantine import TooManyBad
+from must_jax.input.quarantine import TooManyBad
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "configs/NAME.py, or configs/NAME.py:ARG.", lock_config=True

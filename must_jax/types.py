@@ -26,6 +26,8 @@ Array: TypeAlias = jax.Array | np.ndarray
 PyTree: TypeAlias = Any
 Labels: TypeAlias = dict[str, dict[str, Any]]  # field -> array name -> array
 
+# Padding of images, about the mean of ImageNet.
+MEAN_COLOR = (124, 116, 104)
 # Pixels of a class map with this value take part in no loss and no metric.
 IGNORE_LABEL = 255
 

@@ -32,7 +32,7 @@ def test_own_task_trains_and_predicts(own_task, tmp_path):
   from PIL import Image
 
   import must_jax
-  from must_jax.data.records import write_image_set
+  from must_jax.storage.set_writer import write_image_set
   from must_jax.train import loop
 
   def examples():

@@ -6,7 +6,7 @@ write its module and add it to `_MODULES`.
 
 import importlib
 
-from must_jax.convert.base import ConversionError, Kind
+from must_jax.convert.kinds import ConversionError, Kind
 
 _MODULES = ("torchvision", "torchvision_detection", "timm", "align", "midas")
 

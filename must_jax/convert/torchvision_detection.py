@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.config import base_config, task
-from must_jax.convert.base import Kind, Path, Tensor, torch_tensor
+from must_jax.convert.kinds import Kind, Path, Tensor, torch_tensor
 from must_jax.convert.torchvision import find_resnet
 
 _TASK = "detection"

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import must_jax
-from must_jax.data.transforms import MEAN_COLOR
+from must_jax.types import MEAN_COLOR
 
 
 def load_image(

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from must_jax.metrics import base
+from must_jax.metrics import metric
 
 
-class Accuracy(base.Metric):
+class Accuracy(metric.Metric):
   """Fraction of examples whose top prediction is right.
 
   Right is a class of the highest label probability: the class of a one-hot
@@ -28,7 +28,7 @@ class Accuracy(base.Metric):
     self._count = 0
 
   def update(self, prediction, labels, batch):
-    rows = base.counted(labels["label"], batch)
+    rows = metric.counted(labels["label"], batch)
     truth = np.asarray(labels["label"]["probs"])[rows]
     probs = np.asarray(prediction["probs"])[rows]
     best = truth.max(1, keepdims=True)

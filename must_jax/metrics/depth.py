@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from must_jax.metrics import base
+from must_jax.metrics import metric
 
 UNITS = ("metres", "inverse")
 # Parts of the image's height and width: top, left, bottom, right.
@@ -14,7 +14,7 @@ CROPS = {
 }
 
 
-class DepthError(base.Metric):
+class DepthError(metric.Metric):
   """Depth errors per image, averaged over images (NYU protocol).
 
   Of a prediction p and true depth t in metres: "delta1", the fraction of
@@ -99,7 +99,7 @@ class DepthError(base.Metric):
         f" {depth['values'].shape}; expected equal shapes. Resize predictions"
         " to the labels (`map_stride=1`)."
       )
-    for i in base.counted(labels["depth"], batch):
+    for i in metric.counted(labels["depth"], batch):
       truth, pred = depth["values"][i], values[i]
       for prefix, crop in self._crops.items():
         valid = depth["valid"][i]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from must_jax.metrics import base
+from must_jax.metrics import metric
 
 
 class ImageBoxes(NamedTuple):
@@ -23,7 +23,7 @@ class ImageBoxes(NamedTuple):
   classes: np.ndarray  # int [D]
 
 
-class DetectionMetric(base.Metric):
+class DetectionMetric(metric.Metric):
   """Collects boxes; subclasses compute.
 
   Boxes are brought from network pixels to those of the stored image, and
@@ -41,7 +41,7 @@ class DetectionMetric(base.Metric):
   def update(self, prediction, labels, batch):
     truth = {k: np.asarray(v) for k, v in labels["objects"].items()}
     pred = {k: np.asarray(v) for k, v in prediction.items()}
-    for i in base.counted(labels["objects"], batch):
+    for i in metric.counted(labels["objects"], batch):
       size = np.asarray(batch["original_size"][i], np.float64)
       scale = np.tile(size / np.asarray(batch["content_size"][i]), 2)
       limit = np.tile(size, 2)

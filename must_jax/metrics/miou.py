@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from must_jax.metrics import base
+from must_jax.metrics import metric
 
 
-class MeanIoU(base.Metric):
+class MeanIoU(metric.Metric):
   """Intersection over union from one confusion matrix over all pixels.
 
   Pixels with a label outside 0..K-1 (`IGNORE_LABEL` among them) do not count;
@@ -29,7 +29,7 @@ class MeanIoU(base.Metric):
 
   def update(self, prediction, labels, batch):
     size = len(self.class_names)
-    rows = base.counted(labels["mask"], batch)
+    rows = metric.counted(labels["mask"], batch)
     truth = np.asarray(labels["mask"]["classes"])[rows].astype(np.int64)
     pred = np.asarray(prediction["classes"])[rows].astype(np.int64)
     if truth.shape != pred.shape:

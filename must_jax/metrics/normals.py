@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from must_jax.metrics import base
+from must_jax.metrics import metric
 
 THRESHOLDS = (11.25, 22.5, 30.0)  # degrees
 _BIN = 0.01  # degrees, width of the bins the median is read from
 
 
-class AngularError(base.Metric):
+class AngularError(metric.Metric):
   """Angle between predicted and true normals, over all valid pixels.
 
   Predictions may have any length; one without a direction (zero or not
@@ -28,7 +28,7 @@ class AngularError(base.Metric):
     self._sum = 0.0
 
   def update(self, prediction, labels, batch):
-    rows = base.counted(labels["normals"], batch)
+    rows = metric.counted(labels["normals"], batch)
     valid = np.asarray(labels["normals"]["valid"])[rows]
     truth = np.asarray(labels["normals"]["vectors"])[rows][valid]
     pred = np.asarray(prediction["vectors"])[rows]

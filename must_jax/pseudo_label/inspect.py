@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from must_jax import config as config_lib
-from must_jax.data import pipeline
-from must_jax.data.records import write_json
-from must_jax.data.sets import MANIFEST_FILE, ImageSet, read_manifest
+from must_jax.input import pipeline
+from must_jax.input.source import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
+from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
+from must_jax.storage.tfrecord import write_json
 from must_jax.tasks import Task
 from must_jax.train.build import build_tasks
 
@@ -51,10 +52,10 @@ def quality(
   task = teacher_task(manifest)
   if hasattr(task, "min_score"):
     task = dataclasses.replace(cast(Any, task), min_score=0.0)
-  source = pipeline.Source(
+  source = Source(
     str(truth),
     manifest["image_set"]["split"],
-    {"pseudo": str(labels), "true": pipeline.SUPERVISED},
+    {"pseudo": str(labels), "true": SUPERVISED},
   )
   metric = task.make_metrics()
   for batch in pipeline.eval_batches(
@@ -100,7 +101,7 @@ def draw(
   """
   manifest = read_manifest(labels)
   task = teacher_task(manifest)
-  source = pipeline.Source(
+  source = Source(
     str(images), manifest["image_set"]["split"], {"pseudo": str(labels)}
   )
   batches = pipeline.eval_batches(

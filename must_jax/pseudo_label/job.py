@@ -22,10 +22,12 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from must_jax.data import records, sets
 from must_jax.pseudo_label import lease as lease_lib
 from must_jax.pseudo_label import statistics, store
 from must_jax.pseudo_label.labeller import Batch, Example, Labeller, ToLabels
+from must_jax.storage import sets
+from must_jax.storage.sets import ImageSet, Shard, key_digest
+from must_jax.storage.tfrecord import RecordWriter, write_json
 
 # Exit status of a job whose labels are there but cannot be right.
 ALARM = 3
@@ -47,7 +49,7 @@ class LabelJob:
     process_index, process_count: decide which shards come first.
   """
 
-  image_set: records.ImageSet
+  image_set: ImageSet
   output: epath.PathLike
   fields: Mapping[str, Mapping[str, Any]]
   teacher: Mapping[str, Any]
@@ -98,7 +100,7 @@ def run(
       that cannot be decoded are not "valid".
     predict: batch -> arrays with leading dimension B, on the host.
     to_labels: arrays of one example and its content size -> labels in the form
-      they are stored (`must_jax.tasks.base.Task.to_labels`).
+      they are stored (`must_jax.tasks.task.Task.to_labels`).
     stop: asked between batches; if true, the shard at hand is given back.
 
   Raises:
@@ -221,7 +223,7 @@ class _Worker:
     undecodable: list[dict[str, Any]] = []
     sums: dict[str, Any] = {}
     try:
-      with records.RecordWriter(self._dir / shard.file) as writer:
+      with RecordWriter(self._dir / shard.file) as writer:
         for example in self._examples(index, lease):
           writer.write(example.record)
           if example.reason:
@@ -278,8 +280,8 @@ class _Worker:
       lease.num_records += len(examples)
       self._bar.update(len(examples))
 
-  def _check_keys(self, shard: records.Shard, keys: list[bytes]) -> None:
-    if store.UNKNOWN_KEY in keys or records.key_digest(keys) == shard.keys:
+  def _check_keys(self, shard: Shard, keys: list[bytes]) -> None:
+    if store.UNKNOWN_KEY in keys or key_digest(keys) == shard.keys:
       return
     raise ValueError(
       f"{self._images.directory / shard.file} has other keys than its index"
@@ -296,7 +298,7 @@ class _Worker:
     sets.check_shards(self._dir, [dataclasses.asdict(c.shard) for c in commits])
     manifest = store.make_manifest(self._static, commits)
     try:
-      records.write_json(self._dir / store.MANIFEST_FILE, manifest)
+      write_json(self._dir / store.MANIFEST_FILE, manifest)
     except FileNotFoundError:  # cleaned up by another worker that finished
       if not (self._dir / store.MANIFEST_FILE).exists():
         raise

@@ -9,8 +9,10 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from must_jax.data import parsing, records, schema
 from must_jax.pseudo_label import statistics, store
+from must_jax.storage import parsing, schema
+from must_jax.storage.sets import ImageSet
+from must_jax.storage.tfrecord import CorruptRecord
 from must_jax.types import Labels
 
 Batch: TypeAlias = dict[str, Any]
@@ -44,7 +46,7 @@ class Labeller:
 
   def __init__(
     self,
-    images: records.ImageSet,
+    images: ImageSet,
     fields: Mapping[str, Mapping[str, Any]],
     batches: Callable[[int], Iterable[Batch]],
     predict: Callable[[Batch], Predictions],
@@ -113,7 +115,7 @@ class Labeller:
       image = parsing.parse_image(tf.constant(record))
       key = image["key"].numpy()
       schema.image_size(image["image"].numpy())
-    except records.CorruptRecord as error:
+    except CorruptRecord as error:
       reason = error.reason
     except (ValueError, tf.errors.InvalidArgumentError) as error:
       reason = str(error)

@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from etils import epath
 
-from must_jax.data import records
 from must_jax.pseudo_label import store
+from must_jax.storage.tfrecord import write_json
 
 _BEATS = 10  # per `ttl`
 
@@ -52,7 +52,7 @@ class Lease:
     try:
       if holder is None:
         return lease if store.create(path, lease._contents()) else None
-      records.write_json(path, lease._contents())
+      write_json(path, lease._contents())
     except FileNotFoundError:
       return None  # the directory goes when the set is finished
     return lease
@@ -64,7 +64,7 @@ class Lease:
     self._last = time.monotonic()
     # As above: another worker may have finished the set.
     with contextlib.suppress(FileNotFoundError):
-      records.write_json(self.path, self._contents())
+      write_json(self.path, self._contents())
     return True
 
   def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ def measure(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
   Args:
     kind: of the field, the name of a class in `must_jax.types`.
-    arrays: as `must_jax.data.encoders.encode_field` takes them.
+    arrays: as `must_jax.storage.encoders.encode_field` takes them.
   """
   if kind == "ClassVector":
     classes = np.asarray(arrays["classes"])

@@ -27,13 +27,19 @@ from absl import logging
 from etils import epath
 
 from must_jax.config import differences
-from must_jax.data import records
-from must_jax.data.records import ImageSet, Shard
 from must_jax.pseudo_label import statistics
+from must_jax.storage.sets import (
+  LABEL_SCHEMA_VERSION,
+  MANIFEST_FILE,
+  ImageSet,
+  Shard,
+  read_versioned_json,
+)
+from must_jax.storage.tfrecord import write_json
 
-SCHEMA_VERSION = records.LABEL_SCHEMA_VERSION
+SCHEMA_VERSION = LABEL_SCHEMA_VERSION
 JOB_FILE = "job.json"
-MANIFEST_FILE = records.MANIFEST_FILE
+MANIFEST_FILE = MANIFEST_FILE
 LEASES = "leases"
 # The label record's key where the image record cannot be read at all.
 UNKNOWN_KEY = b""
@@ -63,7 +69,7 @@ class Commit:
   def write(self, directory: epath.Path) -> None:
     """Makes the shard count; all its other files must be there."""
     value = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-    records.write_json(commit_path(directory, self.shard.file), value)
+    write_json(commit_path(directory, self.shard.file), value)
 
   @classmethod
   def read(cls, directory: epath.Path, file: str) -> Self:
@@ -72,7 +78,7 @@ class Commit:
     Raises:
       ValueError: there is none, or it cannot be understood.
     """
-    value = records.read_versioned_json(
+    value = read_versioned_json(
       commit_path(directory, file), SCHEMA_VERSION, "the shard is not finished."
     )
     try:
@@ -165,7 +171,7 @@ def claim_directory(
     )
   if create(path, job):
     return job
-  found = records.read_versioned_json(
+  found = read_versioned_json(
     path, SCHEMA_VERSION, "delete the directory to label anew."
   )
   different = differences(
@@ -201,7 +207,7 @@ def create(path: epath.Path, value: Any) -> bool:
     return False
   temp = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
   try:
-    records.write_json(temp, value)
+    write_json(temp, value)
     try:
       os.link(temp, path)
     except FileExistsError:
@@ -251,7 +257,7 @@ def read_job(directory: epath.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: the directory is no label set, or of an unknown version.
   """
-  return records.read_versioned_json(
+  return read_versioned_json(
     epath.Path(directory) / JOB_FILE,
     SCHEMA_VERSION,
     "the directory is no label set.",

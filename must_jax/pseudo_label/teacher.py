@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from must_jax import config as config_lib
-from must_jax.data.preprocess import RULES, prepare
+from must_jax.input.preprocess import RULES, prepare
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train.load import LoadedModel

@@ -6,13 +6,13 @@ from typing import Any
 import tensorflow as tf
 from etils import epath
 
-from must_jax.data import records
-from must_jax.data.tfrecord import file_checksum
 from must_jax.pseudo_label import store
+from must_jax.storage.sets import ImageSet, LabelSet, key_digest
+from must_jax.storage.tfrecord import CorruptRecord, ShardReader, file_checksum
 
 
 def verify(
-  directory: epath.PathLike, image_set: records.ImageSet | None = None
+  directory: epath.PathLike, image_set: ImageSet | None = None
 ) -> Mapping[str, Any]:
   """Reads a finished label set whole and checks it.
 
@@ -27,7 +27,7 @@ def verify(
     ValueError: lists all that is wrong.
   """
   directory = epath.Path(directory)
-  labels = records.LabelSet.open(directory)
+  labels = LabelSet.open(directory)
   if image_set is not None:
     labels.check_images(image_set)
   job = store.read_job(directory)
@@ -36,7 +36,7 @@ def verify(
     try:
       commits.append(store.Commit.read(directory, shard.file))
       _verify_shard(directory, commits[-1], job)
-    except (ValueError, records.CorruptRecord) as error:
+    except (ValueError, CorruptRecord) as error:
       problems.append(str(error))
   if not problems:
     expected = store.make_manifest(job, commits)
@@ -68,7 +68,7 @@ def _verify_shard(
       f"{path} has checksum {checksum}; committed was {shard.checksum}."
     )
   keys, undecodable = [], []
-  for i, record in enumerate(records.ShardReader(path)):
+  for i, record in enumerate(ShardReader(path)):
     feature = tf.train.Example.FromString(record).features.feature
     keys.append(feature["key"].bytes_list.value[0])
     if feature["status"].bytes_list.value[0] != b"ok":
@@ -81,7 +81,7 @@ def _verify_shard(
     ),
   }
   if store.UNKNOWN_KEY not in keys:
-    counts["keys"] = (records.key_digest(keys), shard.keys)
+    counts["keys"] = (key_digest(keys), shard.keys)
   for name, (found, committed) in counts.items():
     if found != committed:
       raise ValueError(

@@ -12,8 +12,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from must_jax.config import PREEMPTED
-from must_jax.data import pipeline, preprocess
-from must_jax.data.sets import ImageSet
+from must_jax.input import pipeline, preprocess
+from must_jax.input.loader import ReadOptions
+from must_jax.input.source import Source
+from must_jax.input.union import Union
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.labeller import Batch, Predictions, ToLabels
 from must_jax.pseudo_label.teacher import (
@@ -23,6 +25,7 @@ from must_jax.pseudo_label.teacher import (
   describe_fields,
   describe_teacher,
 )
+from must_jax.storage.sets import ImageSet
 from must_jax.tasks import Task
 from must_jax.train.load import LoadedModel, load
 from must_jax.train.preemption import Sigterm
@@ -177,9 +180,7 @@ def _run(
     process_count=jax.process_count(),
   )
 
-  images = pipeline.Union(
-    [pipeline.Source(str(image_set.directory), image_set.split)], {}
-  )
+  images = Union([Source(str(image_set.directory), image_set.split)], {})
 
   def batches(shard: int) -> Iterable[Batch]:
     return pipeline.eval_batches(
@@ -188,7 +189,7 @@ def _run(
       batch_size=batch_size,
       image_size=image_size,
       shard=shard,
-      options=pipeline.ReadOptions(num_threads=num_threads, max_bad=None),
+      options=ReadOptions(num_threads=num_threads, max_bad=None),
     )
 
   with Sigterm() as sigterm:

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from must_jax.tasks.base import HeadOptions, Task
 from must_jax.tasks.classification import Classification
 from must_jax.tasks.contrastive import Contrastive
 from must_jax.tasks.depth import Depth
 from must_jax.tasks.detection import Detection
 from must_jax.tasks.normals import Normals
 from must_jax.tasks.segmentation import Segmentation
+from must_jax.tasks.task import HeadOptions, Task
 
 TASKS: dict[str, type[Task]] = {
   "classification": Classification,

@@ -10,12 +10,12 @@ import numpy as np
 from must_jax.losses import classification as losses
 from must_jax.metrics.accuracy import Accuracy
 from must_jax.models.heads import ClassificationHead
-from must_jax.tasks import base
+from must_jax.tasks import task
 from must_jax.types import ClassVector
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(base.Task):
+class Classification(task.Task):
   """Average-pooled C5 + linear (paper 3.2), trained on hard or soft labels.
 
   Attributes:
@@ -35,7 +35,7 @@ class Classification(base.Task):
   def fields(self):
     return {"label": ClassVector(self.num_classes)}
 
-  def make_head(self, options: base.HeadOptions) -> nn.Module:
+  def make_head(self, options: task.HeadOptions) -> nn.Module:
     return ClassificationHead(self.num_classes, dropout=self.dropout)
 
   def loss(self, outputs, batch):
@@ -75,7 +75,7 @@ class Classification(base.Task):
     row = max(2, height // 24)
     top = np.argsort(-arrays["probs"])[:3]
     bars = np.full((row * len(top), width, 3), 255, np.uint8)
-    colors = base.palette(self.num_classes)
+    colors = task.palette(self.num_classes)
     for i, k in enumerate(top):
       length = int(np.clip(arrays["probs"][k], 0, 1) * width)
       bars[i * row : (i + 1) * row - 1, :length] = colors[k]

@@ -10,7 +10,7 @@ from must_jax.metrics.depth import CROPS, DepthError
 from must_jax.models.heads import PixelHead
 from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import base
+from must_jax.tasks import task
 from must_jax.types import ValueMap
 
 LOSSES = {
@@ -22,7 +22,7 @@ LOSSES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Depth(base.Task):
+class Depth(task.Task):
   """Value per pixel: 3 convs + linear on the fused P2, or a MiDaS decoder.
 
   Attributes:
@@ -72,7 +72,7 @@ class Depth(base.Task):
   def fields(self):
     return {"depth": ValueMap(self.unit)}
 
-  def make_head(self, options: base.HeadOptions) -> nn.Module:
+  def make_head(self, options: task.HeadOptions) -> nn.Module:
     if self.decoder != "pixel":
       return DECODERS[self.decoder](dtype=options.dtype)
     return PixelHead(
@@ -100,7 +100,7 @@ class Depth(base.Task):
     return {"values": values[..., 0]}
 
   def to_labels(self, prediction, content_size, image_size):
-    values = base.crop_to_content(
+    values = task.crop_to_content(
       prediction["values"], content_size, image_size, nearest=False
     )
     return {"depth": {"values": values, "valid": np.isfinite(values)}}
@@ -114,10 +114,10 @@ class Depth(base.Task):
     )
 
   def draw(self, image, arrays):
-    values = base.resize_for_drawing(arrays["values"], image.shape[:2])
+    values = task.resize_for_drawing(arrays["values"], image.shape[:2])
     valid = np.isfinite(values)
     if "valid" in arrays:
-      valid &= base.resize_for_drawing(arrays["valid"], image.shape[:2])
+      valid &= task.resize_for_drawing(arrays["valid"], image.shape[:2])
     if not valid.any():
       return np.zeros_like(image)
     low, high = np.percentile(values[valid], (1, 99))

@@ -9,14 +9,14 @@ from must_jax.losses import detection as losses
 from must_jax.metrics.coco import CocoAP
 from must_jax.metrics.voc import VocAP
 from must_jax.models import rcnn
-from must_jax.tasks import base
+from must_jax.tasks import task
 from must_jax.types import Boxes
 
 METRICS = {"coco": CocoAP, "voc": VocAP}
 
 
 @dataclasses.dataclass(frozen=True)
-class Detection(base.Task):
+class Detection(task.Task):
   """RPN with 2 hidden convs, Fast R-CNN with 4 convs + 1 FC on P3..P7.
 
   Attributes:
@@ -78,7 +78,7 @@ class Detection(base.Task):
   def fields(self):
     return {"objects": Boxes(self.num_classes, self.max_boxes, self.min_score)}
 
-  def make_head(self, options: base.HeadOptions) -> nn.Module:
+  def make_head(self, options: task.HeadOptions) -> nn.Module:
     return rcnn.FasterRCNNHead(
       num_classes=self.num_classes,
       channels=options.channels,
@@ -144,7 +144,7 @@ class Detection(base.Task):
 
   def draw(self, image, arrays):
     image = image.copy()
-    colors = base.palette(self.num_classes)
+    colors = task.palette(self.num_classes)
     width = max(1, min(image.shape[:2]) // 96)
     shown = arrays["valid"] & (
       arrays.get("scores", np.ones(len(arrays["valid"]))) >= self.min_score

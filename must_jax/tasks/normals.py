@@ -10,12 +10,12 @@ from must_jax.losses import dense as losses
 from must_jax.metrics.normals import AngularError
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import base
+from must_jax.tasks import task
 from must_jax.types import VectorMap
 
 
 @dataclasses.dataclass(frozen=True)
-class Normals(base.Task):
+class Normals(task.Task):
   """Unit vector per pixel: 3 convs + linear on the fused P2, cosine loss.
 
   Attributes:
@@ -28,7 +28,7 @@ class Normals(base.Task):
   def fields(self):
     return {"normals": VectorMap()}
 
-  def make_head(self, options: base.HeadOptions) -> nn.Module:
+  def make_head(self, options: task.HeadOptions) -> nn.Module:
     return PixelHead(
       num_outputs=3,
       num_convs=self.num_convs,
@@ -55,7 +55,7 @@ class Normals(base.Task):
     return {"vectors": vectors / jnp.maximum(norm, 1e-6)}
 
   def to_labels(self, prediction, content_size, image_size):
-    vectors = base.crop_to_content(
+    vectors = task.crop_to_content(
       prediction["vectors"], content_size, image_size, nearest=False
     )
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -68,10 +68,10 @@ class Normals(base.Task):
     return AngularError()
 
   def draw(self, image, arrays):
-    vectors = base.resize_for_drawing(arrays["vectors"], image.shape[:2])
+    vectors = task.resize_for_drawing(arrays["vectors"], image.shape[:2])
     # The usual colours: x to red, y up to green, towards the camera to blue.
     rgb = (vectors * (1, -1, -1) + 1) / 2 * 255
     if "valid" in arrays:
-      valid = base.resize_for_drawing(arrays["valid"], image.shape[:2])
+      valid = task.resize_for_drawing(arrays["valid"], image.shape[:2])
       rgb = np.where(valid[..., None], rgb, 0)
     return np.clip(rgb, 0, 255).astype(np.uint8)

@@ -11,12 +11,12 @@ from must_jax.losses import dense as losses
 from must_jax.metrics.miou import MeanIoU
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import base
+from must_jax.tasks import task
 from must_jax.types import IGNORE_LABEL, ClassMap
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation(base.Task):
+class Segmentation(task.Task):
   """Class per pixel: 3 convs + linear, softmax cross entropy.
 
   Attributes:
@@ -31,7 +31,7 @@ class Segmentation(base.Task):
   def fields(self):
     return {"mask": ClassMap(self.num_classes, self.min_score)}
 
-  def make_head(self, options: base.HeadOptions) -> nn.Module:
+  def make_head(self, options: task.HeadOptions) -> nn.Module:
     return PixelHead(
       num_outputs=self.num_classes,
       num_convs=self.num_convs,
@@ -63,7 +63,7 @@ class Segmentation(base.Task):
   def to_labels(self, prediction, content_size, image_size):
     return {
       "mask": {
-        name: base.crop_to_content(
+        name: task.crop_to_content(
           prediction[name], content_size, image_size, nearest=True
         )
         for name in ("classes", "confidence")
@@ -74,10 +74,10 @@ class Segmentation(base.Task):
     return MeanIoU(self.classes)
 
   def draw(self, image, arrays):
-    classes = base.resize_for_drawing(arrays["classes"], image.shape[:2])
-    colors = base.palette(IGNORE_LABEL + 1)
+    classes = task.resize_for_drawing(arrays["classes"], image.shape[:2])
+    colors = task.palette(IGNORE_LABEL + 1)
     colors[IGNORE_LABEL] = 0
     if "confidence" in arrays:
-      sure = base.resize_for_drawing(arrays["confidence"], image.shape[:2])
+      sure = task.resize_for_drawing(arrays["confidence"], image.shape[:2])
       classes = np.where(sure >= self.min_score, classes, IGNORE_LABEL)
     return (0.35 * image + 0.65 * colors[classes]).astype(np.uint8)

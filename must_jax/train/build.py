@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from must_jax import weighting
 from must_jax.config import task_kwargs
-from must_jax.data.abstract import abstract_batch
+from must_jax.input.abstract import abstract_batch
 from must_jax.models.fpn import FPN
 from must_jax.models.must import MustModel, build_backbone
 from must_jax.tasks import HeadOptions, Task, make_task
@@ -23,7 +23,7 @@ from must_jax.train.optimizer import make_optimizer, make_schedule
 from must_jax.train.state import TrainState, create_state, init_state
 from must_jax.train.step import make_train_step
 from must_jax.types import PyTree
-from must_jax.weighting.base import Balancer
+from must_jax.weighting.balancer import Balancer
 
 
 def build_tasks(config: ConfigDict) -> dict[str, Task]:

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.data.tfrecord import is_local
+from must_jax.storage.tfrecord import is_local
 from must_jax.train import processes
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax.metrics.base import Metric
+from must_jax.metrics.metric import Metric
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import processes

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from must_jax.tasks.base import Task, sum_of_means
+from must_jax.tasks.task import Task, sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.optimizer import last_layer
 from must_jax.types import Array, PyTree
-from must_jax.weighting.base import Balancer, Scalars, Trunk, dot
+from must_jax.weighting.balancer import Balancer, Scalars, Trunk, dot
 
 Batch = dict[str, Any]
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
-from must_jax.data import sources
-from must_jax.data.quarantine import Quarantine
-from must_jax.data.tfrecord import atomic_write
+from must_jax.input import sources
+from must_jax.input.quarantine import Quarantine
+from must_jax.storage.tfrecord import atomic_write
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import processes

@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
-from must_jax.data.tfrecord import atomic_write
+from must_jax.storage.tfrecord import atomic_write
 
 
 def gather(payload: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.guard import Guard, GuardState
 from must_jax.types import PyTree
-from must_jax.weighting.base import Balancer
+from must_jax.weighting.balancer import Balancer
 
 
 class TrainState(struct.PyTreeNode):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from must_jax.tasks.base import Task
+from must_jax.tasks.task import Task
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.gradients import Batch, make_gradients
 from must_jax.train.guard import Guard
 from must_jax.train.state import TrainState
 from must_jax.types import Array, PyTree
-from must_jax.weighting.base import Balancer
+from must_jax.weighting.balancer import Balancer
 
 
 def make_train_step(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from must_jax.weighting.base import Balancer, Trunk
+from must_jax.weighting.balancer import Balancer, Trunk
 from must_jax.weighting.graddrop import GradDrop
 from must_jax.weighting.gradnorm import GradNorm
 from must_jax.weighting.paper import paper_weights

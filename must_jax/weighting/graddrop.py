@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.types import Array, PyTree
-from must_jax.weighting.base import Balancer, Gradients, Scalars, Trunk, add
+from must_jax.weighting.balancer import Balancer, Gradients, Scalars, Trunk, add
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from must_jax.types import Array, PyTree
-from must_jax.weighting.base import Gradients, Scalars, Trunk, dot
+from must_jax.weighting.balancer import Gradients, Scalars, Trunk, dot
 from must_jax.weighting.learned import Learned
 
 # Relative to the mean weight, before weights are made to sum.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from must_jax.types import Array
-from must_jax.weighting.base import Balancer, Scalars
+from must_jax.weighting.balancer import Balancer, Scalars
 
 
 @dataclasses.dataclass(frozen=True)

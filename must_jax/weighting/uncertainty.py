@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 
 from must_jax.types import PyTree
-from must_jax.weighting.base import Scalars
+from must_jax.weighting.balancer import Scalars
 from must_jax.weighting.learned import Learned
 
 

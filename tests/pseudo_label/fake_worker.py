@@ -15,8 +15,10 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from must_jax.data import records
 from must_jax.pseudo_label import job as job_lib
+from must_jax.storage import set_writer
+from must_jax.storage.sets import ImageSet
+from must_jax.storage.tfrecord import CorruptRecord
 
 FIELDS = {
   "label": {"kind": "ClassVector", "classes": ["red", "green", "blue"]},
@@ -43,7 +45,7 @@ def make_images(directory, num_shards=3, per_shard=5, seed=0, bad=(), name="w"):
         "labels": {},
       }
 
-  return records.write_image_set(
+  return set_writer.write_image_set(
     directory, name, "train", examples(), {}, records_per_shard=per_shard
   )
 
@@ -77,7 +79,7 @@ def batches(images, shard, size=2, delay=0.0):
         feature = example.features.feature
         image = io.BytesIO(feature["image"].bytes_list.value[0])
         batch["image"][row] = np.asarray(PIL.Image.open(image))
-      except (records.CorruptRecord, OSError):
+      except (CorruptRecord, OSError):
         continue
       batch["key"][row] = feature["key"].bytes_list.value[0]
       batch["valid"][row] = True
@@ -136,7 +138,7 @@ def _nursery():
     if "wait" in request:
       answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
     elif not (answer := os.fork()):
-      images = records.ImageSet.open(request.pop("images"), "train")
+      images = ImageSet.open(request.pop("images"), "train")
       delay = request.pop("delay")
       summary = run(make_job(images, **request), delay)
       os._exit(100 if summary.num_records else 0)

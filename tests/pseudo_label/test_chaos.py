@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from must_jax.config import base_config, dataset, smoke, task
-from must_jax.data import synthetic
-from must_jax.data.sets import ImageSet
+from must_jax.lab import world as world_lib
 from must_jax.main import run_stage
 from must_jax.pseudo_label.verify import verify
+from must_jax.storage.sets import ImageSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -31,7 +31,7 @@ def processes():
 def make_job(tmp_path):
   """A teacher of two tasks, and a job of many small shards for one of them."""
   counts = {"pile": {"train": 4 * SHARDS}}
-  synthetic.build(tmp_path / "world", 48, counts, SHARDS, workers=1)
+  world_lib.build(tmp_path / "world", 48, counts, SHARDS, workers=1)
   config = base_config()
   config.tasks.depth = task("depth", labels={})
   config = smoke(config)

@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from must_jax.data import pipeline, records
+from must_jax.input import pipeline
+from must_jax.input.loader import ReadOptions
+from must_jax.input.source import Source
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label import lease as lease_lib
 from must_jax.pseudo_label import status as status_lib
 from must_jax.pseudo_label import store
 from must_jax.pseudo_label.verify import verify
+from must_jax.storage.sets import LabelSet
+from must_jax.storage.tfrecord import RecordWriter
 
 SHARD = "w-train-{:05d}-of-00003"
 ROOT = pathlib.Path(__file__).parents[2]
@@ -114,7 +118,7 @@ def test_labels_say_what_the_teacher_said(fake, images, tmp_path):
       )
       place += 1
   assert place == 15
-  labels = records.LabelSet.open(tmp_path / "labels")
+  labels = LabelSet.open(tmp_path / "labels")
   labels.check_images(images)
   assert labels.manifest["teacher"] == fake.TEACHER
   assert labels.manifest["settings"] == {"batch_size": 2}
@@ -411,7 +415,7 @@ def test_full_disk_leaves_whole_shards_only(
   fake, images, tmp_path, monkeypatch, where
 ):
   output = tmp_path / "labels"
-  write, commit = records.RecordWriter.write, store.Commit.write
+  write, commit = RecordWriter.write, store.Commit.write
 
   def full(self, *args):
     if SHARD.format(1) in f"{getattr(self, 'path', '')}{self!r}":
@@ -420,7 +424,7 @@ def test_full_disk_leaves_whole_shards_only(
 
   with monkeypatch.context() as patch:
     if where == "records":
-      patch.setattr(records.RecordWriter, "write", full)
+      patch.setattr(RecordWriter, "write", full)
     else:
       patch.setattr(store.Commit, "write", full)
     with pytest.raises(OSError, match=f"{SHARD.format(1)}.*No space") as caught:
@@ -497,7 +501,7 @@ def test_status_estimates_the_time_to_go(fake, images, tmp_path):
 
 def test_with_the_data_pipeline(fake, tmp_path):
   images = fake.make_images(tmp_path / "images", num_shards=2, bad=(4,))
-  source = pipeline.Source(str(images.directory), "train")
+  source = Source(str(images.directory), "train")
   seen = []
 
   def batches(shard):
@@ -507,7 +511,7 @@ def test_with_the_data_pipeline(fake, tmp_path):
       batch_size=2,
       image_size=(12, 16),
       shard=shard,
-      options=pipeline.ReadOptions(num_threads=1, max_bad=None),
+      options=ReadOptions(num_threads=1, max_bad=None),
     )
 
   def predict(batch):

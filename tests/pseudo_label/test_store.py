@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from must_jax.data import records
 from must_jax.pseudo_label import statistics, store
 from must_jax.pseudo_label.verify import verify
+from must_jax.storage.sets import LabelSet
+from must_jax.storage.tfrecord import RecordWriter, ShardReader
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +96,8 @@ def test_verify_finds_a_changed_manifest(copied):
 def test_verify_finds_swapped_records(copied):
   images, directory = copied
   path = directory / "w-train-00000-of-00003.tfrecord"
-  examples = list(records.ShardReader(path))
-  with records.RecordWriter(path) as writer:
+  examples = list(ShardReader(path))
+  with RecordWriter(path) as writer:
     for example in reversed(examples):
       writer.write(example)
   commit = store.Commit.read(directory, path.name)
@@ -145,7 +146,7 @@ def test_labels_of_other_images_name_both_shards(fake, finished, tmp_path):
   _, directory = finished
   others = fake.make_images(tmp_path / "others", seed=1)
   file = "w-train-00000-of-00003.tfrecord"
-  for check in (records.LabelSet.open(directory).check_images, None):
+  for check in (LabelSet.open(directory).check_images, None):
     with pytest.raises(ValueError) as caught:
       check(others) if check else verify(directory, others)
     assert str(directory / file) in str(caught.value)

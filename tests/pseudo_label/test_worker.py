@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from must_jax.config import base_config, dataset, task
-from must_jax.data import pipeline, synthetic
-from must_jax.data.sets import LabelSet
+from must_jax.input import pipeline
+from must_jax.input.source import Source
+from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import inspect, verify, worker
 from must_jax.pseudo_label import teacher as teacher_lib
+from must_jax.storage.sets import LabelSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.load import load
@@ -25,7 +27,7 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 def images(tmp_path_factory):
   directory = tmp_path_factory.mktemp("world")
   counts = {name: {"train": 10} for name in ("pile", "pile_truth")}
-  synthetic.build(directory, 48, counts, num_shards=2, workers=1)
+  world_lib.build(directory, 48, counts, num_shards=2, workers=1)
   return directory / "pile"
 
 
@@ -56,7 +58,7 @@ def corners(**options):
 
 def read(images, labels, field, size=(48, 48)):
   """The labels as a student would read them."""
-  source = pipeline.Source(str(images), "train", {"task": str(labels)})
+  source = Source(str(images), "train", {"task": str(labels)})
   batches = pipeline.eval_batches(
     [source], {"task": field}, batch_size=10, image_size=size
   )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from must_jax.tasks import TASKS, HeadOptions, make_task, task_options
-from must_jax.tasks.base import crop_to_content, palette, sum_of_means
+from must_jax.tasks.task import crop_to_content, palette, sum_of_means
 
 CLASSES = ("ball", "box", "cone")
 LABELLED = sorted(set(TASKS) - {"contrastive"})  # which has no labels

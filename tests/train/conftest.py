@@ -2,7 +2,7 @@ import pytest
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.data import synthetic
+from must_jax.lab import world as world_lib
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def world(tmp_path_factory):
     "pile_truth": {"train": 24},
     "src_cls": {"train": 24, "validation": 12},
   }
-  synthetic.build(directory, 64, counts, num_shards=2, workers=1)
+  world_lib.build(directory, 64, counts, num_shards=2, workers=1)
   return directory
 
 

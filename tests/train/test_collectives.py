@@ -13,7 +13,7 @@ PROGRAM = """
 import json, sys
 import jax
 from must_jax.config import base_config, smoke, task
-from must_jax.data.abstract import abstract_batch
+from must_jax.input.abstract import abstract_batch
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
 from must_jax.train.step import make_predict_step

@@ -16,7 +16,7 @@ PROGRAM = """
 import json, sys
 import jax, numpy as np
 from must_jax.config import base_config, smoke, task
-from must_jax.data.abstract import abstract_batch
+from must_jax.input.abstract import abstract_batch
 from must_jax.train import checkpoint, mesh as mesh_lib
 from must_jax.train.build import build
 

@@ -8,7 +8,7 @@ import pytest
 from must_jax import weighting
 from must_jax.config import base_config, small, task
 from must_jax.losses.contrastive import nt_xent
-from must_jax.tasks.base import sum_of_means
+from must_jax.tasks.task import sum_of_means
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.gradients import make_gradients

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import must_jax
 from must_jax.config import dataset, task
-from must_jax.data import sources
+from must_jax.input import sources
 from must_jax.train import checkpoint, loop
 
 ALL = ("classification", "detection", "segmentation", "depth", "normals")

@@ -19,7 +19,7 @@ from etils import epath
 
 import must_jax
 from must_jax.config import base_config
-from must_jax.data import sources
+from must_jax.input import sources
 from must_jax.train import checkpoint, loop
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build

@@ -1,0 +1,193 @@
+"""`must-jax convert`: files of weights to checkpoints, and back."""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from must_jax import config as config_lib
+from must_jax.convert import get_kind, kinds, weight_files
+from must_jax.convert.kinds import ConversionError, Path, convert
+from must_jax.train import checkpoint
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.state import init_variables
+
+# The kind of our own files: a checkpoint's variables with its config.
+OWN = "must_jax"
+_FORMAT = "must_jax 1"
+
+
+def run(args: argparse.Namespace) -> int:
+  """Does what the arguments ask for; returns the exit status."""
+  if args.list:
+    _print_kinds()
+    return 0
+  if not (args.kind and args.weights and args.out):
+    raise ValueError(
+      "Expected KIND WEIGHTS --out DIR, as in `must-jax convert"
+      " torchvision_resnet50 resnet50.pth --out checkpoints/resnet50`; --list"
+      " shows the kinds."
+    )
+  if args.kind == OWN:
+    if args.weights.is_dir():
+      to_safetensors(args.weights, args.out)
+    else:
+      from_safetensors(args.weights, args.out)
+  else:
+    print(convert_file(args.kind, args.weights, args.out))
+  print(f"Wrote {args.out}")
+  return 0
+
+
+def convert_file(
+  kind_name: str, weights: pathlib.Path, out: pathlib.Path
+) -> str:
+  """Makes a checkpoint of published weights.
+
+  Args:
+    kind_name: a key of `convert.kinds()`.
+    weights: the file.
+    out: directory for the checkpoint.
+
+  Returns:
+    A report of what went where.
+
+  Raises:
+    ConversionError: the file is not of this kind, with every tensor that is
+      missing, extra or of another shape; nothing is written.
+  """
+  kind = get_kind(kind_name)
+  tensors = weight_files.read(weights)
+  config = kind.make_config(tensors)
+  variables, unused = convert(kind, tensors, _expected(config))
+  origin = {
+    "kind": kind.name,
+    "title": kind.title,
+    "source": kind.source,
+    "licence": kind.licence,
+    "file": weights.name,
+    "sha256": weight_files.sha256(weights),
+  }
+  checkpoint.write_variables(out, config, variables, origin)
+  return _report(kind.title, variables, unused)
+
+
+def to_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes a checkpoint's variables and config to one file."""
+  metadata = {
+    "format": _FORMAT,
+    "config": json.loads(config_lib.to_json(checkpoint.read_config(path))),
+    "origin": checkpoint.read_origin(path),
+  }
+  variables = checkpoint.load_variables(path)
+  weight_files.write(
+    out, {"/".join(p): array for p, array in _flatten(variables)}, metadata
+  )
+
+
+def from_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
+  """Makes a checkpoint of what `to_safetensors` wrote, bit for bit.
+
+  Raises:
+    ConversionError: the file is another's, or does not fit its own config.
+  """
+  tensors, text = weight_files.read_with_metadata(path)
+  metadata = {name: json.loads(value) for name, value in text.items()}
+  if metadata.get("format") != _FORMAT:
+    raise ConversionError(
+      f"{path} was not written by `must-jax convert {OWN}`; name the kind of"
+      " its weights instead (`must-jax convert --list`)."
+    )
+  config = config_lib.from_json(json.dumps(metadata["config"]))
+  found = {name: value.shape for name, value in tensors.items()}
+  expected = {
+    "/".join(p): tuple(leaf.shape) for p, leaf in _flatten(_expected(config))
+  }
+  if found != expected:
+    differing = sorted(
+      name
+      for name in found.keys() | expected.keys()
+      if found.get(name) != expected.get(name)
+    )
+    raise ConversionError(
+      f"{path} does not fit the model of its own config; differing:"
+      f" {', '.join(differing[:10])}. It is damaged or of another version."
+    )
+  variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+  for name, value in tensors.items():
+    *parents, leaf = name.split("/")
+    node = variables
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  checkpoint.write_variables(out, config, variables, metadata["origin"])
+
+
+def _expected(config: config_lib.ConfigDict) -> dict[str, Any]:
+  """The tree of the model's variables, as shapes."""
+  tasks = build_tasks(config)
+  model = build_model(config, tasks)
+  size = tuple(config.data.image_size)
+  return dict(
+    jax.eval_shape(
+      lambda key: init_variables(model, size, key), jax.random.key(0)
+    )
+  )
+
+
+def _flatten(
+  tree: Mapping[str, Any], path: Path = ()
+) -> list[tuple[Path, Any]]:
+  """(path, leaf) of every array."""
+  return [
+    pair
+    for name, node in tree.items()
+    for pair in (
+      _flatten(node, (*path, name))
+      if isinstance(node, Mapping)
+      else [((*path, name), node)]
+    )
+  ]
+
+
+def _report(title: str, variables: dict[str, Any], unused: list[str]) -> str:
+  lines = [title]
+  modules = sorted(variables["params"])
+  width = max(map(len, modules))
+  for module in modules:
+    arrays: list[np.ndarray] = [
+      array
+      for kind in variables.values()
+      for _, array in _flatten(kind.get(module, {}))
+    ]
+    values = sum(array.size for array in arrays)
+    lines.append(
+      f"  {module:<{width}}  loaded  {len(arrays)} tensors, {values:,} values"
+    )
+  if unused:
+    shown = ", ".join(unused[:4]) + (", ..." if len(unused) > 4 else "")
+    lines.append(f"  unused on purpose: {len(unused)} tensors ({shown})")
+  return "\n".join(lines)
+
+
+def _print_kinds() -> None:
+  known = kinds()
+  width = max(map(len, known))
+  print(f"{OWN:<{width}}  a must_jax checkpoint to .safetensors, or back\n")
+  for name, kind in sorted(known.items()):
+    config = kind.make_config({})
+    print(f"{name:<{width}}  {kind.title}")
+    print(f"{'':<{width}}  from {kind.source}; licence: {kind.licence}")
+    print(
+      f"{'':<{width}}  images: {' x '.join(map(str, config.data.image_size))}"
+      f" ({config.data.resize}), mean {_numbers(config.model.image_mean)},"
+      f" deviation {_numbers(config.model.image_std)}"
+    )
+
+
+def _numbers(values: Iterable[float]) -> str:
+  return "/".join(f"{value:g}" for value in values)

@@ -1,0 +1,148 @@
+"""Files of published weights: read without running any code in them.
+
+`safetensors` and `torch` are in the extra `[convert]`; torch is imported only
+for its own files.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from must_jax.convert.kinds import ConversionError
+
+_INSTALL = "pip install 'must_jax[convert]'"
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads all tensors of a file by name.
+
+  Args:
+    path: `.safetensors`, or `.pt` / `.pth` / `.bin` with a state dict, bare or
+      under "model", "state_dict" or "model_state" (as beside an optimizer).
+
+  Raises:
+    ConversionError: another kind of file, a damaged one, or one that would run
+      code when unpickled.
+    FileNotFoundError: there is no such file.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f"There is no file of weights at {path}.")
+  if path.suffix == ".safetensors":
+    return _read_safetensors(path)[0]
+  if path.suffix in (".pt", ".pth", ".bin"):
+    return _read_torch(path)
+  raise ConversionError(
+    f"{path} ends in {path.suffix!r}; expected .safetensors, .pt or .pth."
+  )
+
+
+def read_with_metadata(
+  path: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Tensors and the free text of a `.safetensors` file; see `read`."""
+  if not path.is_file():
+    raise FileNotFoundError(f"There is no file of weights at {path}.")
+  return _read_safetensors(path)
+
+
+def write(
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  metadata: Mapping[str, Any],
+) -> None:
+  """Writes a `.safetensors` file, whole or not at all.
+
+  Args:
+    path: of the file.
+    tensors: by name.
+    metadata: JSON values by name.
+  """
+  safetensors_numpy = _import("safetensors.numpy")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    safetensors_numpy.save_file(
+      {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+      str(temporary),
+      metadata={name: json.dumps(value) for name, value in metadata.items()},
+    )
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+  """Digest of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(
+  path: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  safetensors = _import("safetensors")
+  try:
+    with safetensors.safe_open(str(path), framework="np") as file:
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      return tensors, file.metadata() or {}
+  except (safetensors.SafetensorError, TypeError, OSError) as error:
+    raise ConversionError(
+      f"{path} cannot be read as safetensors ({error}). It may be truncated:"
+      " compare its size with the published one."
+    ) from None
+
+
+def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+  torch = _import("torch")
+  try:
+    value = torch.load(str(path), map_location="cpu", weights_only=True)
+  except Exception as error:  # torch raises many kinds
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+      raise ConversionError(
+        f"{path} holds more than tensors, namely {code[1]}: pickled code, which"
+        " is never run. Save `model.state_dict()` alone, or take a .safetensors"
+        " file."
+      ) from None
+    reason = str(error).partition(". ")[0].strip().splitlines()[0]
+    raise ConversionError(
+      f"{path} cannot be read as PyTorch's tensors ({reason}). It may be"
+      " truncated: compare its size with the published one. If it holds pickled"
+      " code: that is never run."
+    ) from None
+  for key in ("model", "state_dict", "model_state"):
+    if isinstance(value, dict) and isinstance(value.get(key), dict):
+      value = value[key]
+  if not isinstance(value, dict) or not all(
+    isinstance(tensor, torch.Tensor) for tensor in value.values()
+  ):
+    raise ConversionError(
+      f"{path} holds no state dict, a table of tensors by name, but"
+      f" {type(value).__name__}; save `model.state_dict()`."
+    )
+  return {
+    name.removeprefix("module."): _numpy(tensor)
+    for name, tensor in value.items()
+  }
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+  if tensor.is_floating_point():
+    tensor = tensor.float()  # numpy has no bfloat16
+  return tensor.numpy()
+
+
+def _import(name: str) -> Any:
+  import importlib
+
+  try:
+    return importlib.import_module(name)
+  except ImportError:
+    raise ConversionError(
+      f"Converting needs the package {name.partition('.')[0]!r}: {_INSTALL}"
+    ) from None

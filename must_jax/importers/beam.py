@@ -1,0 +1,81 @@
+"""Reads the parts of an import on a cluster, with Apache Beam."""
+
+import functools
+import hashlib
+import pickle
+import shlex
+from collections.abc import Sequence
+from concurrent import futures
+
+from must_jax.importers import parts
+from must_jax.importers.parts import Job
+from must_jax.importers.plan import HasKey
+from must_jax.storage.tfrecord import atomic_write
+
+
+def read(
+  job: Job,
+  items: Sequence[Sequence[HasKey]],
+  todo: Sequence[int],
+  runner: str,
+  options: str,
+) -> None:
+  """Reads parts; returns when all are finished.
+
+  Args:
+    job: of the parts; every worker of the runner sees its stage.
+    items: by part.
+    todo: the parts to read.
+    runner: name of the runner.
+    options: of the runner, as on a command line.
+
+  Raises:
+    ValueError: Apache Beam is not installed.
+    ChildProcessError: there is no such runner, or the pipeline failed;
+      finished parts are kept.
+  """
+  try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+  except ModuleNotFoundError:
+    raise ValueError(
+      f"--runner {runner} needs Apache Beam: pip install 'must_jax[beam]'."
+    ) from None
+  try:
+    pipeline = beam.Pipeline(runner, PipelineOptions(shlex.split(options)))
+    # The description of a pipeline is too small for millions of items.
+    with futures.ThreadPoolExecutor(16) as pool:
+      saved = list(pool.map(lambda part: _save(job, part, items[part]), todo))
+    (
+      pipeline
+      | "Parts" >> beam.Create(saved)
+      | "Spread" >> beam.Reshuffle()
+      | "Read" >> beam.Map(functools.partial(_write_part, job))
+    )
+    pipeline.run().wait_until_finish()
+  except Exception as error:  # runners raise of all kinds
+    reason = str(error).strip().splitlines()[-1]  # after a worker's traceback
+    raise ChildProcessError(
+      f"The pipeline of {runner} failed: {reason} Finished parts are kept: run"
+      " the same command again."
+    ) from None
+
+
+def _save(job: Job, part: int, items: Sequence[HasKey]) -> tuple[int, str]:
+  """Writes the items of a part for `_write_part`; returns their digest too."""
+  data = pickle.dumps(items)
+  with atomic_write(job.path(part, ".items")) as file:
+    file.write(data)
+  return part, _digest(data)
+
+
+def _write_part(job: Job, saved: tuple[int, str]) -> int:
+  part, digest = saved
+  data = job.path(part, ".items").read_bytes()
+  if _digest(data) != digest:  # unpickling runs code
+    raise ValueError(f"{job.path(part, '.items')} was changed by others.")
+  return parts.write_part(job, part, pickle.loads(data))
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.blake2b(data, digest_size=16).hexdigest()

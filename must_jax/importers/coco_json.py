@@ -1,0 +1,179 @@
+"""Objects from a JSON file in the format of COCO."""
+
+import argparse
+import collections
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from must_jax.importers import files, objects
+from must_jax.importers.files import Picture, Rejected
+from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+
+HELP = "objects from a COCO JSON file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer."""
+  parser.add_argument(
+    "--annotations",
+    type=epath.Path,
+    required=True,
+    metavar="FILE",
+    help="JSON with images, annotations and categories",
+  )
+  parser.add_argument(
+    "--images",
+    type=epath.Path,
+    required=True,
+    metavar="DIR",
+    help="where the file names of the JSON begin",
+  )
+  parser.add_argument(
+    "--strip-folders",
+    type=int,
+    default=0,
+    metavar="N",
+    help="leave out the first N folders of the file names; 2 for Objects365,"
+    " whose images/v1/patch8/a.jpg lies in patch8/a.jpg",
+  )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+  """Reads the JSON file.
+
+  Categories become classes 0, 1, ... in the order of the file; `iscrowd` or
+  `ignore` marks objects that count neither way. Images without annotations
+  are images without objects.
+
+  Raises:
+    ValueError: the file is missing or has another format.
+  """
+  if args.strip_folders < 0:
+    raise ValueError(
+      f"--strip-folders is {args.strip_folders}; expected 0 or more."
+    )
+  if not args.images.is_dir():
+    raise ValueError(f"{args.images} is no directory of images.")
+  images, annotations, categories = _load(args.annotations)
+  class_of = {c["id"]: i for i, c in enumerate(categories)}
+  found = collections.defaultdict(list)
+  for annotation in annotations:
+    found[annotation["image_id"]].append(annotation)
+  items: dict[str, Item] = {}
+  for image in images:
+    parts = pathlib.PurePosixPath(image["file_name"]).parts
+    name = "/".join(parts[args.strip_folders :])
+    try:
+      path = files.inside(args.images, name)
+    except Rejected:
+      raise ValueError(
+        f"{args.annotations} has file_name {image['file_name']!r}; expected a"
+        f" path below --images after --strip-folders {args.strip_folders}."
+      ) from None
+    key = files.key_of(name)
+    if key in items:
+      raise ValueError(
+        f"{args.annotations} has two images with key {key!r} (file_name"
+        " without extension); expected different ones."
+      )
+    label = (image, found.pop(image["id"], []))
+    items[key] = Item(key, path, label)
+  strays = sum(map(len, found.values()))
+  notes = [f"annotations of images not listed: {strays}"] if strays else []
+  read = ReadFiles(_ReadObjects(class_of))
+  fields = {
+    "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
+  }
+  return Plan(
+    fields, list(items.values()), read, summarize=objects.summarize, notes=notes
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadObjects:
+  """Reads the objects of an image.
+
+  Attributes:
+    class_of: {id of a category: class}.
+  """
+
+  class_of: Mapping[int, int]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    image, annotations = item.label
+    given = tuple(
+      image.get(k, s) for k, s in zip(_SIZE, picture.size, strict=True)
+    )
+    objects.check_size(given, picture, "JSON")
+    named = [(f"annotation {a.get('id')}", a) for a in annotations]
+    return objects.read_objects(named, self._read, picture.size)
+
+  def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
+    corners, category = _corners(annotation), annotation["category_id"]
+    if category not in self.class_of:
+      raise Rejected(
+        f"category {category} is none of {sorted(self.class_of)[:10]}"
+      )
+    crowd = annotation.get("iscrowd") or annotation.get("ignore")
+    return objects.Object(corners, self.class_of[category], bool(crowd))
+
+
+_SIZE = ("height", "width")
+_NEEDED: dict[str, dict[str, Any]] = {
+  "images": {"id": (int, str), "file_name": str},
+  "annotations": {"image_id": (int, str), "category_id": int},
+  "categories": {"id": int, "name": str},
+}
+
+
+def _load(path: epath.Path) -> tuple[list, list, list]:
+  value = files.load_json(path)
+  lists = []
+  for name, needed in _NEEDED.items():
+    entries = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+      raise ValueError(
+        f"{path} has no list {name!r}; expected a COCO JSON object with"
+        f" {list(_NEEDED)}."
+      )
+    for entry in entries:
+      for field, types in needed.items():
+        if not isinstance(entry, dict) or not isinstance(
+          entry.get(field), types
+        ):
+          raise ValueError(
+            f"{path}, {name!r}: {str(entry)[:80]} lacks {field!r} of type"
+            f" {types}; expected the COCO format."
+          )
+    if name != "annotations":
+      ids = [entry["id"] for entry in entries]
+      if not ids or len(set(ids)) != len(ids):
+        raise ValueError(
+          f"{path} has no {name!r}, or an id twice; expected some, with"
+          " different ids."
+        )
+    lists.append(entries)
+  images, annotations, categories = lists
+  return images, annotations, categories
+
+
+def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
+  """Absolute yxyx of a bbox xywh."""
+  bbox: Any = annotation.get("bbox")
+  try:
+    x, y, width, height = (float(v) for v in bbox)
+  except (TypeError, ValueError):
+    raise Rejected(
+      f"bbox is {bbox!r}; expected [x, y, width, height]"
+    ) from None
+  if not all(map(math.isfinite, (x, y, width, height))):
+    raise Rejected(f"bbox {bbox} is not finite")
+  if width <= 0 or height <= 0:
+    raise Rejected(f"bbox {bbox} has no area")
+  return np.array([y, x, y + height, x + width])

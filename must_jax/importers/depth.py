@@ -1,0 +1,124 @@
+"""Depth maps: a 16-bit PNG or an .npy array for each image.
+
+Depth is the distance along the optical axis, in metres, or inverse depth
+without a unit. Pixels that are not finite, not above zero, or hold a code of
+--invalid are invalid.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from must_jax.importers import arguments, files
+from must_jax.importers.files import Picture, Rejected
+from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+
+HELP = "a 16-bit PNG or .npy of depth for each image"
+
+_PNG_SCALE = 0.001  # metres per code, the habit of RGB-D cameras
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer."""
+  arguments.add_pair_arguments(parser, "depths")
+  parser.add_argument(
+    "--scale",
+    type=float,
+    help="metres per code; default 0.001 for integers (PNG), 1 for floats",
+  )
+  parser.add_argument(
+    "--invalid",
+    type=float,
+    nargs="+",
+    default=[0.0],
+    metavar="CODE",
+    help="codes of invalid pixels; default 0",
+  )
+  parser.add_argument(
+    "--inverse",
+    action="store_true",
+    help="the maps hold inverse depth without a unit, kept as it is",
+  )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+  """Pairs images and depth maps.
+
+  Raises:
+    ValueError: a directory or file is missing or an option does not fit.
+  """
+  if args.scale is not None and (
+    args.inverse or not (0 < args.scale < math.inf)
+  ):
+    raise ValueError(
+      f"--scale is {args.scale}; expected metres per code, more than 0, and"
+      " none with --inverse."
+    )
+  items, notes = arguments.pair(args, "depth map", files.MAP_SUFFIXES)
+  unit = "inverse" if args.inverse else "metres"
+  scale = 1.0 if args.inverse else args.scale
+  return Plan(
+    {"depth": {"kind": "ValueMap", "unit": unit}},
+    items,
+    ReadFiles(_ReadDepth(scale, tuple(args.invalid))),
+    summarize=functools.partial(_summarize, unit),
+    notes=notes,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadDepth:
+  """Reads the depth map of an image.
+
+  Attributes:
+    scale: what a code is multiplied by; None decides by its type.
+    invalid: codes of invalid pixels.
+  """
+
+  scale: float | None
+  invalid: Sequence[float]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    path = arguments.partner(item, "depth map")
+    codes = files.read_map(path, picture)
+    if codes.ndim != 2 or codes.dtype.kind not in "uif":
+      raise Rejected(
+        f"{path.name} is {codes.dtype} {codes.shape}; expected numbers [h, w]"
+      )
+    scale = self.scale
+    if scale is None:
+      if codes.dtype == np.uint8:
+        raise Rejected(
+          f"{path.name} has 8 bits, too few for millimetres; expected 16, or"
+          " --scale"
+        )
+      scale = 1.0 if codes.dtype.kind == "f" else _PNG_SCALE
+    valid = np.isfinite(codes) & (codes > 0) & ~np.isin(codes, self.invalid)
+    if not valid.any():
+      raise Rejected(
+        f"{path.name} has no valid pixel; expected values above 0, other than"
+        f" {list(self.invalid)}"
+      )
+    return labels_of(np.where(valid, codes, 0) * scale, valid)
+
+
+def labels_of(values: np.ndarray, valid: np.ndarray) -> Labels:
+  """The labels of a depth map [h, w], 0 where it is not valid."""
+  counts = {
+    "sum": float(values.sum()),
+    "valid": int(valid.sum()),
+    "pixels": valid.size,
+  }
+  return Labels({"depth": {"values": values, "valid": valid}}, (), counts)
+
+
+def _summarize(unit: str, counts: Mapping[str, float]) -> list[str]:
+  mean = counts["sum"] / counts["valid"]
+  return [
+    f"depth ({unit}): mean {mean:.4g},"
+    f" {counts['valid'] / counts['pixels']:.1%} of the pixels are valid"
+  ]

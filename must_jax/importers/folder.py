@@ -1,0 +1,86 @@
+"""Images in one folder per class, or without labels."""
+
+import argparse
+
+from etils import epath
+
+from must_jax.importers import files
+from must_jax.importers.files import Picture
+from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+
+HELP = "images in a folder per class, or unlabelled"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer."""
+  parser.add_argument(
+    "--images",
+    type=epath.Path,
+    required=True,
+    metavar="DIR",
+    help="DIR/CLASS/... of JPEG, PNG or uint8 .npy",
+  )
+  labels = parser.add_mutually_exclusive_group()
+  labels.add_argument(
+    "--unlabelled",
+    action="store_true",
+    help="all images below DIR, without classes",
+  )
+  labels.add_argument(
+    "--classes",
+    metavar="FILE[:KEY]",
+    help="names in order, a JSON list or one a line; default: the folders,"
+    " sorted. Needed where a split lacks a class",
+  )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+  """Finds the images; the class is the first folder below `--images`.
+
+  Raises:
+    ValueError: no images, images outside of class folders, or folders that
+      are no class.
+  """
+  images, notes = files.find_images(args.images)
+  if args.unlabelled:
+    items = [Item(key, path) for key, path in images.items()]
+    return Plan({}, items, ReadFiles(_read_nothing), notes=notes)
+  stray = [str(path) for key, path in images.items() if "/" not in key]
+  if stray:
+    raise ValueError(
+      f"{len(stray)} images lie in no class folder, such as {stray[0]};"
+      f" expected {args.images}/CLASS/NAME. For images without classes give"
+      " --unlabelled."
+    )
+  folders = sorted(
+    path.name
+    for path in args.images.iterdir()
+    if path.is_dir() and not path.name.startswith(".")
+  )
+  classes = files.load_classes(args.classes) if args.classes else folders
+  unknown = sorted(set(folders) - set(classes))
+  if unknown:
+    raise ValueError(
+      f"Folders {unknown[:5]} of {args.images} are no class of {args.classes},"
+      f" which lists {classes[:5]} and so on. Add or remove them."
+    )
+  class_of = {key: key.split("/")[0] for key in images}
+  empty = sorted(set(classes) - set(class_of.values()))
+  if empty:
+    notes = [*notes, f"classes without an image: {empty}"]
+  items = [
+    Item(key, path, classes.index(class_of[key]))
+    for key, path in images.items()
+  ]
+  fields = {"label": {"kind": "ClassVector", "classes": classes}}
+  return Plan(fields, items, ReadFiles(_read_class), notes=notes)
+
+
+def _read_nothing(item: Item, picture: Picture) -> Labels:
+  del item, picture
+  return Labels({})
+
+
+def _read_class(item: Item, picture: Picture) -> Labels:
+  del picture
+  return Labels({"label": {"classes": [item.label]}})

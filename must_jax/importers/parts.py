@@ -1,0 +1,275 @@
+"""The unit of work of an import: a part, which becomes one shard.
+
+Items are cut into parts before any is read. A part is read, written and
+committed whole in a stage, a hidden directory below the image set:
+
+  DIR/.SPLIT.import/job.json         tells this import from others
+  DIR/.SPLIT.import/00012.tfrecord   records, with their .offsets
+  DIR/.SPLIT.import/00012.keys       little-endian uint64, hashes of their keys
+  DIR/.SPLIT.import/00012.json       commit record, written last
+
+Every byte follows from the plan and its files, so that it does not matter who
+reads a part, when, or how often.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, Self
+
+import numpy as np
+from etils import epath
+
+import must_jax
+from must_jax.importers.plan import HasKey, Imported, Plan
+from must_jax.storage import tfrecord
+from must_jax.storage.sets import Shard, key_digest, read_versioned_json
+from must_jax.storage.tfrecord import (
+  RecordWriter,
+  ShardReader,
+  atomic_write,
+  write_json,
+)
+
+_SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What the parts of an import have in common; pickled to their readers.
+
+  Attributes:
+    stage: directory of the parts.
+    digest: of all that the parts depend on.
+    fields: as in `index.json`.
+    read: the images of an item, see `Plan`.
+    shard_per_item: see `Plan`.
+  """
+
+  stage: epath.Path
+  digest: str
+  fields: Mapping[str, Mapping[str, Any]]
+  read: Callable[[Any], Iterator[Imported]]
+  shard_per_item: bool
+
+  def path(self, part: int, suffix: str) -> epath.Path:
+    """A file of a part."""
+    return self.stage / f"{part:05d}{suffix}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+  """A finished part.
+
+  Attributes:
+    job: digest of the job.
+    shard: as it lies in the stage; it may have no records.
+    num_images: read, whatever became of them.
+    rejected: what was left out, {"key", "reason"} each, whole images or parts
+      of their labels.
+    counts: sums of `Labels.counts`.
+  """
+
+  job: str
+  shard: Shard
+  num_images: int
+  rejected: Sequence[Mapping[str, str]]
+  counts: Mapping[str, float]
+
+  @property
+  def rejected_keys(self) -> set[str]:
+    """Of images that were left out, whole or in part."""
+    return {entry["key"] for entry in self.rejected}
+
+  @classmethod
+  def read(cls, job: Job, part: int) -> Self | None:
+    """Reads the commit record of a part; None if the part is not finished."""
+    try:
+      value = read_versioned_json(
+        job.path(part, ".json"), _SCHEMA_VERSION, "not finished"
+      )
+      del value["schema_version"]
+      commit = cls(**value | {"shard": Shard(**value["shard"])})
+    except (ValueError, TypeError, KeyError):
+      return None
+    return commit if commit.job == job.digest else None
+
+  def write(self, job: Job, part: int) -> None:
+    """Makes the part count; all its other files must be there."""
+    value = {"schema_version": _SCHEMA_VERSION, **dataclasses.asdict(self)}
+    write_json(job.path(part, ".json"), value)
+
+
+def cut(
+  plan: Plan, num_shards: int | None, records_per_shard: int
+) -> list[Sequence[HasKey]]:
+  """Items by part.
+
+  Neighbours in an image set meet in a batch, but neighbours in a dataset are
+  alike (frames of a video, images of a class). So items are ordered by a hash
+  of their keys, unless each is a part by itself.
+  """
+  if plan.shard_per_item:
+    return [[item] for item in plan.items]
+  items = sorted(plan.items, key=lambda item: _hash(item.key.encode(), 16))
+  if num_shards:
+    return [items[i::num_shards] for i in range(min(num_shards, len(items)))]
+  starts = range(0, len(items), records_per_shard)
+  return [items[i : i + records_per_shard] for i in starts]
+
+
+def digest(plan: Plan, parts: Sequence[Sequence[HasKey]]) -> str:
+  """Digest of all that parts depend on, but for the contents of files."""
+  result = hashlib.blake2b(digest_size=16)
+  head = (must_jax.__version__, _SCHEMA_VERSION, plan.fields, plan.read)
+  for value in (head, *parts):
+    data = pickle.dumps(value, protocol=4)
+    result.update(len(data).to_bytes(8, "little") + data)
+  return result.hexdigest()
+
+
+def write_part(
+  job: Job, part: int, items: Sequence[HasKey], threads: int = 1
+) -> int:
+  """Reads the images of a part, writes and commits its shard.
+
+  Args:
+    job: that the part belongs to.
+    part: its number.
+    items: to read.
+    threads: that read and encode.
+
+  Returns:
+    The number of images read.
+
+  Raises:
+    OSError: the shard cannot be written; the part is not committed.
+    Exception: what else the reader raises.
+  """
+  keys: list[bytes] = []
+  rejected: list[dict[str, str]] = []
+  counts: collections.Counter[str] = collections.Counter()
+  num_images = 0
+  with RecordWriter(job.path(part, ".tfrecord")) as writer:
+    for image, record, error in _encoded(job, items, threads):
+      num_images += 1
+      for reason in (*image.labels.rejected, *error):
+        rejected.append({"key": image.key, "reason": reason})
+      if not error:
+        counts.update(image.labels.counts)
+      if record is not None:
+        keys.append(image.key.encode())
+        writer.write(record)
+  with atomic_write(job.path(part, ".keys")) as file:
+    file.write(b"".join(_hash(key, 8) for key in keys))
+  shard = Shard(
+    writer.path.name,
+    writer.num_records,
+    writer.num_bytes,
+    writer.checksum,
+    key_digest(keys),
+  )
+  Commit(
+    job.digest,
+    shard,
+    num_images,
+    rejected,
+    # Numpy's numbers are no JSON.
+    {name: np.asarray(value).item() for name, value in counts.items()},
+  ).write(job, part)
+  return num_images
+
+
+def double_key(job: Job, commits: Sequence[Commit]) -> bytes | None:
+  """A key that comes twice in all parts together, if there is one."""
+
+  def read(part: int) -> np.ndarray:
+    return np.frombuffer(job.path(part, ".keys").read_bytes(), "<u8")
+
+  with futures.ThreadPoolExecutor(16) as pool:
+    hashes = list(pool.map(read, range(len(commits))))
+  ends = np.cumsum([len(part) for part in hashes])
+  flat = np.concatenate([*hashes, np.zeros(0, "<u8")])
+  order = np.argsort(flat, kind="stable")
+
+  def key(place: int) -> bytes:
+    part = int(np.searchsorted(ends, place, side="right"))
+    reader = ShardReader(job.path(part, ".tfrecord"))
+    return _key_of(reader.read(int(place - ends[part]) + len(hashes[part])))
+
+  for i in np.flatnonzero(flat[order][1:] == flat[order][:-1]):
+    # Different keys may have one hash.
+    if key(order[i]) == key(order[i + 1]):
+      return key(order[i])
+  return None
+
+
+def _key_of(record: bytes) -> bytes:
+  import tensorflow as tf
+
+  example = tf.train.Example.FromString(record)
+  return example.features.feature["key"].bytes_list.value[0]
+
+
+def _encoded(
+  job: Job, items: Sequence[HasKey], threads: int
+) -> Iterator[tuple[Imported, bytes | None, Sequence[str]]]:
+  """Images in order with their records, or why they have none."""
+  from must_jax.storage import schema
+
+  def encode(
+    image: Imported,
+  ) -> tuple[Imported, bytes | None, Sequence[str]]:
+    if image.picture is None:
+      assert image.labels.rejected, image.key
+      return image, None, ()
+    try:
+      record = schema.encode_example(
+        image.key,
+        image.picture.data,
+        *image.picture.size,
+        image.labels.arrays,
+        fields=job.fields,
+      )
+    except ValueError as error:
+      return image, None, (str(error),)
+    if len(record) > tfrecord.MAX_RECORD_BYTES:
+      return image, None, (f"its record has {len(record)} bytes",)
+    return image, record, ()
+
+  if job.shard_per_item:
+    (item,) = items
+    return _map_in_order(encode, job.read(item), threads)
+  return itertools.chain.from_iterable(
+    _map_in_order(
+      lambda item: [encode(image) for image in job.read(item)], items, threads
+    )
+  )
+
+
+def _map_in_order(
+  function: Callable[[Any], Any], values: Iterable[Any], threads: int
+) -> Iterator[Any]:
+  """Like `Executor.map`, but only so far ahead that memory stays small."""
+  if threads == 1:
+    yield from map(function, values)
+    return
+  pool = futures.ThreadPoolExecutor(threads)
+  try:
+    pending: collections.deque[futures.Future] = collections.deque()
+    for value in values:
+      pending.append(pool.submit(function, value))
+      if len(pending) > 4 * threads:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _hash(key: bytes, size: int) -> bytes:
+  return hashlib.blake2b(key, digest_size=size).digest()

@@ -1,0 +1,117 @@
+"""What an importer plans: items to read, and how to read one.
+
+Items and readers are pickled to other processes and machines, so readers are
+module-level functions or frozen dataclasses with `__call__`. Equal ones pickle
+to equal bytes, by which a broken off import is known again: they hold no sets.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from etils import epath
+
+from must_jax.importers import files
+from must_jax.importers.files import Picture, Rejected
+
+
+class HasKey(Protocol):
+  """A unit of reading; its key puts items into an order for good."""
+
+  @property
+  def key(self) -> str:
+    """Tells it apart from the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """An image file to import.
+
+  Attributes:
+    key: names it in the image set.
+    image: its file.
+    label: what the importer needs to read its labels.
+  """
+
+  key: str
+  image: epath.Path
+  label: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+  """Labels of one image.
+
+  Attributes:
+    arrays: {field: arrays} as `schema.encode_example` takes them.
+    rejected: reasons why parts of the labels were left out.
+    counts: summed over all images, for `Plan.summarize`.
+  """
+
+  arrays: Mapping[str, Mapping[str, Any]]
+  rejected: Sequence[str] = ()
+  counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """One image as it was read.
+
+  Attributes:
+    key: names it in the image set.
+    picture: None if the image is rejected; then `labels.rejected` says why.
+    labels: of the image.
+  """
+
+  key: str
+  picture: Picture | None
+  labels: Labels
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFiles:
+  """Reads an `Item`: one image file with its labels.
+
+  Attributes:
+    read_labels: labels of an image; raises `Rejected`.
+  """
+
+  read_labels: Callable[[Item, Picture], Labels]
+
+  def __call__(self, item: Item) -> Iterator[Imported]:
+    """The image, if only to say why it is rejected."""
+    try:
+      picture = files.read_image(item.image)
+      yield Imported(item.key, picture, self.read_labels(item, picture))
+    except Rejected as error:
+      yield Imported(item.key, None, Labels({}, [str(error)]))
+
+
+def _no_lines(counts: Mapping[str, float]) -> list[str]:
+  del counts
+  return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What an importer wants to import.
+
+  Attributes:
+    fields: as in `index.json`.
+    items: files, or parts of a source that hold many images each.
+    read: the images of an item, in an order of its own.
+    num_images: in all items together; None if nobody knows yet.
+    shard_per_item: an item becomes a shard, its images keep their order. By
+      default an item is one image, and images are put into an order that does
+      not depend on how they lie in the source.
+    summarize: lines to print from the sums of `Labels.counts`.
+    notes: further lines to print, found while planning.
+  """
+
+  fields: Mapping[str, Mapping[str, Any]]
+  items: Sequence[HasKey]
+  read: Callable[[Any], Iterator[Imported]]
+  num_images: int | None = None
+  shard_per_item: bool = False
+  summarize: Callable[[Mapping[str, float]], list[str]] = _no_lines
+  notes: Sequence[str] = ()

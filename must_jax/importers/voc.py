@@ -1,0 +1,260 @@
+"""Objects from XML files in the format of PASCAL VOC.
+
+ANNOTATIONS/NAME.xml describes the image NAME below IMAGES; `<filename>` and
+`<path>` are not looked at. A box takes in its edge pixels and these count from
+1, so it covers x from xmin - 1 to xmax. `difficult` objects count neither way.
+Parts of objects and their poses are left out.
+
+A list of ids has one on each line. In lists for one class (`CLASS_train.txt`)
+a number follows: -1 without the class, 0 with difficult objects only, 1 with
+others. Lines with -1 are left out.
+
+VOC2007 has 5,011 images in trainval and 4,952 in test, VOC2012 has 11,540 in
+trainval, of 20 classes. The paper trains on both and tests on VOC2007 test.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
+from xml.etree import ElementTree
+
+import numpy as np
+from etils import epath
+
+from must_jax.importers import files, objects
+from must_jax.importers.files import Picture, Rejected
+from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+
+HELP = "objects from XML files in the format of PASCAL VOC"
+
+_MAX_BYTES = 1 << 24  # an annotation of 50,000 objects has as many
+_THREADS = 16  # files may be far away
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer."""
+  add = parser.add_argument
+  add(
+    "--images",
+    type=epath.Path,
+    required=True,
+    metavar="DIR",
+    help="JPEGImages",
+  )
+  add(
+    "--annotations",
+    type=epath.Path,
+    required=True,
+    metavar="DIR",
+    help="Annotations, of XML files named like the images",
+  )
+  add(
+    "--ids",
+    type=epath.Path,
+    nargs="+",
+    default=[],
+    metavar="FILE",
+    help="only images that these lists name, such as"
+    " ImageSets/Main/trainval.txt; default: all with an annotation",
+  )
+  add(
+    "--classes",
+    metavar="FILE[:KEY]",
+    help="names in order, a JSON list or one a line; default: the names in all"
+    " XML files, also of images that --ids leaves out, sorted",
+  )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+  """Pairs images and annotations.
+
+  Raises:
+    ValueError: a directory or list is missing, empty or has another format.
+  """
+  images, notes = files.find_images(args.images)
+  found, _ = files.find(args.annotations, (".xml",))
+  annotations = {files.key_of(path): args.annotations / path for path in found}
+  if not annotations:
+    raise ValueError(
+      f"{args.annotations} holds no .xml file; expected annotations in the"
+      " format of PASCAL VOC."
+    )
+  if args.classes:
+    classes = files.load_classes(args.classes)
+  else:
+    classes = _class_names(annotations.values())
+    if not classes:
+      raise ValueError(
+        f"The XML files of {args.annotations} name no object; expected some,"
+        " or --classes."
+      )
+  if args.ids:
+    keys = {key for path in args.ids for key in read_ids(path)}
+  else:
+    keys = set(annotations)
+    others = len(images.keys() - keys)
+    if others:
+      notes = [*notes, f"images without an annotation: {others}"]
+  items = [
+    Item(
+      key,
+      images.get(key, args.images / f"{key}.jpg"),
+      annotations.get(key),
+    )
+    for key in sorted(keys)
+  ]
+  fields = {"objects": {"kind": "Boxes", "classes": classes}}
+  read_objects = _ReadObjects({name: i for i, name in enumerate(classes)})
+  return Plan(
+    fields,
+    items,
+    ReadFiles(read_objects),
+    summarize=objects.summarize,
+    notes=notes,
+  )
+
+
+def read_ids(path: epath.Path) -> list[str]:
+  """Ids of a list as in VOC's `ImageSets`, in its order, none twice.
+
+  Raises:
+    ValueError: the list cannot be read, is empty, or has an id that would lead
+      to files elsewhere.
+  """
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({error}); expected a text file with an id on"
+      " each line."
+    ) from None
+  ids: dict[str, None] = {}
+  for line in lines:
+    words = line.split()
+    if not words or words[1:] == ["-1"]:
+      continue
+    key = words[0] if words[1:] in (["0"], ["1"]) else line.strip()
+    try:
+      files.inside(path.parent, key)
+    except Rejected:
+      raise ValueError(
+        f"{path} has id {key!r}; expected the name of an image without its"
+        " extension."
+      ) from None
+    ids[key] = None
+  if not ids:
+    raise ValueError(f"{path} names no image; expected one on each line.")
+  return list(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadObjects:
+  """Reads the objects of an image from the XML file that is its label.
+
+  Attributes:
+    class_of: class ids by name.
+  """
+
+  class_of: Mapping[str, int]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    if item.label is None:
+      raise Rejected("has no annotation")
+    root = _parse(item.label)
+    _check_size(root, picture)
+    named = [
+      (f"object {number}", element)
+      for number, element in enumerate(root.findall("object"), start=1)
+    ]
+    return objects.read_objects(named, self._read, picture.size)
+
+  def _read(self, element: ElementTree.Element) -> objects.Object:
+    name = _text(element, "name")
+    if name not in self.class_of:
+      raise Rejected(f"class {name!r} is none of {sorted(self.class_of)[:10]}")
+    difficult = _text(element, "difficult") == "1"
+    return objects.Object(_corners(element), self.class_of[name], difficult)
+
+
+def _class_names(paths: Iterable[epath.Path]) -> list[str]:
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return sorted(set().union(*pool.map(_names_in, paths)))
+
+
+def _names_in(path: epath.Path) -> set[str]:
+  try:
+    found = _parse(path).findall("object")
+  except Rejected:  # told when its image is read, if it is
+    return set()
+  return {_text(element, "name") for element in found} - {""}
+
+
+def _parse(path: epath.Path) -> ElementTree.Element:
+  """Reads an annotation.
+
+  Entities of a few bytes can stand for gigabytes, so declarations of them are
+  refused. They are spelled in ASCII unless zero bytes tell of UTF-16.
+  """
+  try:
+    with path.open("rb") as file:
+      data = file.read(_MAX_BYTES + 1)
+  except OSError as error:
+    raise Rejected(f"{path.name} cannot be read: {error}") from None
+  if len(data) > _MAX_BYTES:
+    raise Rejected(f"{path.name} has more than {_MAX_BYTES} bytes")
+  if any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
+    raise Rejected(
+      f"{path.name} declares a document type or is no UTF-8; expected a plain"
+      " annotation"
+    )
+  try:
+    root = ElementTree.fromstring(data)
+  except (ElementTree.ParseError, ValueError, LookupError) as error:
+    raise Rejected(f"{path.name} is not valid XML: {error}") from None
+  if root.tag != "annotation":
+    raise Rejected(f"{path.name} is <{root.tag}>; expected <annotation>")
+  return root
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+  return (element.findtext(path) or "").strip()
+
+
+def _check_size(root: ElementTree.Element, picture: Picture) -> None:
+  """Annotation tools without the image at hand write a size of 0 x 0."""
+  given = _numbers(root, ("size/height", "size/width"))
+  if given is None or 0 in given:
+    if picture.turned:
+      raise Rejected(
+        "its EXIF asks for a rotation and the XML gives no size, which would"
+        " tell if the boxes are rotated"
+      )
+    return
+  objects.check_size(tuple(given), picture, "XML")
+
+
+def _corners(element: ElementTree.Element) -> np.ndarray:
+  """Absolute yxyx of an object, continuous."""
+  given = _numbers(element, [f"bndbox/{name}" for name in _CORNERS])
+  if given is None:
+    raise Rejected(f"has no bndbox with numbers {list(_CORNERS)}")
+  ymin, xmin, ymax, xmax = given
+  # By the letter xmin = xmax is one pixel wide; what is drawn so is a slip.
+  if xmax <= xmin or ymax <= ymin:
+    raise Rejected(f"bndbox {given} (yxyx) has no area")
+  return np.array([ymin - 1, xmin - 1, ymax, xmax])
+
+
+_CORNERS = ("ymin", "xmin", "ymax", "xmax")
+
+
+def _numbers(
+  element: ElementTree.Element, paths: Sequence[str]
+) -> list[float] | None:
+  try:
+    values = [float(_text(element, path)) for path in paths]
+  except ValueError:
+    return None
+  return values if all(map(math.isfinite, values)) else None

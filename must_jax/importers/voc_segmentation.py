@@ -1,0 +1,139 @@
+"""Class maps of PASCAL VOC 2012.
+
+  ROOT (VOCdevkit/VOC2012)
+    ImageSets/Segmentation/SPLIT.txt   ids, one on each line
+    JPEGImages/ID.jpg
+    SegmentationClass/ID.png           palette PNG, its indices are class ids
+
+21 classes, of which 0 is the background; 255 is void (edges of objects and
+what is hard to tell) and becomes unknown. There are 1,464 images in train,
+1,449 in val and 2,913 in trainval (the development kit). The paper trains on
+train and tests on val.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from must_jax.importers import arguments, files, voc
+from must_jax.importers.files import Picture, Rejected
+from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.types import IGNORE_LABEL
+
+HELP = "class maps of PASCAL VOC 2012"
+CLASSES = (
+  "background",
+  "aeroplane",
+  "bicycle",
+  "bird",
+  "boat",
+  "bottle",
+  "bus",
+  "car",
+  "cat",
+  "chair",
+  "cow",
+  "diningtable",
+  "dog",
+  "horse",
+  "motorbike",
+  "person",
+  "pottedplant",
+  "sheep",
+  "sofa",
+  "train",
+  "tvmonitor",
+)
+
+_VOID = 255
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of this importer; `--split` is one of every importer."""
+  parser.add_argument(
+    "--root",
+    type=epath.Path,
+    required=True,
+    metavar="DIR",
+    help="VOCdevkit/VOC2012, with ImageSets, JPEGImages and SegmentationClass",
+  )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+  """Pairs the images of a split with their masks.
+
+  Raises:
+    ValueError: a file or directory is missing or has another format.
+  """
+  root = args.root
+  ids = voc.read_ids(root / "ImageSets" / "Segmentation" / f"{args.split}.txt")
+  directory = root / "SegmentationClass"
+  found, _ = files.find(directory, (".png",))
+  masks = {files.key_of(path): directory / path for path in found}
+  items = [
+    Item(key, root / "JPEGImages" / f"{key}.jpg", masks.get(key)) for key in ids
+  ]
+  read_mask = ReadMask(
+    {i: i for i in range(len(CLASSES))} | {_VOID: IGNORE_LABEL}
+  )
+  fields = {"mask": {"kind": "ClassMap", "classes": list(CLASSES)}}
+  return Plan(fields, items, ReadFiles(read_mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadMask:
+  """Reads a PNG of class ids.
+
+  Attributes:
+    class_of: classes by the ids that there may be.
+  """
+
+  class_of: Mapping[int, int]
+
+  def __call__(self, item: Item, picture: Picture) -> Labels:
+    """The class map of an image.
+
+    Raises:
+      Rejected: the mask is missing, broken, or of another image.
+    """
+    path = arguments.partner(item, "mask")
+    return class_map(
+      path, files.read_ids(path, picture), self.class_of, picture
+    )
+
+
+def class_map(
+  path: epath.Path,
+  ids: np.ndarray,
+  class_of: Mapping[int, int],
+  picture: Picture,
+) -> Labels:
+  """Labels of a map of ids.
+
+  Args:
+    path: where the ids come from, for messages.
+    ids: integers [h, w].
+    class_of: classes by the ids that there may be.
+    picture: the image, with the pixels in the order of the file.
+
+  Raises:
+    Rejected: an id of no class, or the image was rotated by its EXIF; masks
+      are drawn on the file as it is.
+  """
+  if picture.turned:
+    raise Rejected(
+      f"its EXIF asks for a rotation, which {path.name} does not follow"
+    )
+  known = np.array(sorted(class_of))
+  places = np.searchsorted(known, ids).clip(max=len(known) - 1)
+  strange = np.unique(ids[known[places] != ids])
+  if strange.size:
+    raise Rejected(
+      f"{path.name} has ids {strange[:5].tolist()} of no class; there are"
+      f" {len(known)}, {known[:3].tolist()} to {known[-3:].tolist()}"
+    )
+  classes = np.array([class_of[i] for i in known.tolist()], np.uint8)
+  return Labels({"mask": {"classes": classes[places]}})

@@ -1,0 +1,304 @@
+"""Writes what an importer plans, by processes or on a cluster.
+
+Whatever broke off, the same command continues: finished parts (see `parts`)
+are not read again.
+"""
+
+import argparse
+import collections
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from must_jax.importers import parts
+from must_jax.importers.parts import Commit, Job
+from must_jax.importers.plan import HasKey
+from must_jax.storage import set_writer
+from must_jax.storage.sets import ImageSet
+from must_jax.storage.tfrecord import atomic_write, is_local, to_json
+
+# A process takes three seconds to start, the time of 500 to 10,000 images.
+IMAGES_PER_PROCESS = 2000
+
+_JOB_FILE = "job.json"
+_LOCK_FILE = "lock"
+_SHOWN = 10  # rejected images on the screen; a file of the set has all
+
+
+class TooManyRejected(ValueError):
+  """More images were rejected than allowed; no image set was written."""
+
+
+def write(args: argparse.Namespace) -> None:
+  """Imports what `args.plan` plans and prints a summary.
+
+  Args:
+    args: see `arguments.add_output_arguments`.
+
+  Raises:
+    ValueError: options, files or labels that do not fit.
+    OSError: a disk is full, or a worker died; finished parts are kept.
+    TooManyRejected: more images were rejected than `--max-rejected`; all
+      parts are kept.
+  """
+  _check_options(args)
+  start = time.monotonic()
+  plan = args.plan(args)
+  if plan.shard_per_item and args.shards not in (None, len(plan.items)):
+    raise ValueError(
+      f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
+      " as they are. Leave it out."
+    )
+  target = set_writer.NewSplit(
+    args.out, args.name, args.split, plan.fields, args.licence, args.overwrite
+  )
+  items = parts.cut(plan, args.shards, args.records_per_shard)
+  digest = parts.digest(plan, items)
+  with _stage(target.directory / f".{args.split}.import", digest) as stage:
+    job = Job(stage, digest, plan.fields, plan.read, plan.shard_per_item)
+    total = plan.num_images
+    if total is None and not plan.shard_per_item:
+      total = len(plan.items)
+    _read(job, items, total, args)
+    commits = [commit for _, commit in _commits(job, len(items))]
+    if len(commits) < len(items):
+      raise ValueError(
+        f"{len(items) - len(commits)} of {len(items)} parts are missing in"
+        f" {stage}. With --runner all its workers must see --out; else run the"
+        " same command again."
+      )
+    image_set = _publish(target, job, commits, args.max_rejected)
+  rejected = [entry for commit in commits for entry in commit.rejected]
+  _show_rejected(rejected)
+  counts: collections.Counter[str] = collections.Counter()
+  for commit in commits:
+    counts.update(commit.counts)
+  for line in (*plan.notes, *plan.summarize(counts)):
+    print(f"  {line}")
+  print(
+    f"{image_set.name}-{image_set.split}: {image_set.num_records} of"
+    f" {sum(c.num_images for c in commits)} images in"
+    f" {len(image_set.shards)} shards,"
+    f" {sum(s.num_bytes for s in image_set.shards) / 1e6:.1f} MB,"
+    f" {time.monotonic() - start:.1f} s: {args.out}"
+  )
+
+
+def _check_options(args: argparse.Namespace) -> None:
+  for option in ("shards", "records_per_shard", "workers"):
+    if getattr(args, option) is not None and getattr(args, option) < 1:
+      raise ValueError(
+        f"--{option.replace('_', '-')} is {getattr(args, option)}; expected 1"
+        " or more."
+      )
+  if not 0 <= args.max_rejected <= 1:
+    raise ValueError(
+      f"--max-rejected is {args.max_rejected}; expected a fraction from 0 to 1."
+    )
+  if args.beam_options and not args.runner:
+    raise ValueError(
+      f"--beam-options is {args.beam_options!r} without --runner; expected"
+      " both, or neither to read on this machine."
+    )
+
+
+@contextlib.contextmanager
+def _stage(directory: epath.Path, digest: str) -> Iterator[epath.Path]:
+  """The directory of unfinished parts, for this job alone.
+
+  Raises:
+    ValueError: another process imports this split right now. Where there are
+      no locks, as on object stores, both write the same bytes.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    if is_local(directory):
+      lock = stack.enter_context((directory / _LOCK_FILE).open("wb"))
+      try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f"{directory} is in use by another import. Wait until it is done, or"
+          " write to another directory or split."
+        ) from None
+      except OSError:
+        pass  # a file system without locks is like an object store
+    job_file = directory / _JOB_FILE
+    ours = to_json({"job": digest})
+    old = job_file.exists() and job_file.read_text() != ours
+    if old:
+      print(f"{directory} is of another import; it is begun anew.")
+    for path in directory.iterdir():
+      if path.name != _LOCK_FILE and (old or path.name.startswith(".")):
+        path.unlink()
+    with atomic_write(job_file) as file:
+      file.write(ours.encode())
+    yield directory
+
+
+def _commits(job: Job, num_parts: int) -> list[tuple[int, Commit]]:
+  """The finished parts in order."""
+  with futures.ThreadPoolExecutor(16) as pool:
+    commits = pool.map(lambda part: Commit.read(job, part), range(num_parts))
+    return [(part, commit) for part, commit in enumerate(commits) if commit]
+
+
+def _read(
+  job: Job,
+  items: Sequence[Sequence[HasKey]],
+  total: int | None,
+  args: argparse.Namespace,
+) -> None:
+  """Reads the parts that are not finished."""
+  done = dict(_commits(job, len(items)))
+  num_done = _num_images(done.values())
+  if _num_rejected(done.values()) > args.max_rejected * num_done:
+    # The import failed for these, and runs again because they were mended.
+    for part in [part for part, commit in done.items() if commit.rejected]:
+      job.path(part, ".json").unlink()
+      num_done -= done.pop(part).num_images
+  todo = [part for part in range(len(items)) if part not in done]
+  if done:
+    print(
+      f"{len(done)} of {len(items)} parts are read already; delete {job.stage}"
+      " to begin anew."
+    )
+  if not todo:
+    return
+  if args.runner:
+    from must_jax.importers import beam
+
+    beam.read(job, items, todo, args.runner, args.beam_options)
+    return
+  with tqdm(
+    total=total,
+    initial=num_done,
+    unit="image",
+    disable=not sys.stderr.isatty(),
+    leave=False,
+  ) as bar:
+    expected = None if total is None else total - num_done
+    for num_images in _read_here(job, items, todo, args.workers, expected):
+      bar.update(num_images)
+
+
+def _read_here(
+  job: Job,
+  items: Sequence[Sequence[HasKey]],
+  todo: Sequence[int],
+  workers: int,
+  num_images: int | None,
+) -> Iterator[int]:
+  """Reads parts on this machine; gives the number of images of each."""
+  if num_images is None:
+    first, *todo = todo
+    given = parts.write_part(job, first, items[first], workers)
+    yield given
+    num_images = given * len(todo)  # as good a guess as any
+  processes = min(workers, len(todo), num_images // IMAGES_PER_PROCESS)
+  if processes < 2:
+    for part in todo:
+      yield parts.write_part(job, part, items[part], workers)
+    return
+  # TensorFlow does not survive a fork.
+  context = multiprocessing.get_context("spawn")
+  alive, end = context.Pipe(duplex=False)
+  with futures.ProcessPoolExecutor(
+    processes, context, _live_until, (alive,)
+  ) as pool:
+    try:
+      # Ctrl-C is for this process alone: others inherit the mask.
+      mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+      running = [
+        pool.submit(
+          parts.write_part, job, part, items[part], workers // processes
+        )
+        for part in todo
+      ]
+      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+      for done in futures.as_completed(running):
+        yield done.result()
+    except BrokenProcessPool:
+      raise ChildProcessError(
+        "A process that read images died; perhaps memory ran out. Finished"
+        " parts are kept: run the same command again, with fewer --workers; 1"
+        " shows what went wrong."
+      ) from None
+    except BaseException:
+      end.close()
+      raise
+
+
+def _live_until(end: Connection) -> None:
+  """Makes a process quiet, and end as soon as its parent does or closes."""
+
+  def wait() -> None:
+    end.poll(None)
+    os._exit(1)
+
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # greetings of TensorFlow
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # it would take all their memory
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def _publish(
+  target: set_writer.NewSplit,
+  job: Job,
+  commits: Sequence[Commit],
+  max_rejected: float,
+) -> ImageSet:
+  """Makes an image set of the finished parts."""
+  rejected = [entry for commit in commits for entry in commit.rejected]
+  num_rejected, num_images = _num_rejected(commits), _num_images(commits)
+  if num_rejected > max_rejected * num_images:
+    _show_rejected(rejected)
+    fraction = num_rejected / num_images
+    raise TooManyRejected(
+      f"{num_rejected} of {num_images} images were rejected, whole or in part"
+      f" ({fraction:.2%}); allowed are {max_rejected:.2%}. No image set was"
+      " written, but what was read is kept. Mend the files and run the same"
+      " command, or allow more with --max-rejected"
+      f" {np.ceil(1000 * fraction) / 1000:g}."
+    )
+  shards = [commit.shard for commit in commits if commit.shard.num_records]
+  key = parts.double_key(job, commits)
+  if not shards or key is not None:
+    job.stage.rmtree()  # what it holds is of no use
+  if key is not None:
+    raise ValueError(
+      f"Key {key!r} comes twice; keys must tell the examples of a split apart."
+    )
+  image_set = target.publish(job.stage, shards, rejected)
+  job.stage.rmtree()
+  return image_set
+
+
+def _num_images(commits: Iterable[Commit]) -> int:
+  return sum(commit.num_images for commit in commits)
+
+
+def _num_rejected(commits: Iterable[Commit]) -> int:
+  return len(set().union(*(commit.rejected_keys for commit in commits)))
+
+
+def _show_rejected(rejected: Sequence[Mapping[str, str]]) -> None:
+  if not rejected:
+    return
+  print(f"{len(rejected)} rejected:", file=sys.stderr)
+  for entry in sorted(rejected, key=lambda entry: entry["key"])[:_SHOWN]:
+    print(f"  {entry['key']}: {entry['reason']}", file=sys.stderr)
+  if len(rejected) > _SHOWN:
+    print(f"  ... and {len(rejected) - _SHOWN} more", file=sys.stderr)

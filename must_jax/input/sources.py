@@ -1,0 +1,185 @@
+"""From the names in a config to data: sources, classes, teachers, batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from must_jax.config import task_kwargs
+from must_jax.input import classes, pipeline
+from must_jax.input.color import ColorOptions
+from must_jax.input.geometry import AugmentOptions
+from must_jax.input.loader import ReadOptions
+from must_jax.input.quarantine import BadRecord
+from must_jax.input.source import Source
+from must_jax.storage.sets import read_index, read_manifest
+from must_jax.tasks import Task, make_task
+
+OnBad = Callable[[BadRecord], None]
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """A copy of the config in which every task knows its classes.
+
+  Raises:
+    ValueError: sources of a task disagree with each other or with the config,
+      or a directory cannot be read.
+  """
+  config = config.copy_and_resolve_references()
+  for name, entry in config.tasks.items():
+    describe = classes.Describer(
+      [_source(config, dataset) for dataset in entry.labels]
+    )
+    for field in _task(name, entry).fields:
+      entry.classes = classes.class_names(
+        describe(name, field), name, field, tuple(entry.classes)
+      )
+  return config
+
+
+def tasks_of(config: ConfigDict, dataset: str) -> tuple[str, ...]:
+  """Names of the tasks that have labels on a dataset."""
+  return tuple(
+    sorted(name for name, e in config.tasks.items() if dataset in e.labels)
+  )
+
+
+def train_batches(
+  config: ConfigDict, start_step: int, on_bad: OnBad
+) -> pipeline.TrainBatches:
+  """This process's part of the training batches from a step on.
+
+  Args:
+    config: from `resolve`.
+    start_step: the first batch is that of this step.
+    on_bad: called with each record that cannot be used.
+  """
+  data, fields = config.data, _fields(config, tuple(config.tasks))
+  (views,) = {_task(name, entry).views for name, entry in config.tasks.items()}
+  return pipeline.train_batches(
+    [_source(config, name) for name in config.train_on],
+    fields,
+    classes=_classes(config, fields),
+    views=views,
+    shares=_shares(config),
+    batch_size=data.batch_size,
+    image_size=tuple(data.image_size),
+    label_stride=data.label_stride,
+    augment=_augment(
+      config,
+      data.train_resize,
+      # The others choose the scale themselves.
+      scale_jitter=(
+        tuple(data.scale_jitter) if data.train_resize == "pad" else (1.0, 1.0)
+      ),
+      flip=data.flip,
+      color=ColorOptions(**data.color),
+    ),
+    seed=config.seed,
+    start_step=start_step,
+    block_size=data.block_size,
+    window_blocks=data.window_blocks,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    options=_read_options(config, on_bad),
+  )
+
+
+def eval_batches(
+  config: ConfigDict, dataset: str, on_bad: OnBad
+) -> Iterator[dict[str, Any]]:
+  """This process's part of a dataset, every example once."""
+  names = tasks_of(config, dataset)
+  return pipeline.eval_batches(
+    [_source(config, dataset)],
+    _fields(config, names),
+    classes=_classes(config, names),
+    batch_size=config.data.eval_batch_size,
+    image_size=tuple(config.data.image_size),
+    augment=_augment(config, config.data.eval_resize),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    options=_read_options(config, on_bad),
+  )
+
+
+def teacher_settings(config: ConfigDict) -> dict[str, tuple[int, float]]:
+  """(batch size, learning rate) of the teacher, by task that has one.
+
+  Raises:
+    ValueError: a task's label sets come from teachers with different settings.
+  """
+  settings: dict[str, tuple[int, float]] = {}
+  for name, entry in config.tasks.items():
+    for dataset in entry.labels:
+      _, origin = _source(config, dataset).origins(name)
+      if origin is None or dataset not in config.train_on:
+        continue
+      teacher = read_manifest(origin)["teacher"]
+      if "batch_size" not in teacher:
+        continue  # an imported teacher: how it was trained is not known
+      found = teacher["batch_size"], teacher["lr"]
+      if settings.setdefault(name, found) != found:
+        raise ValueError(
+          f"Task {name!r}: its label sets come from teachers with (batch size,"
+          f" learning rate) {settings[name]} and {found}, so the paper's rule"
+          f" gives no one weight. Set config.tasks.{name}.weight."
+        )
+  return settings
+
+
+def _source(config: ConfigDict, dataset: str) -> Source:
+  entry = config.datasets[dataset]
+  labels = {
+    name: task.labels[dataset]
+    for name, task in config.tasks.items()
+    if dataset in task.labels
+  }
+  return Source(entry.dir, entry.split, labels)
+
+
+def _task(name: str, entry: ConfigDict) -> Task:
+  return make_task(entry.kind, name, tuple(entry.classes), task_kwargs(entry))
+
+
+def _fields(config: ConfigDict, names: tuple[str, ...]):
+  """The fields of those tasks that have labels."""
+  fields = {name: _task(name, config.tasks[name]).fields for name in names}
+  return {name: value for name, value in fields.items() if value}
+
+
+def _augment(config: ConfigDict, resize: str, **options: Any) -> AugmentOptions:
+  return AugmentOptions(
+    resize=resize,
+    crop_fraction=config.data.crop_fraction,
+    crop_area=tuple(config.data.crop_area),
+    antialias_below=config.data.antialias_below,
+    **options,
+  )
+
+
+def _classes(config: ConfigDict, names: Iterable[str]):
+  return {name: tuple(config.tasks[name].classes) for name in names}
+
+
+def _shares(config: ConfigDict) -> list[float] | None:
+  """Part of each dataset in the examples; None for uniform over the union."""
+  entries = [config.datasets[name] for name in config.train_on]
+  shares = [entry.share for entry in entries]
+  if config.sampling == "equal":
+    return shares
+  if len(set(shares)) == 1:
+    return None
+  return [
+    share * read_index(entry.dir)["splits"][entry.split]["num_records"]
+    for share, entry in zip(shares, entries, strict=True)
+  ]
+
+
+def _read_options(config: ConfigDict, on_bad: OnBad) -> ReadOptions:
+  return ReadOptions(
+    num_threads=config.data.num_threads,
+    max_bad=config.data.max_bad,
+    on_bad=on_bad,
+  )

@@ -1,0 +1,263 @@
+"""The scale `paper`: the files of `configs/`, on the paper's datasets."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from must_jax import config as config_lib
+from must_jax.importers.datasets import DATASETS
+from must_jax.lab.recipes import Column, Recipe, Setting
+from must_jax.lab.scales import Images, Need
+from must_jax.lab.stages import Pipeline
+
+_JFT_IMAGES = 300_000_000  # paper, Table 1
+_CLASSES = {
+  "imagenet": 1000,
+  "objects365": 365,
+  "coco_panoptic": 133,
+  "jft": 18_291,  # ref JFT-300M; paper: 18k
+  "cifar100": 100,
+  "voc_detection": 20,
+  "voc_segmentation": 21,
+  "ade20k": 150,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+  """How a recipe is trained.
+
+  Attributes:
+    config: name of a file in `configs/`, less its `.py`.
+    arg: its argument.
+    jft_epochs: of 300 million images; None for the config's steps.
+  """
+
+  config: str
+  arg: str = ""
+  jft_epochs: float | None = None
+
+
+_SETUPS = {
+  "teacher-classification": _Setup("teacher_classification"),
+  "teacher-detection": _Setup("teacher_detection"),
+  "teacher-segmentation": _Setup("teacher_segmentation"),
+  "supervised": _Setup("teacher_classification"),
+  "simclr": _Setup("simclr"),
+  "must-depth": _Setup("student_imagenet"),
+  "must-depth-seg": _Setup("student_imagenet"),
+  "must": _Setup("student_imagenet"),
+  "must-again": _Setup("student_imagenet"),
+  "simclr-jft-1": _Setup("simclr", f"epochs=1,num_images={_JFT_IMAGES}"),
+  "simclr-jft-2": _Setup("simclr", f"epochs=2,num_images={_JFT_IMAGES}"),
+  "simclr-jft": _Setup("simclr", f"epochs=5,num_images={_JFT_IMAGES}"),
+  "supervised-jft-3": _Setup("teacher_classification", jft_epochs=3),
+  "supervised-jft-5": _Setup("teacher_classification", jft_epochs=5),
+  "supervised-jft": _Setup("teacher_classification", jft_epochs=10),
+  "must-jft": _Setup("student_jft"),
+  "must-jft-supervised": _Setup("student_jft", jft_epochs=2),
+  "checkpoint": _Setup("student_align_b7"),
+  "checkpoint-imagenet": _Setup("student"),
+  "checkpoint-teacher-classification": _Setup(
+    "teacher_classification_align_b7"
+  ),
+  "checkpoint-teacher-detection": _Setup("teacher_detection_align_b7"),
+  "checkpoint-teacher-segmentation": _Setup("teacher_segmentation_align_b7"),
+  "must-checkpoint": _Setup("student_align_b7"),
+}
+_STUDENT = _Setup("student")
+# One architecture for all networks that start from scratch.
+_BACKBONE = "resnet152"  # ours: the depth is not published
+_BACKBONES = {"checkpoint-imagenet": "efficientnet_b7"}
+_CHECKPOINTS = {
+  recipe: Need(
+    f"checkpoints/{name}",
+    (),
+    f"must-jax convert {kind} {file} --out checkpoints/{name}",
+    kind,
+  )
+  for recipe, name, kind, file in (
+    ("teacher-depth", "midas", "midas_v21_large", "midas_v21_384.pt"),
+    (
+      *("checkpoint", "align_b7", "align_efficientnet_b7"),
+      "model.safetensors",
+    ),
+    (
+      *("checkpoint-imagenet", "imagenet_b7", "timm_efficientnet_b7"),
+      "model.safetensors",
+    ),
+  )
+}
+
+
+def _column(
+  name: str,
+  kind: str,
+  images: str,
+  title: str,
+  metric: str,
+  lrs: tuple[float, ...],
+  steps: tuple[int, ...],
+  options: Mapping[str, Any],
+) -> Column:
+  # ours: the paper's grid is not published
+  grid = itertools.starmap(Setting, itertools.product(lrs, steps))
+  # That of configs/finetune.py comes first.
+  sweep = tuple(dict.fromkeys((Setting(0.02, 10_000), *grid)))
+  return Column(name, kind, images, title, metric, sweep, options)
+
+
+_LONG = (5_000, 10_000, 20_000)
+COLUMNS = (
+  _column(
+    "cls",
+    "classification",
+    "cifar100",
+    "CIFAR-100",
+    "top1",
+    (0.003, 0.01, 0.03, 0.1),
+    (5_000, 20_000),
+    {},
+  ),
+  _column(
+    "det",
+    "detection",
+    "voc_detection",
+    "Pascal detection",
+    "AP50",
+    (0.005, 0.01, 0.02, 0.04, 0.08),
+    _LONG,
+    {"metric": "voc"},
+  ),
+  _column(
+    "seg",
+    "segmentation",
+    "voc_segmentation",
+    "Pascal segm.",
+    "mIoU",
+    (0.01, 0.02, 0.04, 0.08),
+    _LONG,
+    {},
+  ),
+  _column(
+    "depth",
+    "depth",
+    "nyu_depth",
+    "NYU depth",
+    "delta1",
+    (0.01, 0.03, 0.1),
+    (10_000, 20_000),
+    {"unit": "metres", "objective": "berhu", "crop": "eigen"},  # ref BYOL D.6
+  ),
+  _column(
+    "ade",
+    "segmentation",
+    "ade20k",
+    "ADE segm.",
+    "mIoU",
+    (0.01, 0.02, 0.04, 0.08),
+    _LONG,
+    {},
+  ),
+  _column(
+    "normals",
+    "normals",
+    "diode_normals",
+    "DIODE normals",
+    "within_11.25",
+    (0.01, 0.03, 0.1),
+    (10_000, 20_000),
+    {},
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+  """The configs, and datasets that were imported under one directory.
+
+  Attributes:
+    data: the directory; a dataset is in its `imagenet`, ...
+    columns: the transfers.
+  """
+
+  data: str
+  columns: tuple[Column, ...] = COLUMNS
+
+  name = "paper"
+
+  def images(self, name: str, pipeline: Pipeline) -> Images:
+    """See `Scale`."""
+    known = DATASETS[name]
+    directory = os.path.join(self.data, name)
+    splits = tuple(known.splits)[:2]
+    how = [
+      f"must-jax import {name} --split {splits[0]} --out {directory}"
+      f" {known.options}",
+      *(f"the same for --split {split}, of its files" for split in splits[1:]),
+      f"files: {known.source}",
+    ]
+    return Images(
+      directory,
+      train=splits[0],
+      validation=splits[1] if len(splits) > 1 else "",
+      need=Need(directory, splits, "\n".join(how)),
+      classes=_CLASSES.get(name),
+      count=_JFT_IMAGES
+      if name == "jft"
+      else known.splits[splits[0]].num_images,
+    )
+
+  def checkpoint(self, recipe: Recipe) -> Need | None:
+    """See `Scale`."""
+    return _CHECKPOINTS.get(recipe.name)
+
+  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    setup = _SETUPS.get(recipe.name, _STUDENT)
+    real = _load(setup.config, setup.arg)
+    for key in ("model", "data", "optimizer", "balancing", "train"):
+      config[key] = real[key]
+    if config.model.backbone == "resnet50":
+      config.model.backbone = _BACKBONES.get(recipe.name, _BACKBONE)
+    if real.init_from:
+      config.init_from, config.init_parts = real.init_from, real.init_parts
+    if setup.jft_epochs:
+      examples = setup.jft_epochs * _JFT_IMAGES
+      config.train.steps = round(examples / config.data.batch_size)
+    if "depth" in recipe.teachers:
+      config.tasks.depth.weight = 1.0  # configs/student.py; paper: swept
+    return config
+
+  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    name = "label_midas" if recipe.name == "teacher-depth" else "label"
+    real = _load(name).label
+    for key in ("batch_size", "map_stride"):
+      config.label[key] = real[key]
+    return config
+
+  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
+    """See `Scale`."""
+    real = _load("finetune", f"kind={column.kind}")
+    for key in ("data", "optimizer", "train"):
+      config[key] = real[key]
+    return config
+
+
+def _load(name: str, arg: str = "") -> ConfigDict:
+  """The config of `configs/NAME.py:ARG`.
+
+  Raises:
+    ValueError: there is no such file here.
+  """
+  if not os.path.isfile(os.path.join("configs", f"{name}.py")):
+    raise ValueError(
+      f"There is no configs/{name}.py in {os.getcwd()}; the scale 'paper'"
+      " reads the configs: run it in the root of the repository."
+    )
+  return config_lib.load(f"configs/{name}.py" + (f":{arg}" if arg else ""))

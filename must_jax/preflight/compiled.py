@@ -1,0 +1,250 @@
+"""Compiles the steps of a config for chips that are not at hand.
+
+All that planning knows of `train/` is here.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from must_jax.input import preprocess
+from must_jax.preflight.hlo import Collective, collectives
+from must_jax.tasks import Task
+from must_jax.train import mesh as mesh_lib
+from must_jax.train.build import build, build_model, build_tasks
+from must_jax.train.state import init_variables
+from must_jax.train.step import make_predict_step
+from must_jax.types import PyTree
+
+# The stored size of a photo, for published rules of resizing.
+_PHOTO = (480, 640)
+_OUT_OF_MEMORY = re.compile(
+  r"RESOURCE_EXHAUSTED.*(?:Used |temporaries \()([\d.]+)([KMGT])", re.DOTALL
+)
+# Of XLA, -1 to 1. Least effort takes a tenth of the time. Memory was 8 % less
+# than with the effort of a run, operations were equal (docs/scale.md).
+LEAST_EFFORT = -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+  """A step before it is compiled.
+
+  Attributes:
+    step: of `jax.stages`.
+    batch_size: images that it takes, on all devices.
+    loops: how often the loop over parts of the batch runs.
+    state: bytes of what a checkpoint holds.
+    parameters: number of the model's.
+    outputs: shapes of the predictions of one task; {} in training.
+  """
+
+  step: jax.stages.Lowered
+  batch_size: int
+  loops: int
+  state: int
+  parameters: int
+  outputs: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a step, for each chip.
+
+  Attributes:
+    hbm: bytes that it needs; at least, if it does not fit.
+    fits: whether the chip has them.
+    flops: operations.
+    least_bytes: that cross the HBM's interface at least: arguments and results
+      once, temporary arrays at their peak twice.
+    xla_bytes: as XLA counts them: operands and results of each operation, also
+      where they stay on the chip.
+    collectives: what is sent.
+    seconds: that compiling took.
+  """
+
+  hbm: float
+  fits: bool
+  flops: float = 0.0
+  least_bytes: float = 0.0
+  xla_bytes: float = 0.0
+  collectives: tuple[Collective, ...] = ()
+  seconds: float = 0.0
+
+
+def lower_training(
+  config: ConfigDict, devices: list[jax.Device] | None = None
+) -> Lowered:
+  """The training step of a config whose classes are known.
+
+  Args:
+    config: see `train.build.build`.
+    devices: see there.
+  """
+  program = build(config, devices=devices)
+  state = program.abstract_state
+  return Lowered(
+    step=program.lower(),
+    batch_size=config.data.batch_size,
+    loops=config.train.accumulate,
+    state=_num_bytes(state),
+    parameters=_size(state.params),
+    outputs={},
+  )
+
+
+def lower_one_image(config: ConfigDict) -> Lowered:
+  """The training step as the model is written, for an image on a CPU.
+
+  Args:
+    config: see `lower_training`.
+  """
+  plain = config.copy_and_resolve_references()
+  plain.data.batch_size = plain.train.accumulate = 1
+  plain.mesh.update({"data": 1, "fsdp": 1})
+  plain.model.remat = ()
+  return lower_training(plain, jax.devices("cpu")[:1])
+
+
+def lower_labelling(
+  teacher: ConfigDict,
+  task: Task,
+  batch_size: int,
+  devices: list[jax.Device] | None = None,
+  map_stride: int = 0,
+) -> Lowered:
+  """The prediction step of a labelling worker.
+
+  Args:
+    teacher: the teacher's config.
+    task: that labels.
+    batch_size: of the job.
+    devices: of one worker; all by default.
+    map_stride: of the job.
+  """
+  mesh = mesh_lib.make_mesh(devices=devices)
+  mesh_lib.check_batch_size("label.batch_size", batch_size, mesh)
+  model = build_model(teacher, build_tasks(teacher))
+  height, width = image_size(teacher)
+  # Published rules give images that were interpolated on the host.
+  is_padded = teacher.data.resize == preprocess.PAD
+  everywhere = mesh_lib.replicated(mesh)
+  variables = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    jax.eval_shape(
+      lambda key: init_variables(model, (height, width), key),
+      jax.random.key(0),
+    ),
+  )
+  rows = mesh_lib.batch_sharding(mesh)
+  arguments = (
+    variables,
+    jax.ShapeDtypeStruct(
+      (batch_size, height, width, 3),
+      jnp.uint8 if is_padded else jnp.float32,
+      sharding=rows,
+    ),
+    jax.ShapeDtypeStruct((batch_size, 2), jnp.float32, sharding=rows),
+  )
+  predict = jax.jit(
+    make_predict_step(model, {task.name: task}, mesh, map_stride)
+  )
+  return Lowered(
+    step=predict.lower(*arguments),
+    batch_size=batch_size,
+    loops=1,
+    state=_num_bytes(variables),
+    parameters=_size(variables["params"]),
+    outputs=jax.eval_shape(predict, *arguments)[task.name],
+  )
+
+
+def image_size(config: ConfigDict) -> tuple[int, int]:
+  """(H, W) of what the network gets, for a photo of 4:3."""
+  height, width = config.data.image_size
+  if config.data.resize == preprocess.PAD:
+    return height, width
+  photo = np.zeros((*_PHOTO, 3), np.uint8)
+  rule = preprocess.RULES[config.data.resize]
+  canvas, _ = preprocess.prepare(photo, rule, (height, width), np.zeros(3))
+  return canvas.shape[0], canvas.shape[1]
+
+
+def flops_per_image(lowered: Lowered) -> float:
+  """Operations of the model for an image, as written.
+
+  Args:
+    lowered: for a CPU, without `remat` and `accumulate`.
+  """
+  costs: Any = lowered.step.cost_analysis()
+  return costs["flops"] / lowered.batch_size
+
+
+def compile_step(
+  lowered: Lowered, num_devices: int, effort: float = LEAST_EFFORT
+) -> Compiled:
+  """Compiles a step; takes minutes.
+
+  Args:
+    lowered: for devices of a description.
+    num_devices: their number.
+    effort: of XLA.
+  """
+  start = time.monotonic()
+  options: Any = {"exec_time_optimization_effort": effort}
+  try:
+    compiled = lowered.step.compile(options)
+  except jax.errors.JaxRuntimeError as error:
+    return Compiled(
+      hbm=_missing_memory(str(error)),
+      fits=False,
+      seconds=time.monotonic() - start,
+    )
+  memory: Any = compiled.memory_analysis()
+  costs: Any = compiled.cost_analysis()
+  arguments = memory.argument_size_in_bytes
+  results = memory.output_size_in_bytes
+  return Compiled(
+    hbm=arguments
+    + results
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    fits=True,
+    # XLA counts what a loop does once.
+    flops=lowered.loops * costs["flops"],
+    least_bytes=arguments + results + 2 * memory.temp_size_in_bytes,
+    xla_bytes=lowered.loops * costs["bytes accessed"],
+    collectives=tuple(collectives(compiled.as_text() or "", num_devices)),
+    seconds=time.monotonic() - start,
+  )
+
+
+def _missing_memory(message: str) -> float:
+  """Bytes that a program needs, out of the message that they are too many.
+
+  Raises:
+    ValueError: the compiler failed for another reason.
+  """
+  found = _OUT_OF_MEMORY.search(message)
+  if not found:
+    raise ValueError(f"The step cannot be compiled: {message[:2000]}") from None
+  return float(found[1]) * 1024.0 ** " KMGT".index(found[2])
+
+
+def _num_bytes(tree: PyTree) -> int:
+  return sum(
+    math.prod(x.shape) * np.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _size(tree: PyTree) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

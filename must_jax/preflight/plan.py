@@ -1,0 +1,334 @@
+"""`must-jax plan`: what a config needs of a TPU slice, its hosts and disks."""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from must_jax.config import load, task_kwargs, validate
+from must_jax.preflight import compiled, estimate, plan_text
+from must_jax.preflight.chips import Slice, has_compiler
+from must_jax.tasks import make_task
+from must_jax.train import mesh
+from must_jax.train.build import build_tasks
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
+  """Prints the plan; returns the exit status.
+
+  Args:
+    args: of `arguments.add_arguments`.
+    overrides: "--config.NAME=VALUE" or "--teacher-config.NAME=VALUE" each.
+
+  Raises:
+    ValueError: what is given does not fit, with what is expected.
+  """
+  # Chips are a description; JAX must not look for real ones.
+  jax.config.update("jax_platforms", "cpu")
+  tpu = Slice.parse(args.topology)
+  prefix = "--teacher-config."
+  for_teacher = [
+    "--config." + item.removeprefix(prefix)
+    for item in overrides
+    if item.startswith(prefix)
+  ]
+  own = [item for item in overrides if not item.startswith(prefix)]
+  config = load(args.config, own)
+  counts = _parse_counts(args.classes)
+  if config.stage == "label":
+    teacher = fill_classes(_teacher_config(args, config, for_teacher), counts)
+    plan = _plan_labelling(args, config, teacher, tpu)
+  else:
+    validate(config)
+    plan = _plan_training(args, fill_classes(config, counts), tpu)
+  plan = {"config": args.config, "overrides": list(overrides), **plan}
+  if args.json:
+    args.json.write_text(json.dumps(plan, indent=2) + "\n")
+  print(plan_text.text(plan))
+  return 0
+
+
+def fill_classes(config: ConfigDict, counts: Mapping[str, int]) -> ConfigDict:
+  """A copy of the config whose tasks know their classes.
+
+  Args:
+    config: whose tasks may not.
+    counts: number of classes by task, where no data tells.
+
+  Raises:
+    ValueError: a count for no task, or a task whose classes nothing tells.
+  """
+  config = config.copy_and_resolve_references()
+  if unknown := sorted(set(counts) - set(config.tasks)):
+    raise ValueError(
+      f"--classes names {unknown}; the config has the tasks"
+      f" {sorted(config.tasks)}."
+    )
+  missing = []
+  for name, entry in config.tasks.items():
+    if name in counts:
+      entry.classes = tuple(f"class_{i}" for i in range(counts[name]))
+    elif not entry.classes and _has_classes(name, entry):
+      missing.append(name)
+  if not missing:
+    return config
+  from must_jax.input import sources
+
+  try:
+    return sources.resolve(config)
+  except ValueError as error:
+    raise ValueError(
+      f"The classes of {missing} are not known: {error} Or give their numbers:"
+      f" {' '.join(f'--classes {name}=COUNT' for name in missing)}."
+    ) from None
+
+
+def _has_classes(name: str, entry: ConfigDict) -> bool:
+  task = make_task(entry.kind, name, ("class",), task_kwargs(entry))
+  return any(hasattr(field, "num_classes") for field in task.fields.values())
+
+
+def _parse_counts(items: Sequence[str]) -> dict[str, int]:
+  counts = {}
+  for item in items:
+    match = re.fullmatch(r"([^=]+)=([1-9]\d*)", item)
+    if not match:
+      raise ValueError(
+        f"--classes is {item!r}; expected TASK=COUNT, as detection=365."
+      )
+    counts[match[1]] = int(match[2])
+  return counts
+
+
+def _plan_training(
+  args: argparse.Namespace, config: ConfigDict, tpu: Slice
+) -> dict[str, Any]:
+  batch_size = config.data.batch_size
+  shared: Any = jax.sharding.AbstractMesh((tpu.num_chips,), ("data",))
+  mesh.check_batch_size(
+    "data.batch_size", batch_size, shared, config.train.accumulate
+  )
+  tasks = build_tasks(config)
+  fields = [field for task in tasks.values() for field in task.fields.values()]
+  views = max(task.views for task in tasks.values())
+  simple = compiled.lower_one_image(config)
+  flops = compiled.flops_per_image(simple)
+
+  def compile_batch(size: int) -> compiled.Compiled:
+    sized = config.copy_and_resolve_references()
+    sized.data.batch_size = size
+    lowered = compiled.lower_training(sized, tpu.devices())
+    return _compile(args, lowered, tpu)
+
+  height, width = config.data.image_size
+  labels: dict[str, float] = {}
+  for name, task in tasks.items():
+    # What a teacher of the student's resolution stores for a photo of 4:3.
+    cells = 0.75 * height * width / 16
+    stored = sum(estimate.stored(f, cells)[1] for f in task.fields.values())
+    for dataset in config.train_on:
+      if dataset in config.tasks[name].labels:
+        num_bytes = _label_bytes(config.tasks[name].labels[dataset], stored)
+        labels[name] = max(num_bytes, labels.get(name, 0.0))
+  image_bytes, images = _datasets(args, config)
+  plan = {
+    "stage": config.stage,
+    "batch_size": batch_size,
+    "accumulate": config.train.accumulate,
+    "parameters": simple.parameters,
+    "checkpoint_bytes": simple.state,
+    "flops_per_image": flops,
+    "image_bytes": image_bytes,
+    "label_bytes": labels,
+    "images": images,
+    "steps": config.train.steps,
+    "core_seconds": estimate.input_seconds((height, width), fields)
+    + (views - 1) * estimate.input_seconds((height, width), ()),
+  }
+  return _finish(args, plan, tpu, tpu.num_chips, compile_batch)
+
+
+def _plan_labelling(
+  args: argparse.Namespace,
+  config: ConfigDict,
+  teacher: ConfigDict,
+  tpu: Slice,
+) -> dict[str, Any]:
+  tasks = build_tasks(teacher)
+  name = config.label.task or (next(iter(tasks)) if len(tasks) == 1 else "")
+  if name not in tasks:
+    raise ValueError(
+      f"label.task is {name!r}; the teacher has the tasks {sorted(tasks)}."
+      " Choose one: --config.label.task=..."
+    )
+  task = tasks[name]
+  cpu, stride = jax.devices("cpu")[:1], config.label.map_stride
+  simple = compiled.lower_labelling(teacher, task, 1, cpu, stride)
+  flops = compiled.flops_per_image(simple)
+
+  def compile_batch(size: int) -> compiled.Compiled:
+    # Each worker has the chips of one host, and a batch of its own.
+    lowered = compiled.lower_labelling(
+      teacher, task, size, tpu.host.devices(), stride
+    )
+    return _compile(args, lowered, tpu.host)
+
+  size = compiled.image_size(teacher)
+  cells = max(math.prod(x.shape[1:3]) for x in simple.outputs.values())
+  if teacher.data.resize == "pad":
+    cells *= 0.75  # of a photo of 4:3, the padding is cut off
+  stored = [estimate.stored(field, cells) for field in task.fields.values()]
+  image_bytes, images = _datasets(args, config)
+  plan = {
+    "stage": config.stage,
+    "batch_size": config.label.batch_size,
+    "accumulate": 1,
+    "parameters": simple.parameters,
+    "checkpoint_bytes": simple.state,
+    "flops_per_image": flops,
+    "image_bytes": image_bytes,
+    "label_bytes": {name: sum(num_bytes for _, num_bytes in stored)},
+    "images": images,
+    "steps": None,
+    "core_seconds": estimate.input_seconds(size, ())
+    + sum(seconds for seconds, _ in stored),
+  }
+  return _finish(args, plan, tpu, tpu.host.num_chips, compile_batch)
+
+
+def _finish(
+  args: argparse.Namespace,
+  plan: dict[str, Any],
+  tpu: Slice,
+  chips: int,
+  compile_batch: Callable[[int], compiled.Compiled],
+) -> dict[str, Any]:
+  """Adds what depends on the hardware.
+
+  Args:
+    args: of `arguments.add_arguments`.
+    plan: what does not.
+    tpu: the slice.
+    chips: that share a batch.
+    compile_batch: batch size -> what the compiler says.
+  """
+  chip, batch_size = tpu.chip, plan["batch_size"]
+  per_chip = batch_size / chips
+  plan |= {
+    "topology": tpu.name,
+    "chips": tpu.num_chips,
+    "hosts": tpu.num_hosts,
+    "hbm": chip.hbm,
+    "host_cores": chip.host_cores,
+    "images_per_chip": per_chip,
+    "step": None,
+    "bounds": {"operations": plan["flops_per_image"] * per_chip / chip.flops},
+    "largest_per_chip": None,
+  }
+  if has_compiler():
+    step = compile_batch(batch_size)
+    plan["step"] = dataclasses.asdict(step)
+    if step.flops:
+      sent = sum(collective.sent for collective in step.collectives)
+      plan["bounds"] = estimate.bounds(chip, step.flops, step.least_bytes, sent)
+    if args.largest_batch:
+      # Images of a chip at a time.
+      many = chips * plan["accumulate"]
+      plan["largest_per_chip"] = estimate.largest(
+        lambda size: compile_batch(size * many).fits,
+        max(1, batch_size // many),
+      )
+  bound = max(plan["bounds"].values())
+  hoped = estimate.hoped_seconds(
+    chip, plan["flops_per_image"] * per_chip, bound
+  )
+  # Slower, faster, and what no step can beat.
+  rates = [
+    batch_size / seconds * tpu.num_chips / chips for seconds in (*hoped, bound)
+  ]
+  plan["step_seconds"] = [*hoped, bound]
+  plan["images_per_second"] = rates
+  steps, images = plan["steps"], plan["images"]
+  plan["epoch_hours"] = images and [images / rate / 3600 for rate in rates]
+  plan["run_hours"] = steps and [
+    steps * seconds / 3600 for seconds in plan["step_seconds"]
+  ]
+  per_host = [rate / tpu.num_hosts for rate in rates]
+  plan["cores_per_host"] = [rate * plan["core_seconds"] for rate in per_host]
+  num_bytes = plan["image_bytes"] + sum(plan["label_bytes"].values())
+  plan["bytes_per_second_per_host"] = [rate * num_bytes for rate in per_host]
+  return plan
+
+
+def _compile(
+  args: argparse.Namespace, lowered: compiled.Lowered, tpu: Slice
+) -> compiled.Compiled:
+  effort = 0.0 if args.full_effort else compiled.LEAST_EFFORT
+  step = compiled.compile_step(lowered, tpu.num_chips, effort)
+  return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
+
+
+def _teacher_config(
+  args: argparse.Namespace, config: ConfigDict, overrides: Sequence[str]
+) -> ConfigDict:
+  given = args.teacher_config
+  if overrides and ".py" not in (given or ""):
+    raise ValueError(
+      f"{' '.join(overrides)} of the teacher: expected --teacher-config=FILE"
+      " before it; what is trained or published already does not change."
+    )
+  if not given:
+    from must_jax.train import checkpoint
+
+    try:
+      return checkpoint.read_config(checkpoint.find(config.label.teacher))
+    except FileNotFoundError as error:
+      raise ValueError(
+        f"{error} For a teacher that is not at hand give --teacher-config: the"
+        " config it is trained with, or a kind of `must-jax convert --list`."
+      ) from None
+  if ".py" in given:
+    return load(given, overrides)
+  from must_jax import convert
+
+  return convert.get_kind(given).make_config({})
+
+
+def _datasets(
+  args: argparse.Namespace, config: ConfigDict
+) -> tuple[float, int | None]:
+  """Bytes of an image, and images of an epoch if they are known."""
+  from must_jax.storage.sets import read_index
+
+  names = config.train_on or (config.label.dataset,)
+  total = num_bytes = 0
+  for entry in (config.datasets[name] for name in names):
+    if not os.path.isdir(entry.dir):
+      return estimate.IMAGE_BYTES, args.images
+    split = read_index(entry.dir)["splits"][entry.split]
+    total += split["num_records"]
+    num_bytes += sum(shard["num_bytes"] for shard in split["shards"])
+  return num_bytes / max(total, 1), args.images or total
+
+
+def _label_bytes(origins: Any, stored: float) -> float:
+  """Bytes of an image's label beside it: of the manifest, else estimated."""
+  from must_jax.input.source import SUPERVISED, Source
+  from must_jax.storage.sets import read_manifest
+
+  _, labels = Source("", "", {"task": origins}).origins("task")
+  if labels is None or labels == SUPERVISED:
+    return 0.0
+  if not os.path.isdir(labels):
+    return stored
+  shards = read_manifest(labels)["shards"]
+  return sum(shard["num_bytes"] for shard in shards) / max(
+    sum(shard["num_records"] for shard in shards), 1
+  )

@@ -1,0 +1,414 @@
+"""`must-jax data verify`: reads an image set whole and tells all that is wrong.
+
+Records are read as training reads them, by the same graphs, so that training
+leaves out no record of a set without problems.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from must_jax.storage.sets import (
+  INDEX_FILE,
+  NAME_PATTERN,
+  Shard,
+  key_digest,
+  read_index,
+)
+from must_jax.storage.tfrecord import (
+  CorruptRecord,
+  ShardReader,
+  atomic_write,
+  file_checksum,
+  offsets_path,
+)
+
+_HEAD = {"key", "image", "height", "width"}  # features that are no labels
+_SHOWN = 20  # problems on the screen; `--report` has all
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """Something wrong in an image set.
+
+  Attributes:
+    shard: its file, or that of the index.
+    index: place of the record in the shard; None for the file as a whole.
+    key: of the record; empty if it cannot be read.
+    reason: what is wrong.
+  """
+
+  shard: str
+  index: int | None
+  key: str
+  reason: str
+
+  def __str__(self) -> str:
+    if self.index is None:
+      return f"{self.shard}: {self.reason}"
+    # A broken key may not be fit for a terminal.
+    return f"record {self.index} of {self.shard}, {self.key!r}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What was found in a shard, or about a split as a whole.
+
+  Attributes:
+    split: empty for what concerns the index.
+    problems: in order of the records.
+    num_records: that the shard has.
+    num_good: of these, without a problem of their own.
+    num_bytes: of the shard.
+  """
+
+  split: str
+  problems: Sequence[Problem]
+  num_records: int = 0
+  num_good: int = 0
+  num_bytes: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of `must-jax data verify`."""
+  add = parser.add_argument
+  add("directory", type=epath.Path, help="image set")
+  add("--split", help="only this one; default all")
+  add(
+    "--fast",
+    action="store_true",
+    help="do not decode images; their headers and all labels are read",
+  )
+  add(
+    "--workers",
+    type=int,
+    default=min(os.cpu_count() or 1, 16),
+    help="shards read at a time; default %(default)s",
+  )
+  add(
+    "--report",
+    type=epath.Path,
+    metavar="FILE",
+    help="write all problems to FILE, a JSON object a line",
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Verifies an image set; prints counts and the first problems.
+
+  Args:
+    args: see `add_arguments`.
+
+  Returns:
+    0, or 1 if there are problems.
+
+  Raises:
+    ValueError: there is no image set, or no such split.
+  """
+  if args.workers < 1:
+    raise ValueError(f"--workers is {args.workers}; expected 1 or more.")
+  counts: dict[str, collections.Counter[str]] = {}
+  shown: list[Problem] = []
+  with contextlib.ExitStack() as stack:
+    file = args.report and stack.enter_context(atomic_write(args.report))
+    bar = stack.enter_context(
+      tqdm(unit="record", disable=not sys.stderr.isatty(), leave=False)
+    )
+
+    def progress(count: int, total: int) -> None:
+      bar.total = total
+      bar.update(count)
+
+    for report in verify(
+      args.directory,
+      args.split,
+      decode=not args.fast,
+      workers=args.workers,
+      progress=progress,
+    ):
+      count = counts.setdefault(report.split, collections.Counter())
+      count["records"] += report.num_records
+      count["good"] += report.num_good
+      count["bytes"] += report.num_bytes
+      count["problems"] += len(report.problems)
+      shown.extend(report.problems[: _SHOWN - len(shown)])
+      for problem in report.problems if file else ():
+        line = json.dumps(dataclasses.asdict(problem)) + "\n"
+        file.write(line.encode())
+  for split, count in counts.items():
+    print(
+      f"{split or INDEX_FILE}: {count['good']:,} of {count['records']:,}"
+      f" records are good, {count['bytes'] / 1e6:,.1f} MB,"
+      f" {count['problems']:,} problems"
+    )
+  num_problems = sum(count["problems"] for count in counts.values())
+  for problem in shown:
+    print(f"  {problem}")
+  if num_problems > len(shown):
+    print(f"  ... and {num_problems - len(shown):,} more; see --report")
+  return 1 if num_problems else 0
+
+
+def verify(
+  directory: epath.PathLike,
+  split: str | None = None,
+  *,
+  decode: bool = True,
+  workers: int = 1,
+  progress: Callable[[int, int], object] = lambda count, total: None,
+) -> Iterator[Report]:
+  """Reads an image set whole; memory grows by 8 bytes a record.
+
+  Args:
+    directory: of the image set.
+    split: only this one; by default all.
+    decode: decode images, which takes most of the time.
+    workers: shards read at a time.
+    progress: called from any thread with the number of records just read and
+      that of all records.
+
+  Returns:
+    Iterator of a report on each shard in order, and further ones where there
+    are problems with a split as a whole or with the index.
+
+  Raises:
+    ValueError: there is no image set, or no such split.
+  """
+  from must_jax.storage import schema
+
+  directory = epath.Path(directory)
+  is_set = (directory / INDEX_FILE).exists()
+  try:
+    index = read_index(directory)
+    schema.check_fields(index["fields"])
+  except ValueError as error:
+    if not is_set:
+      raise
+    yield Report("", [Problem(INDEX_FILE, None, "", str(error))])
+    return
+  splits = index["splits"]
+  if split is not None and split not in splits:
+    raise ValueError(
+      f"{directory} has no split {split!r}; it has {sorted(splits)}."
+    )
+  chosen = splits if split is None else {split: splits[split]}
+  total = sum(entry["num_records"] for entry in chosen.values())
+  checker = _Checker(
+    directory, index["fields"], decode, lambda count: progress(count, total)
+  )
+  for name, entry in chosen.items():
+    yield from _verify_split(checker, name, entry, workers)
+
+
+def _verify_split(
+  checker: "_Checker", split: str, entry: Mapping[str, Any], workers: int
+) -> Iterator[Report]:
+  shards = [Shard(**shard) for shard in entry["shards"]]
+  num_records = sum(shard.num_records for shard in shards)
+  if not shards or entry["num_records"] != num_records:
+    reason = (
+      f"split {split!r} has {entry['num_records']} records; its {len(shards)}"
+      f" shards have {num_records}"
+    )
+    yield Report(split, [Problem(INDEX_FILE, None, "", reason)])
+  hashes = []
+  pool = futures.ThreadPoolExecutor(workers)
+  try:
+    for shard, (problems, keys) in zip(
+      shards, pool.map(checker.check_shard, shards), strict=True
+    ):
+      hashes.append(keys)
+      bad = {problem.index for problem in problems} - {None}
+      yield Report(
+        split, problems, len(keys), len(keys) - len(bad), shard.num_bytes
+      )
+  except BaseException:
+    checker.stop.set()
+    raise
+  finally:
+    pool.shutdown(cancel_futures=True)
+  if doubles := list(_doubles(checker.directory, shards, hashes)):
+    yield Report(split, doubles)
+
+
+class _Checker:
+  """Checks the shards of an image set; safe to share by threads.
+
+  Args:
+    directory: of the set.
+    fields: as in its index.
+    decode: decode images.
+    progress: called with the number of records just read.
+  """
+
+  def __init__(
+    self,
+    directory: epath.Path,
+    fields: Mapping[str, Mapping[str, Any]],
+    decode: bool,
+    progress: Callable[[int], object],
+  ):
+    import tensorflow as tf
+
+    from must_jax.storage import parsing
+
+    text = tf.TensorSpec([], tf.string)
+
+    def decoded_size(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+      window = tf.concat([[0, 0], size], 0)
+      return tf.shape(parsing.decode_image(image, size, window))
+
+    self.directory, self.stop = directory, threading.Event()
+    self._decode, self._progress = decode, progress
+    self._head = tf.function(parsing.parse_image, [text], autograph=False)
+    self._decoded_size = tf.function(
+      decoded_size, [text, tf.TensorSpec([2], tf.int32)], autograph=False
+    )
+    self._labels = parsing.label_graphs(fields)
+
+  def check_shard(self, shard: Shard) -> tuple[list[Problem], np.ndarray]:
+    """Reads a shard whole, unless `stop` is set meanwhile.
+
+    Args:
+      shard: as the index lists it.
+
+    Returns:
+      What is wrong with it, and the hashes of its keys, uint64 [records].
+    """
+    path, keys = self.directory / shard.file, list[bytes]()
+    problems: list[Problem] = []
+
+    def note(reason: str, index: int | None = None, key: bytes = b"") -> None:
+      problems.append(Problem(shard.file, index, _text(key), reason))
+
+    try:
+      if not NAME_PATTERN.fullmatch(shard.file):
+        raise ValueError(f"the index lists {shard.file!r}, not a file name")
+      reader = ShardReader(path)
+      offsets = np.frombuffer(offsets_path(path).read_bytes(), "<u8")
+      checksum, size = file_checksum(path)
+    except (ValueError, OSError) as error:
+      note(str(error))
+      return problems, np.zeros(0, np.uint64)
+    for what, found, expected in (
+      ("bytes", size, shard.num_bytes),
+      ("checksum", checksum, shard.checksum),
+      ("records", len(reader), shard.num_records),
+      ("a first record at", offsets[0], 0),
+      ("an end of the last record at", offsets[-1], size),
+    ):
+      if found != expected:
+        note(f"has {what} {found}; expected {expected}")
+    for place in range(len(reader)):
+      if self.stop.is_set():
+        break
+      try:
+        key, reasons = self._check_record(reader.read(place))
+      except CorruptRecord as error:
+        key, reasons = b"", [error.reason]
+      keys.append(key)
+      for reason in reasons:
+        note(reason, place, key)
+      self._progress(1)
+    if all(keys) and key_digest(keys) != shard.keys:
+      note(f"has keys {key_digest(keys)}; expected {shard.keys}")
+    return problems, np.array([_hash(key) for key in keys], np.uint64)
+
+  def _check_record(self, record: bytes) -> tuple[bytes, list[str]]:
+    """The key, empty if it cannot be read, and what is wrong."""
+    from must_jax.storage import parsing, schema
+
+    if not parsing.is_example(record):
+      return b"", ["it is no tf.train.Example"]
+    key, names = _key_and_names(record)
+    reasons = [*([] if key else ["it has no key"]), *self._check_names(names)]
+    size = None
+    try:
+      head = self._head(record)
+      image = head["image"].numpy()
+      stored, found = tuple(head["size"].numpy()), schema.image_size(image)
+      if found != stored:
+        raise ValueError(
+          f"it has {found[0]} x {found[1]} pixels (height x width); the record"
+          f" says {stored[0]} x {stored[1]}"
+        )
+      size = found
+      if self._decode:
+        self._decoded_size(image, head["size"])
+    except (ValueError, *parsing.BROKEN) as error:
+      reasons.append(f"image: {parsing.reason(error)}")
+    for name, labels in self._labels.items():
+      try:
+        arrays = {k: v.numpy() for k, v in labels(record).items()}
+        if arrays["present"] and size:
+          schema.check_extent(arrays, size)
+      except (ValueError, *parsing.BROKEN) as error:
+        reasons.append(f"field {name!r}: {parsing.reason(error)}")
+    return key, reasons
+
+  def _check_names(self, names: set[str]) -> Iterator[str]:
+    """What is wrong with the names of a record's features."""
+    groups = collections.defaultdict(list)
+    for name in sorted(names - _HEAD):
+      groups[name.rpartition("/")[0]].append(name)
+    for field, found in groups.items():
+      if field not in self._labels:
+        yield f"features {found} are of no field that the index lists"
+      elif f"{field}/present" not in found:
+        yield f"features {found} are not read: {field}/present is missing"
+
+
+def _doubles(
+  directory: epath.Path, shards: Sequence[Shard], hashes: Sequence[np.ndarray]
+) -> Iterator[Problem]:
+  """Records with the key of an earlier one of the split."""
+  ends = np.cumsum([len(part) for part in hashes])
+  flat = np.concatenate([*hashes, np.zeros(0, np.uint64)])
+
+  def locate(record: int) -> tuple[str, int, bytes]:
+    shard = int(np.searchsorted(ends, record, side="right"))
+    place = int(record - ends[shard]) + len(hashes[shard])
+    reader = ShardReader(directory / shards[shard].file)
+    return shards[shard].file, place, _key_and_names(reader.read(place))[0]
+
+  order = np.argsort(flat, kind="stable")
+  ordered = flat[order]
+  same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != _hash(b""))
+  for i in np.flatnonzero(same):
+    first, first_place, first_key = locate(order[i])
+    file, place, key = locate(order[i + 1])
+    if key == first_key:  # different ones may have one hash
+      reason = f"record {first_place} of {first} has this key too"
+      yield Problem(file, place, _text(key), reason)
+
+
+def _key_and_names(record: bytes) -> tuple[bytes, set[str]]:
+  """Key of a record, empty if it has none, and names of its features."""
+  import tensorflow as tf
+
+  features = tf.train.Example.FromString(record).features.feature
+  names = set(features)  # before a look for the key adds it
+  keys = features["key"].bytes_list.value
+  return keys[0] if len(keys) == 1 else b"", names
+
+
+def _hash(key: bytes) -> int:
+  digest = hashlib.blake2b(key, digest_size=8).digest()
+  return int.from_bytes(digest, "little")
+
+
+def _text(key: bytes) -> str:
+  return key.decode(errors="backslashreplace")

@@ -1,0 +1,184 @@
+"""What a task is: everything the rest of the system asks of it.
+
+Teacher training, labelling, student training, evaluation and reports go
+through this interface; nothing outside `tasks/` asks which task it has.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.metrics.metric import Metric
+from must_jax.types import Array, Field, Labels, Mean
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+  """What all heads of one model share (`config.model`)."""
+
+  channels: int
+  min_level: int
+  max_level: int
+  dtype: Any
+  norm_momentum: float
+  norm_epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+  """One task of a model. Subclasses add their options as fields.
+
+  Attributes:
+    name: name of the task in the config; names the head and its parameters.
+    classes: class names in order of their ids; empty for maps of values.
+  """
+
+  name: str
+  classes: tuple[str, ...] = ()
+
+  # Views of each image that the task compares; labels are those of the first.
+  views: ClassVar[int] = 1
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, 0 for maps of values."""
+    return len(self.classes)
+
+  @property
+  @abc.abstractmethod
+  def fields(self) -> dict[str, Field]:
+    """The label fields the task reads and writes, by name on disk.
+
+    A task without any learns from every image.
+    """
+
+  @abc.abstractmethod
+  def make_head(self, options: HeadOptions) -> nn.Module:
+    """The task's own head: `head(features, labels, train) -> outputs`."""
+
+  @abc.abstractmethod
+  def loss(
+    self, outputs: dict[str, Array], batch: dict[str, Any]
+  ) -> dict[str, Mean]:
+    """The parts of the task's loss; the task's loss is the sum of their means.
+
+    Args:
+      outputs: what the task's head returned in training.
+      batch: the whole batch (`must_jax.types`); labels of an example count
+        only where they are `present`.
+    """
+
+  @abc.abstractmethod
+  def predict(
+    self,
+    outputs: dict[str, Array],
+    map_size: tuple[int, int] | None = None,
+  ) -> dict[str, Array]:
+    """Fixed-shape predictions, with the array names of the task's labels.
+
+    Args:
+      outputs: what the head returned with `train=False`.
+      map_size: (h, w) to which per-pixel predictions are resized; by default
+        they keep the head's resolution.
+    """
+
+  @abc.abstractmethod
+  def to_labels(
+    self,
+    prediction: dict[str, np.ndarray],
+    content_size: np.ndarray,
+    image_size: tuple[int, int],
+  ) -> Labels:
+    """One example's prediction as label fields, in the form they are stored.
+
+    Args:
+      prediction: `predict`'s arrays of one example.
+      content_size: float32 [2], height and width of the image content.
+      image_size: (H, W) of the network input.
+    """
+
+  @abc.abstractmethod
+  def make_metrics(self) -> Metric:
+    """A fresh metric for evaluating `predict` against labels."""
+
+  @abc.abstractmethod
+  def draw(
+    self, image: np.ndarray, arrays: dict[str, np.ndarray]
+  ) -> np.ndarray:
+    """A picture uint8 [H, W, 3] of one example's labels or predictions.
+
+    Args:
+      image: uint8 [H, W, 3].
+      arrays: label or prediction arrays of one example.
+    """
+
+
+def crop_to_content(
+  array: np.ndarray,
+  content_size: np.ndarray,
+  image_size: tuple[int, int],
+  *,
+  nearest: bool,
+) -> np.ndarray:
+  """Resamples a map so that it covers the image content and nothing else.
+
+  The content rarely ends on a cell of the map; cutting there would shift the
+  labels by part of a cell, so the map is sampled anew on a grid that spans the
+  content exactly.
+
+  Args:
+    array: [h, w, ...] map over the whole network input.
+    content_size: float32 [2], height and width of the content in pixels.
+    image_size: (H, W) of the network input in pixels.
+    nearest: sample the nearest cell, else bilinearly.
+
+  Returns:
+    [h', w', ...] with about the map's resolution.
+  """
+  for axis in (0, 1):
+    cells = array.shape[axis]
+    extent = float(content_size[axis]) * cells / image_size[axis]
+    size = max(1, round(extent))
+    centres = (np.arange(size) + 0.5) * extent / size - 0.5
+    if nearest:
+      index = np.clip(np.rint(centres), 0, cells - 1).astype(int)
+      array = np.take(array, index, axis)
+      continue
+    low = np.clip(np.floor(centres), 0, cells - 1).astype(int)
+    high = np.minimum(low + 1, cells - 1)
+    fraction = np.clip(centres - low, 0, 1).astype(array.dtype)
+    shape = [1] * array.ndim
+    shape[axis] = size
+    fraction = fraction.reshape(shape)
+    array = (
+      np.take(array, low, axis) * (1 - fraction)
+      + np.take(array, high, axis) * fraction
+    )
+  return array
+
+
+def palette(num_colors: int) -> np.ndarray:
+  """Well separated colours, uint8 [num_colors, 3] (golden-angle hues)."""
+  hue = np.arange(num_colors) * 0.61803398875 % 1.0
+  value = 0.95 - 0.25 * (np.arange(num_colors) // 8 % 3)
+  # HSV to RGB with saturation 0.65.
+  k = (np.array([5, 3, 1])[None] + hue[:, None] * 6) % 6
+  ramp = np.clip(np.minimum(k, 4 - k), 0, 1)
+  rgb = value[:, None] * (1 - 0.65 * ramp)
+  return (255 * rgb).astype(np.uint8)
+
+
+def resize_for_drawing(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Nearest resize of a map [h, w, ...] to a picture's size, on the host."""
+  rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
+  cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
+  return array[rows.astype(int)[:, None], cols.astype(int)[None]]
+
+
+def sum_of_means(parts: dict[str, Mean]) -> Array:
+  """The task's scalar loss."""
+  return jnp.sum(jnp.stack([part.compute() for part in parts.values()]))

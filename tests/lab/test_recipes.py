@@ -1,0 +1,88 @@
+"""The published figures, against the differences that the paper prints."""
+
+import pytest
+
+from must_jax.lab import recipes
+from must_jax.lab.recipes import TABLES
+
+# (table, recipe, compared with, printed differences). The last row's first is
+# printed as 0.5, of figures that differ by 0.7.
+PRINTED = [
+  ("table2", "must", "supervised", (0.9, 5.8, 10.0, 6.8, 3.7, 3.8)),
+  ("table3", "must-depth", "supervised", (-1.0, 0.0, 0.4, 5.0, -0.3, 2.4)),
+  ("table3", "must-depth-seg", "supervised", (-0.1, 2.3, 8.0, 6.2, 1.7, 3.5)),
+  ("table3", "must", "supervised", (0.9, 5.8, 10.0, 6.8, 3.7, 3.8)),
+  ("table5", "must-cross", "multitask", (1.1, 1.1, 0.2, 0.6, 1.5, 1.3)),
+  (
+    "table6",
+    "must-jft-supervised",
+    "must-jft",
+    (0.7, 0.1, 0.7, -0.3, 0.2, 0.2),
+  ),
+]
+
+
+@pytest.mark.parametrize(("table", "recipe", "other", "printed"), PRINTED)
+def test_figures_differ_as_the_paper_prints(table, recipe, other, printed):
+  (spec,) = TABLES[table]
+  paper = {row.recipe.name: row.paper for row in spec.rows}
+  found = [a - b for a, b in zip(paper[recipe], paper[other], strict=True)]
+  # The paper's differences are of numbers with more decimals.
+  assert found == pytest.approx(printed, abs=0.11)
+
+
+@pytest.mark.parametrize("scale", recipes.SCALES)
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_rows_that_it_is_about(name, scale):
+  for spec in TABLES[name]:
+    if not spec.at(scale):
+      assert (scale == "photos") != (name == "photographs")
+      continue
+    found = {row.recipe.name for row in spec.at(scale)}
+    assert {spec.baseline.name, spec.highlight.name} <= found
+    assert len({row.title for row in spec.at(scale)}) == len(spec.at(scale))
+    for row in spec.rows:
+      assert len(row.paper) in (0, 6)
+
+
+def test_pseudo_labels_fill_what_is_not_labelled():
+  """Paper 3.2, cross dataset training."""
+  sources = {
+    images: {
+      task: source if isinstance(source, str) else source.name
+      for task, source in own.items()
+    }
+    for images, own in recipes.CROSS.labels.items()
+  }
+  assert sources == {
+    "imagenet": {
+      "classification": "supervised",
+      "detection": "teacher-detection",
+      "segmentation": "teacher-segmentation",
+    },
+    "objects365": {
+      "classification": "teacher-classification",
+      "detection": "supervised",
+      "segmentation": "teacher-segmentation",
+    },
+    "coco_panoptic": {
+      "classification": "teacher-classification",
+      "detection": "teacher-detection",
+      "segmentation": "supervised",
+    },
+  }
+  assert recipes.CROSS.sampling == "uniform"
+  assert recipes.MULTITASK.sampling == "equal"
+
+
+def test_teachers_of_a_bootstrap_start_from_its_checkpoint():
+  """Paper 4.3; the depth teacher comes from elsewhere."""
+  (labels,) = recipes.MUST_CHECKPOINT.labels.values()
+  starts = {task: teacher.start for task, teacher in labels.items()}
+  assert recipes.MUST_CHECKPOINT.start is recipes.CHECKPOINT
+  assert starts == {
+    "classification": recipes.CHECKPOINT,
+    "detection": recipes.CHECKPOINT,
+    "segmentation": recipes.CHECKPOINT,
+    "depth": None,
+  }

@@ -1,0 +1,97 @@
+"""Makes the image set and the label sets that every later version must read.
+
+  python tests/storage/make_golden_sets.py
+
+It writes `golden/sets_v1.zip`: `images`, an image set with labels of every
+kind; `labels`, a label set of it by one teacher; `unfinished`, the same as a
+worker leaves it that was killed after the first shard; and
+`golden/sets_v1.npz`, the batches made of them. Run it for a new
+schema version only: the files of released versions stay as they are.
+"""
+
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+NAME = "sets_v1"
+CLASSES = ("cat", "dog", "bird")
+SIZE = (12, 16)
+COUNT = 7
+FIELDS = {
+  "label": {"kind": "ClassVector", "classes": list(CLASSES)},
+  "objects": {"kind": "Boxes", "classes": list(CLASSES)},
+  "mask": {"kind": "ClassMap", "classes": list(CLASSES)},
+  "depth": {"kind": "ValueMap", "unit": "metres"},
+  "normals": {"kind": "VectorMap"},
+}
+
+
+def make_labels(number):
+  """Labels of every kind that follow from a number."""
+  y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+  normals = np.stack([x - 8.0, y - 6.0, np.full(SIZE, -9.0)], -1)
+  return {
+    "label": {
+      "classes": np.array([number % 3, (number + 1) % 3]),
+      "probs": np.array([0.75, 0.25]),
+    },
+    "objects": {
+      "boxes": np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 1]])[: number % 3],
+      "classes": np.array([number % 3, 1])[: number % 3],
+      "scores": np.array([0.875, 0.375])[: number % 3],
+    },
+    "mask": {
+      "classes": (x + y + number) % 3,
+      "confidence": (x + 1) / SIZE[1],
+    },
+    "depth": {
+      "values": 1.0 + 0.125 * x + number,
+      "valid": (x + y) % 5 > 0,
+    },
+    "normals": {
+      "vectors": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+      "valid": x > 2,
+    },
+  }
+
+
+def make_examples():
+  """Examples as `write_image_set` takes them; the last one has no labels."""
+  for number in range(COUNT):
+    pixels = np.full((*SIZE, 3), 20 * number, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    yield {
+      "key": f"image-{number}",
+      "image": file.getvalue(),
+      "height": SIZE[0],
+      "width": SIZE[1],
+      "labels": make_labels(number) if number < COUNT - 1 else {},
+    }
+
+
+class Teacher:
+  """Says of an image what `make_labels` says of its brightness."""
+
+  fields = FIELDS
+  description = types.MappingProxyType(
+    {"digest": "golden-1", "batch_size": 4, "lr": 0.5}
+  )
+
+  def __call__(self, images):
+    return [make_labels(1 + image[0, 0, 0] // 20) for image in images]
+
+
+def flatten(batch, path=""):
+  """{path: array} of a batch, without its keys."""
+  if not isinstance(batch, dict):
+    return {path: np.asarray(batch)}
+  return {
+    name: array
+    for key, value in batch.items()
+    if key != "key"
+    for name, array in flatten(value, f"{path}/{key}").items()
+  }

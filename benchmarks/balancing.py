@@ -12,6 +12,7 @@ import argparse
 import pathlib
 import statistics
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -19,9 +20,10 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.lab import mini
-from must_jax.lab.graph import train
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.render import render
+from must_jax.lab.scale_mini import COUNTS, TEACHER_SETS
+from must_jax.lab.stages import Stages
+from must_jax.lab.train_and_label import train
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
 from must_jax.weighting import METHODS
@@ -31,14 +33,18 @@ _ROUNDS = 7
 _STEPS_A_ROUND = 5
 
 
-def make_config(world: pathlib.Path, method: str, seed: int) -> ConfigDict:
+def make_config(
+  directories: Mapping[str, pathlib.Path], method: str, seed: int
+) -> ConfigDict:
   """Four tasks, each on its own dataset, drawn equally."""
   config = base_config()
   config.seed = seed
-  for source in mini.SOURCES:
+  for source in TEACHER_SETS:
     for split in ("train", "validation"):
       name = f"{source.set_name}_{split}"
-      config.datasets[name] = dataset(world / source.set_name, split)
+      config.datasets[name] = dataset(
+        directories[source.set_name] / source.set_name, split
+      )
     config.tasks[source.kind] = task(
       source.kind,
       labels={
@@ -63,8 +69,9 @@ def make_config(world: pathlib.Path, method: str, seed: int) -> ConfigDict:
 def seconds_per_step(methods: list[str]) -> dict[str, float]:
   """Time of a compiled step on random images without labels."""
   programs, states = {}, {}
+  nowhere = {s.set_name: pathlib.Path("none") for s in TEACHER_SETS}
   for method in methods:
-    config = make_config(pathlib.Path("none"), method, 0)
+    config = make_config(nowhere, method, 0)
     for entry in config.tasks.values():
       entry.classes = tuple(map(str, range(8)))
     programs[method] = build(config)
@@ -103,39 +110,37 @@ def main() -> None:
 
   # "paper" is "fixed" here: there are no teachers whose settings it could use.
   methods = [method for method in METHODS if method != "paper"]
-  pipeline = Pipeline(args.workdir, args.jobs)
-  world = pipeline.workdir / "world"
-  rendered = tuple(
-    pipeline.add(
+  stages = Stages(args.workdir, args.jobs)
+  rendered = {
+    source.set_name: stages.add(
       f"render-{source.set_name}",
-      mini.render,
-      str(world),
+      render,
       source.set_name,
-      mini.COUNTS[source.set_name],
+      COUNTS[source.set_name],
     )
-    for source in mini.SOURCES
-  )
+    for source in TEACHER_SETS
+  }
   runs = {
-    (method, seed): pipeline.add(
+    (method, seed): stages.add(
       f"train-{method}-{seed}",
       train,
-      config_lib.to_json(make_config(world, method, seed)),
-      after=rendered,
+      config_lib.to_json(make_config(rendered, method, seed)),
+      after=tuple(rendered.values()),
     )
     for seed in range(args.seeds)
     for method in methods
   }
-  pipeline.run()
+  stages.run()
   seconds = seconds_per_step(methods)
-  titles = [f"{source.kind} {source.metric}" for source in mini.SOURCES]
+  titles = [f"{source.kind} {source.metric}" for source in TEACHER_SETS]
   print(f"| method | cost of a step | {' | '.join(titles)} |")
   print("|---|---|" + "---|" * len(titles))
   for method in methods:
     cells = [f"{seconds[method] / seconds['fixed']:.2f}"]
-    for source in mini.SOURCES:
+    for source in TEACHER_SETS:
       key = f"{source.set_name}_validation/{source.kind}/{source.metric}"
       values = [
-        100 * pipeline.stages[runs[method, seed]].result[key]
+        100 * stages[runs[method, seed]].result[key]
         for seed in range(args.seeds)
       ]
       spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""

@@ -10,8 +10,8 @@ import numpy as np
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.input import pipeline
-from must_jax.input.source import Source
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import Source
 from must_jax.lab import world
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.teacher import describe_fields
@@ -64,7 +64,7 @@ def run() -> list[tuple[str, float, str]]:
           teacher={"digest": "benchmark"},
           settings={},
         ),
-        lambda shard: pipeline.eval_batches(
+        lambda shard: eval_batches(
           [Source(str(root / "pile"), "train")],
           {},
           batch_size=BATCH_SIZE,

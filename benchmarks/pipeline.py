@@ -18,11 +18,20 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks.resume import resident
-from must_jax import types
-from must_jax.input import geometry, pipeline
+from must_jax.fields import (
+  Boxes,
+  ClassMap,
+  ClassVector,
+  Field,
+  ValueMap,
+  VectorMap,
+)
+from must_jax.fields.placement import Placement
+from must_jax.input import geometry
+from must_jax.input.batches import train_batches
 from must_jax.input.geometry import AugmentOptions
-from must_jax.input.source import SUPERVISED, Source
-from must_jax.storage import schema, set_writer
+from must_jax.input.origins import SUPERVISED, Source
+from must_jax.storage import records, set_writer
 from must_jax.storage.sets import LABEL_SCHEMA_VERSION, MANIFEST_FILE, ImageSet
 from must_jax.storage.tfrecord import RecordWriter
 
@@ -37,12 +46,12 @@ SPECS = {
   "depth": {"kind": "ValueMap"},
   "normals": {"kind": "VectorMap"},
 }
-FIELDS: dict[str, types.Field] = {
-  "label": types.ClassVector(len(CLASSES)),
-  "objects": types.Boxes(len(CLASSES)),
-  "mask": types.ClassMap(len(CLASSES)),
-  "depth": types.ValueMap(),
-  "normals": types.VectorMap(),
+FIELDS: dict[str, Field] = {
+  "label": ClassVector(len(CLASSES)),
+  "objects": Boxes(len(CLASSES)),
+  "mask": ClassMap(len(CLASSES)),
+  "depth": ValueMap(),
+  "normals": VectorMap(),
 }
 Figure = tuple[str, float, str]
 
@@ -114,7 +123,7 @@ def write_sidecars(
         key = tf.train.Example.FromString(record).features.feature["key"]
         found = {name: labels(rng, (480, 640))[name]}
         writer.write(
-          schema.encode_labels(
+          records.encode_labels(
             key.bytes_list.value[0], "ok", found, fields=SPECS
           )
         )
@@ -163,7 +172,7 @@ def least(
   geometries = geometry.make_geometry(sizes, (224, 224), augment, random)
 
   def make(
-    image: tf.Tensor, geometry: geometry.Geometry, random: tf.Tensor
+    image: tf.Tensor, geometry: Placement, random: tf.Tensor
   ) -> dict[str, tf.Tensor]:
     def decode(ratio: int) -> tf.Tensor:
       window = geometry.window // ratio
@@ -218,7 +227,7 @@ def train(
   """Training batches with these of the set's fields and these label sets."""
   origins = dict.fromkeys(names, SUPERVISED)
   origins |= {name: str(path) for name, path in (sidecars or {}).items()}
-  return pipeline.train_batches(
+  return train_batches(
     [Source(str(directory), "train", origins)],
     {name: {name: FIELDS[name]} for name in origins},
     batch_size=BATCH_SIZE,

@@ -65,13 +65,13 @@ def measure(directory: str, labels: str) -> tuple[float, float]:
 
   import numpy as np
 
-  from must_jax.input import pipeline
+  from must_jax.fields import ClassVector
+  from must_jax.input.batches import train_batches
   from must_jax.input.loader import ReadOptions
-  from must_jax.input.source import Source
-  from must_jax.types import ClassVector
+  from must_jax.input.origins import Source
 
   before, start = resident(), time.monotonic()
-  batches = pipeline.train_batches(
+  batches = train_batches(
     [Source(directory, "train", {"task": labels})],
     {"task": {"label": ClassVector(2)}},
     batch_size=BATCH_SIZE,

@@ -44,7 +44,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from must_jax import types
+from must_jax.fields import Boxes, ClassMap, ClassVector, Field, ValueMap
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.must import Features, MustModel, build_backbone
 from must_jax.models.rcnn import FasterRCNNHead
@@ -207,15 +207,15 @@ def random_batch(settings: Settings, tasks: Mapping[str, Task]) -> PyTree:
 
 
 def _random_labels(
-  rng: np.random.Generator, kind: types.Field, count: int, side: int
+  rng: np.random.Generator, kind: Field, count: int, side: int
 ) -> dict[str, np.ndarray]:
   """Arrays of a kind of field, but for `present`."""
   shape = (count, side // LABEL_STRIDE, side // LABEL_STRIDE)
   match kind:
-    case types.ClassVector():
+    case ClassVector():
       classes = rng.integers(0, kind.num_classes, count)
       return {"probs": np.eye(kind.num_classes, dtype=np.float32)[classes]}
-    case types.Boxes():
+    case Boxes():
       boxes = np.zeros((count, kind.max_boxes, 4), np.float32)
       corner = rng.uniform(0, 0.6, (count, NUM_OBJECTS, 2))
       opposite = corner + rng.uniform(0.1, 0.4, corner.shape)
@@ -229,9 +229,9 @@ def _random_labels(
         "valid": valid,
         "ignore": ignore,
       }
-    case types.ClassMap():
+    case ClassMap():
       return {"classes": rng.integers(0, kind.num_classes, shape, np.int32)}
-    case types.ValueMap():
+    case ValueMap():
       values = rng.uniform(0, 1, shape).astype(np.float32)
       return {"values": values, "valid": np.ones(shape, bool)}
     case _:
@@ -418,7 +418,7 @@ def make_pieces(
   proposals = chain.run_model(
     "decoding, top k, NMS",
     lambda model, logits, deltas, limits: head(model).proposals(
-      logits, deltas, size, limits, True
+      logits, deltas, size, limits
     ),
     fixed=(logits, deltas, limits),
   )

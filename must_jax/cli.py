@@ -153,18 +153,9 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-  from must_jax.pseudo_label.verify import verify as verify_labels
-  from must_jax.storage import sets, verify
+  from must_jax.storage import verify
 
-  if not (args.directory / sets.MANIFEST_FILE).exists():
-    return verify.run(args)
-  try:
-    manifest = verify_labels(args.directory)
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  print(f"{manifest['num_records']:,} records are good.")
-  return 0
+  return verify.run(args)
 
 
 def _show(args: argparse.Namespace) -> int:

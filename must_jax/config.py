@@ -76,14 +76,14 @@ def base_config() -> ConfigDict:
       "data": {
         "image_size": (640, 640),  # ref CP "640" tables
         # How whole images reach the network when it labels: "pad" to
-        # image_size, or a key of data.preprocess.RULES.
+        # image_size, or a key of input.preprocess.RULES.
         "resize": "pad",
         "batch_size": 256,  # paper: derived from 4.2
         "eval_batch_size": 64,
         "label_stride": 4,  # per-pixel labels in training, in pixels
         # How images reach the network in training ("pad", "stretch",
         # "center_crop", "inception_crop") and evaluation (all but the last),
-        # see data.transforms.AugmentOptions.
+        # see input.geometry.AugmentOptions.
         "train_resize": "pad",
         "eval_resize": "pad",
         "scale_jitter": (0.5, 2.0),  # tfm; of "pad" in training
@@ -91,7 +91,7 @@ def base_config() -> ConfigDict:
         "crop_area": (0.08, 1.0),  # of "inception_crop"
         "antialias_below": 0.0,  # scale; 1: average whenever images shrink
         "flip": True,
-        # See data.photometric.ColorOptions; all off.
+        # See input.color.ColorOptions; all off.
         "color": {
           "num_ops": 0,  # RandAugment
           "magnitude": 0.0,

@@ -1,6 +1,7 @@
-"""The house of docs/architecture.md: imports go one way."""
+"""The house of docs/architecture.md: one way in, one name for one thing."""
 
 import ast
+import collections
 import pathlib
 import subprocess
 import sys
@@ -8,11 +9,14 @@ import sys
 import pytest
 
 import must_jax
+from must_jax.fields import KINDS
 
 PACKAGE = pathlib.Path(must_jax.__file__).parent
 # A line may import the lines above it, and its own.
 LAYERS = (
   "types",
+  "fields",
+  "pictures",
   "ops",
   "models",
   "losses",
@@ -33,12 +37,25 @@ LAYERS = (
   "cli",
 )
 # These run where TensorFlow is not installed.
-CORE = ("types", "ops", "models", "losses", "weighting", "metrics", "tasks")
+CORE = LAYERS[: LAYERS.index("config")]
 CORE_FILES = tuple(
   f"train/{name}.py"
   for name in ("mesh", "optimizer", "guard", "state", "gradients", "step")
 )
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "must_jax"}
+
+# Names that several modules have, and why that is one thing.
+SAME_SUBJECT = {
+  "boxes": "the field, and operations on it",
+  "classification": "the task, and its losses",
+  "contrastive": "the task, and its loss",
+  "depth": "the task, its metric, and an importer of it",
+  "detection": "the task, and its losses",
+  "midas": "the published networks, and their weights",
+  "normals": "the task, its metric, and an importer of it",
+  "voc": "the dataset, and its metric",
+}
+SAME_CLASS = {"Block": "of ResNet, and of EfficientNet"}
 
 
 def imports(path, top_level_only=False):
@@ -58,17 +75,21 @@ def files():
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.name))
 def test_imports_go_one_way(path):
-  layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+  layer = room(path)
   allowed = LAYERS[: LAYERS.index(layer) + 1]
   for name in imports(path):
     if name.startswith("must_jax."):
       assert name.split(".")[1] in allowed, f"{layer} imports {name}"
 
 
+def room(path):
+  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 @pytest.mark.parametrize(
   "path",
-  [p for p in files() if p.relative_to(PACKAGE).parts[0] in CORE]
-  + [PACKAGE / "types.py"]
+  [p for p in files() if room(p) in CORE]
+  + [PACKAGE / "fields" / "__init__.py", PACKAGE / "tasks" / "__init__.py"]
   + [PACKAGE / f for f in CORE_FILES],
   ids=lambda p: str(p.relative_to(PACKAGE)),
 )
@@ -76,6 +97,48 @@ def test_core_needs_few_libraries(path):
   for name in imports(path, top_level_only=True):
     library = name.split(".")[0]
     assert library in CORE_LIBRARIES or library in sys.stdlib_module_names
+
+
+def names_of_kinds(path):
+  """Kinds of label field that a module names, outside of its prose."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Name):
+      yield node.id
+    elif isinstance(node, ast.Attribute):
+      yield node.attr
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value
+    elif isinstance(node, ast.ImportFrom):
+      yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.name))
+def test_only_fields_tasks_and_importers_know_kinds(path):
+  """`lab/world` is the importer of its own scenes."""
+  where = path.relative_to(PACKAGE)
+  if room(path) in ("fields", "tasks", "importers") or (
+    where.parts[:2] == ("lab", "world")
+  ):
+    return
+  assert not {*KINDS} & {*names_of_kinds(path)}
+
+
+def test_nothing_else_imports_the_lab():
+  for path in files():
+    if room(path) not in ("lab", "cli"):
+      assert not any(name.startswith("must_jax.lab") for name in imports(path))
+
+
+def test_one_name_is_one_thing():
+  modules, classes = collections.Counter(), collections.Counter()
+  for path in files():
+    modules[path.stem] += 1
+    for node in ast.parse(path.read_text()).body:
+      if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        classes[node.name] += 1
+  assert {n for n, count in modules.items() if count > 1} == {*SAME_SUBJECT}
+  assert {n for n, count in classes.items() if count > 1} == {*SAME_CLASS}
+  assert not {*modules} & {"base", "utils", "common", "helpers", "command"}
 
 
 def run(code):

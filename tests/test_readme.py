@@ -46,10 +46,10 @@ def test_own_task_trains_and_predicts(own_task, tmp_path):
         "image": buffer.getvalue(),
         "height": 64,
         "width": 64,
-        "labels": {"depth": {"values": image.mean(-1) / 255}},
+        "labels": {"brightness": {"values": image.mean(-1) / 255}},
       }
 
-  fields = {"depth": {"kind": "ValueMap"}}
+  fields = {"brightness": {"kind": "ValueMap"}}
   write_image_set(tmp_path / "set", "gray", "train", examples(), fields)
   config = base_config()
   config.datasets.gray = dataset(str(tmp_path / "set"), "train")

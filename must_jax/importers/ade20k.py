@@ -15,7 +15,7 @@ import argparse
 from etils import epath
 
 from must_jax.importers import arguments
-from must_jax.importers.plan import Plan, ReadFiles
+from must_jax.importers.items import Plan, ReadFiles
 from must_jax.importers.voc_segmentation import ReadMask
 from must_jax.types import IGNORE_LABEL
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from must_jax.importers import files
-from must_jax.importers.plan import Item
+from must_jax.importers.items import Item
 
 
 def add_output_arguments(
@@ -150,7 +150,7 @@ def pair(
     )
   directory = args.label_directory
   labels = collections.defaultdict(list)
-  found, _ = files.find(directory, suffixes)
+  found, _ = files.find_files(directory, suffixes)
   for path in found:
     labels[files.key_of(path)].append(directory / path)
   items = []

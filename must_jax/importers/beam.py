@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from must_jax.importers import parts
-from must_jax.importers.parts import Job
-from must_jax.importers.plan import HasKey
-from must_jax.storage.tfrecord import atomic_write
+from must_jax.importers.items import HasKey
+from must_jax.importers.parts import ImportJob
+from must_jax.storage.path import publish
 
 
 def read(
-  job: Job,
+  job: ImportJob,
   items: Sequence[Sequence[HasKey]],
   todo: Sequence[int],
   runner: str,
@@ -61,15 +61,17 @@ def read(
     ) from None
 
 
-def _save(job: Job, part: int, items: Sequence[HasKey]) -> tuple[int, str]:
+def _save(
+  job: ImportJob, part: int, items: Sequence[HasKey]
+) -> tuple[int, str]:
   """Writes the items of a part for `_write_part`; returns their digest too."""
   data = pickle.dumps(items)
-  with atomic_write(job.path(part, ".items")) as file:
+  with publish(job.path(part, ".items")) as file:
     file.write(data)
   return part, _digest(data)
 
 
-def _write_part(job: Job, saved: tuple[int, str]) -> int:
+def _write_part(job: ImportJob, saved: tuple[int, str]) -> int:
   part, digest = saved
   data = job.path(part, ".items").read_bytes()
   if _digest(data) != digest:  # unpickling runs code

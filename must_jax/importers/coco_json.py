@@ -13,7 +13,7 @@ from etils import epath
 
 from must_jax.importers import files, objects
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "objects from a COCO JSON file"
 

@@ -23,7 +23,7 @@ from must_jax.importers import (
   tfrecords,
   voc_segmentation,
 )
-from must_jax.importers.plan import Plan
+from must_jax.importers.items import Plan
 
 
 @dataclasses.dataclass(frozen=True)

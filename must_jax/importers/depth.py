@@ -15,7 +15,7 @@ import numpy as np
 
 from must_jax.importers import arguments, files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "a 16-bit PNG or .npy of depth for each image"
 

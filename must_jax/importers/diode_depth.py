@@ -7,7 +7,7 @@ import numpy as np
 
 from must_jax.importers import arguments, depth, diode, files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "depth maps of DIODE"
 

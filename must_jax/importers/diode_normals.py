@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 
 from must_jax.importers import diode, normals
-from must_jax.importers.plan import Plan
+from must_jax.importers.items import Plan
 
 HELP = "surface normals of DIODE"
 

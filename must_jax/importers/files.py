@@ -14,7 +14,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
-from must_jax.storage.tfrecord import is_local
+from must_jax.storage.path import is_local
+from must_jax.types import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
 MAP_SUFFIXES = (".png", ".npy")
@@ -67,7 +68,7 @@ def inside(root: epath.Path, name: str) -> epath.Path:
   return root / path
 
 
-def find(
+def find_files(
   directory: epath.Path, suffixes: Collection[str], glob: str = "*"
 ) -> tuple[list[str], list[str]]:
   """Lists a directory with all below it; hidden files are passed over.
@@ -118,7 +119,7 @@ def find_images(
   Raises:
     ValueError: there are none, two have the same key, or a name is no UTF-8.
   """
-  paths, others = find(directory, IMAGE_SUFFIXES, glob)
+  paths, others = find_files(directory, IMAGE_SUFFIXES, glob)
   if not paths:
     raise ValueError(
       f"{directory} holds no image ({len(others)} other files, such as"
@@ -243,10 +244,10 @@ def picture_of(data: bytes) -> Picture:
   Raises:
     Rejected: not JPEG or PNG, broken, or too large.
   """
-  from must_jax.storage import schema
+  from must_jax.storage import records
 
   try:
-    size = schema.image_size(data)  # before a decompression bomb goes off
+    size = records.read_image_size(data)  # before a decompression bomb goes off
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
       is_png = image.format == "PNG"
       if is_png:
@@ -265,7 +266,7 @@ def picture_of(data: bytes) -> Picture:
 
 
 def _check_readable(data: bytes, size: tuple[int, int], is_png: bool) -> None:
-  """Decodes all of an image as its readers will, see `parsing.decode_image`.
+  """Decodes all of an image as its readers will, see `records.decode_image`.
 
   TensorFlow refuses some broken files that Pillow reads. Of JPEGs it refuses
   all that Pillow does, so that one decoding is enough.
@@ -282,8 +283,6 @@ def _check_readable(data: bytes, size: tuple[int, int], is_png: bool) -> None:
 
 
 def _image_of_array(path: epath.Path) -> Image.Image:
-  from must_jax.storage import schema
-
   array = _open_array(path)
   if array.dtype != np.uint8 or not (
     array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
@@ -292,8 +291,8 @@ def _image_of_array(path: epath.Path) -> Image.Image:
       f"is an array of {array.dtype} {array.shape}; expected uint8 [h, w] or"
       " [h, w, 3]"
     )
-  if array.shape[0] * array.shape[1] > schema.MAX_PIXELS:
-    raise Rejected(f"has more than {schema.MAX_PIXELS} pixels: {array.shape}")
+  if array.shape[0] * array.shape[1] > MAX_PIXELS:
+    raise Rejected(f"has more than {MAX_PIXELS} pixels: {array.shape}")
   return Image.fromarray(np.array(array))
 
 
@@ -329,7 +328,7 @@ def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
   Raises:
     Rejected: broken, or of another size than its image.
   """
-  from must_jax.storage import schema
+  from must_jax.storage import records
 
   try:
     if path.suffix.lower() == ".npy":
@@ -337,7 +336,7 @@ def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
       _check_size(path, array.shape[:2], picture)
       return np.array(array[..., 0] if array.shape[2:] == (1,) else array)
     data = path.read_bytes()
-    _check_size(path, schema.image_size(data), picture)
+    _check_size(path, records.read_image_size(data), picture)
     return _decode_png(data)
   except Rejected:
     raise

@@ -6,7 +6,7 @@ from etils import epath
 
 from must_jax.importers import files
 from must_jax.importers.files import Picture
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "images in a folder per class, or unlabelled"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from must_jax.importers import arguments, files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.types import IGNORE_LABEL
 
 HELP = "a PNG of class ids for each image"

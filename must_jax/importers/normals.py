@@ -14,7 +14,7 @@ import numpy as np
 
 from must_jax.importers import arguments, files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "a colour PNG or .npy of surface normals for each image"
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Labels
+from must_jax.importers.items import Labels
 
 _SLACK = 1.0  # pixels that a box may lie outside without being counted
 

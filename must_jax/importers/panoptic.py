@@ -21,7 +21,7 @@ from etils import epath
 
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.voc_segmentation import class_map
 from must_jax.types import IGNORE_LABEL
 

@@ -4,9 +4,10 @@ Items are cut into parts before any is read. A part is read, written and
 committed whole in a stage, a hidden directory below the image set:
 
   DIR/.SPLIT.import/job.json         tells this import from others
+  DIR/.SPLIT.import/leases/          which process is at work
   DIR/.SPLIT.import/00012.tfrecord   records, with their .offsets
   DIR/.SPLIT.import/00012.keys       little-endian uint64, hashes of their keys
-  DIR/.SPLIT.import/00012.json       commit record, written last
+  DIR/.SPLIT.import/00012.json       commit record, written last (`commits`)
 
 Every byte follows from the plan and its files, so that it does not matter who
 reads a part, when, or how often.
@@ -19,27 +20,43 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from etils import epath
 
 import must_jax
-from must_jax.importers.plan import HasKey, Imported, Plan
+from must_jax.fields import Description
+from must_jax.importers.items import HasKey, Imported, Plan
 from must_jax.storage import tfrecord
-from must_jax.storage.sets import Shard, key_digest, read_versioned_json
-from must_jax.storage.tfrecord import (
-  RecordWriter,
-  ShardReader,
-  atomic_write,
-  write_json,
-)
-
-_SCHEMA_VERSION = 1
+from must_jax.storage.commits import Commit, CommitDirectory
+from must_jax.storage.path import Path, publish
+from must_jax.storage.sets import Shard, key_digest
+from must_jax.storage.tfrecord import RecordWriter, ShardReader
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ImportCommit(Commit):
+  """A finished part; its shard may have no records.
+
+  Attributes:
+    num_images: read, whatever became of them.
+    rejected: what was left out, {"key", "reason"} each, whole images or parts
+      of their labels.
+    counts: sums of `Labels.counts`.
+  """
+
+  num_images: int
+  rejected: Sequence[Mapping[str, str]]
+  counts: Mapping[str, float]
+
+  @property
+  def rejected_keys(self) -> set[str]:
+    """Of images that were left out, whole or in part."""
+    return {entry["key"] for entry in self.rejected}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportJob:
   """What the parts of an import have in common; pickled to their readers.
 
   Attributes:
@@ -50,58 +67,27 @@ class Job:
     shard_per_item: see `Plan`.
   """
 
-  stage: epath.Path
+  stage: Path
   digest: str
-  fields: Mapping[str, Mapping[str, Any]]
+  fields: Mapping[str, Description]
   read: Callable[[Any], Iterator[Imported]]
   shard_per_item: bool
 
-  def path(self, part: int, suffix: str) -> epath.Path:
+  def path(self, part: int, suffix: str) -> Path:
     """A file of a part."""
     return self.stage / f"{part:05d}{suffix}"
 
-
-@dataclasses.dataclass(frozen=True)
-class Commit:
-  """A finished part.
-
-  Attributes:
-    job: digest of the job.
-    shard: as it lies in the stage; it may have no records.
-    num_images: read, whatever became of them.
-    rejected: what was left out, {"key", "reason"} each, whole images or parts
-      of their labels.
-    counts: sums of `Labels.counts`.
-  """
-
-  job: str
-  shard: Shard
-  num_images: int
-  rejected: Sequence[Mapping[str, str]]
-  counts: Mapping[str, float]
-
   @property
-  def rejected_keys(self) -> set[str]:
-    """Of images that were left out, whole or in part."""
-    return {entry["key"] for entry in self.rejected}
+  def commits(self) -> CommitDirectory[ImportCommit]:
+    """The commit records of the parts."""
+    return CommitDirectory(self.stage, self.digest, ImportCommit)
 
-  @classmethod
-  def read(cls, job: Job, part: int) -> Self | None:
-    """Reads the commit record of a part; None if the part is not finished."""
+  def read_commit(self, part: int) -> ImportCommit | None:
+    """The commit record of a part; None if it has to be read (again)."""
     try:
-      value = read_versioned_json(
-        job.path(part, ".json"), _SCHEMA_VERSION, "not finished"
-      )
-      del value["schema_version"]
-      commit = cls(**value | {"shard": Shard(**value["shard"])})
-    except (ValueError, TypeError, KeyError):
+      return self.commits.read(self.path(part, ".tfrecord").name)
+    except ValueError:
       return None
-    return commit if commit.job == job.digest else None
-
-  def write(self, job: Job, part: int) -> None:
-    """Makes the part count; all its other files must be there."""
-    value = {"schema_version": _SCHEMA_VERSION, **dataclasses.asdict(self)}
-    write_json(job.path(part, ".json"), value)
 
 
 def cut(
@@ -122,10 +108,10 @@ def cut(
   return [items[i : i + records_per_shard] for i in starts]
 
 
-def digest(plan: Plan, parts: Sequence[Sequence[HasKey]]) -> str:
+def digest_of(plan: Plan, parts: Sequence[Sequence[HasKey]]) -> str:
   """Digest of all that parts depend on, but for the contents of files."""
   result = hashlib.blake2b(digest_size=16)
-  head = (must_jax.__version__, _SCHEMA_VERSION, plan.fields, plan.read)
+  head = (must_jax.__version__, ImportCommit.VERSION, plan.fields, plan.read)
   for value in (head, *parts):
     data = pickle.dumps(value, protocol=4)
     result.update(len(data).to_bytes(8, "little") + data)
@@ -133,7 +119,7 @@ def digest(plan: Plan, parts: Sequence[Sequence[HasKey]]) -> str:
 
 
 def write_part(
-  job: Job, part: int, items: Sequence[HasKey], threads: int = 1
+  job: ImportJob, part: int, items: Sequence[HasKey], threads: int = 1
 ) -> int:
   """Reads the images of a part, writes and commits its shard.
 
@@ -164,7 +150,7 @@ def write_part(
       if record is not None:
         keys.append(image.key.encode())
         writer.write(record)
-  with atomic_write(job.path(part, ".keys")) as file:
+  with publish(job.path(part, ".keys")) as file:
     file.write(b"".join(_hash(key, 8) for key in keys))
   shard = Shard(
     writer.path.name,
@@ -173,18 +159,20 @@ def write_part(
     writer.checksum,
     key_digest(keys),
   )
-  Commit(
-    job.digest,
-    shard,
-    num_images,
-    rejected,
-    # Numpy's numbers are no JSON.
-    {name: np.asarray(value).item() for name, value in counts.items()},
-  ).write(job, part)
+  job.commits.write(
+    ImportCommit(
+      shard,
+      job.digest,
+      num_images,
+      rejected,
+      # Numpy's numbers are no JSON.
+      {name: np.asarray(value).item() for name, value in counts.items()},
+    )
+  )
   return num_images
 
 
-def double_key(job: Job, commits: Sequence[Commit]) -> bytes | None:
+def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   """A key that comes twice in all parts together, if there is one."""
 
   def read(part: int) -> np.ndarray:
@@ -216,10 +204,10 @@ def _key_of(record: bytes) -> bytes:
 
 
 def _encoded(
-  job: Job, items: Sequence[HasKey], threads: int
+  job: ImportJob, items: Sequence[HasKey], threads: int
 ) -> Iterator[tuple[Imported, bytes | None, Sequence[str]]]:
   """Images in order with their records, or why they have none."""
-  from must_jax.storage import schema
+  from must_jax.storage import records
 
   def encode(
     image: Imported,
@@ -228,7 +216,7 @@ def _encoded(
       assert image.labels.rejected, image.key
       return image, None, ()
     try:
-      record = schema.encode_example(
+      record = records.encode_example(
         image.key,
         image.picture.data,
         *image.picture.size,

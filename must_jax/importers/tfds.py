@@ -17,7 +17,7 @@ import numpy as np
 
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Labels, Plan
 
 HELP = "datasets of TensorFlow Datasets, such as voc/2007"
 
@@ -62,7 +62,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ValueError: a dataset or split that is unknown or not prepared, or datasets
       with different labels.
   """
-  parts: list[Part] = []
+  parts: list[ExampleRange] = []
   fields: dict[str, Any] = {}
   unused: set[str] = set()
   for text in args.dataset:
@@ -106,7 +106,7 @@ def plan(args: argparse.Namespace) -> Plan:
   return Plan(
     fields,
     [Range(f"{i:05d}", cut) for i, cut in enumerate(_cut(parts, shards))],
-    Reader(tuple(fields), prefixed=len(args.dataset) > 1),
+    ExampleReader(tuple(fields), prefixed=len(args.dataset) > 1),
     num_images=total,
     shard_per_item=True,
     summarize=_summarize,
@@ -115,7 +115,7 @@ def plan(args: argparse.Namespace) -> Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ExampleRange:
   """Consecutive examples of a split.
 
   Attributes:
@@ -151,11 +151,11 @@ class Range:
   """
 
   key: str
-  parts: Sequence[Part]
+  parts: Sequence[ExampleRange]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class ExampleReader:
   """Reads the examples of a `Range`.
 
   Attributes:
@@ -183,7 +183,7 @@ class Reader:
           yield Imported(key, None, Labels({}, [str(error)]))
 
   def _labels(
-    self, part: Part, example: Mapping[str, Any], picture: Picture
+    self, part: ExampleRange, example: Mapping[str, Any], picture: Picture
   ) -> Labels:
     if part.unlabelled:
       return Labels({})
@@ -286,7 +286,7 @@ def _short(fields: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _parts(builder: Any, split: str) -> list[Part]:
+def _parts(builder: Any, split: str) -> list[ExampleRange]:
   import tensorflow_datasets as tfds
 
   info, splits = builder.info, builder.info.splits
@@ -298,7 +298,7 @@ def _parts(builder: Any, split: str) -> list[Part]:
       f" {textwrap.shorten(str(error), 200)} It has {sorted(splits)}."
     ) from None
   return [
-    Part(
+    ExampleRange(
       f"{info.name}/{info.config_name}" if info.config_name else info.name,
       str(builder.data_path),
       r.splitname,
@@ -309,11 +309,11 @@ def _parts(builder: Any, split: str) -> list[Part]:
   ]
 
 
-def _cut(parts: Sequence[Part], count: int) -> list[list[Part]]:
+def _cut(parts: Sequence[ExampleRange], count: int) -> list[list[ExampleRange]]:
   """Cuts parts laid end to end into even pieces."""
   total = sum(map(len, parts))
   count = min(count, total)
-  pieces: list[list[Part]] = []
+  pieces: list[list[ExampleRange]] = []
   for i in range(count):
     low, high = total * i // count, total * (i + 1) // count
     piece = []
@@ -327,7 +327,7 @@ def _cut(parts: Sequence[Part], count: int) -> list[list[Part]]:
   return pieces
 
 
-def _examples(part: Part) -> Iterator[Mapping[str, Any]]:
+def _examples(part: ExampleRange) -> Iterator[Mapping[str, Any]]:
   import tensorflow as tf
   import tensorflow_datasets as tfds
 

@@ -17,7 +17,7 @@ from etils import epath
 
 from must_jax.importers import files
 from must_jax.importers.files import Rejected
-from must_jax.importers.plan import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import tfrecord
 
 HELP = "TFRecord files with an image and a list of classes per record"
@@ -81,7 +81,7 @@ def plan(args: argparse.Namespace) -> Plan:
   """
   paths = _find(args.records)
   classes = [] if args.unlabelled else files.load_classes(args.classes)
-  read = Reader(
+  read = RecordReader(
     args.image_feature,
     args.label_feature if classes else None,
     args.score_feature if classes else None,
@@ -112,7 +112,7 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class RecordReader:
   """Reads the images of a `File`.
 
   Attributes:

@@ -25,7 +25,7 @@ from etils import epath
 
 from must_jax.importers import files, objects
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 
 HELP = "objects from XML files in the format of PASCAL VOC"
 
@@ -74,7 +74,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ValueError: a directory or list is missing, empty or has another format.
   """
   images, notes = files.find_images(args.images)
-  found, _ = files.find(args.annotations, (".xml",))
+  found, _ = files.find_files(args.annotations, (".xml",))
   annotations = {files.key_of(path): args.annotations / path for path in found}
   if not annotations:
     raise ValueError(

@@ -20,7 +20,7 @@ from etils import epath
 
 from must_jax.importers import arguments, files, voc
 from must_jax.importers.files import Picture, Rejected
-from must_jax.importers.plan import Item, Labels, Plan, ReadFiles
+from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.types import IGNORE_LABEL
 
 HELP = "class maps of PASCAL VOC 2012"
@@ -71,7 +71,7 @@ def plan(args: argparse.Namespace) -> Plan:
   root = args.root
   ids = voc.read_ids(root / "ImageSets" / "Segmentation" / f"{args.split}.txt")
   directory = root / "SegmentationClass"
-  found, _ = files.find(directory, (".png",))
+  found, _ = files.find_files(directory, (".png",))
   masks = {files.key_of(path): directory / path for path in found}
   items = [
     Item(key, root / "JPEGImages" / f"{key}.jpg", masks.get(key)) for key in ids

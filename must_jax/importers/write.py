@@ -7,7 +7,6 @@ are not read again.
 import argparse
 import collections
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -20,21 +19,20 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
 from must_jax.importers import parts
-from must_jax.importers.parts import Commit, Job
-from must_jax.importers.plan import HasKey
+from must_jax.importers.items import HasKey
+from must_jax.importers.parts import ImportCommit, ImportJob
 from must_jax.storage import set_writer
+from must_jax.storage.commits import JOB_FILE, CommitDirectory
+from must_jax.storage.path import Path, json_text, publish_json
 from must_jax.storage.sets import ImageSet
-from must_jax.storage.tfrecord import atomic_write, is_local, to_json
 
 # A process takes three seconds to start, the time of 500 to 10,000 images.
 IMAGES_PER_PROCESS = 2000
 
-_JOB_FILE = "job.json"
-_LOCK_FILE = "lock"
+_LEASE_SECONDS = 600.0  # a process that is silent for so long has died
 _SHOWN = 10  # rejected images on the screen; a file of the set has all
 
 
@@ -66,9 +64,9 @@ def write(args: argparse.Namespace) -> None:
     args.out, args.name, args.split, plan.fields, args.licence, args.overwrite
   )
   items = parts.cut(plan, args.shards, args.records_per_shard)
-  digest = parts.digest(plan, items)
+  digest = parts.digest_of(plan, items)
   with _stage(target.directory / f".{args.split}.import", digest) as stage:
-    job = Job(stage, digest, plan.fields, plan.read, plan.shard_per_item)
+    job = ImportJob(stage, digest, plan.fields, plan.read, plan.shard_per_item)
     total = plan.num_images
     if total is None and not plan.shard_per_item:
       total = len(plan.items)
@@ -116,48 +114,45 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _stage(directory: epath.Path, digest: str) -> Iterator[epath.Path]:
+def _stage(directory: Path, digest: str) -> Iterator[Path]:
   """The directory of unfinished parts, for this job alone.
 
   Raises:
-    ValueError: another process imports this split right now. Where there are
-      no locks, as on object stores, both write the same bytes.
+    ValueError: another process imports this split right now.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  with contextlib.ExitStack() as stack:
-    if is_local(directory):
-      lock = stack.enter_context((directory / _LOCK_FILE).open("wb"))
-      try:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise ValueError(
-          f"{directory} is in use by another import. Wait until it is done, or"
-          " write to another directory or split."
-        ) from None
-      except OSError:
-        pass  # a file system without locks is like an object store
-    job_file = directory / _JOB_FILE
-    ours = to_json({"job": digest})
+  commits = CommitDirectory(directory, digest, ImportCommit)
+  # One process plans, reads or hands out all parts.
+  lease = commits.lease(JOB_FILE, _LEASE_SECONDS)
+  if lease is None:
+    holder = commits.holder(JOB_FILE) or {"host": "?", "pid": "?"}
+    raise ValueError(
+      f"{directory} is in use by another import (process {holder['pid']} on"
+      f" {holder['host']}). Wait until it is done, or write to another"
+      " directory or split."
+    )
+  with lease, lease.beating():
+    job_file = directory / JOB_FILE
+    ours = json_text({"job": digest})
     old = job_file.exists() and job_file.read_text() != ours
     if old:
       print(f"{directory} is of another import; it is begun anew.")
     for path in directory.iterdir():
-      if path.name != _LOCK_FILE and (old or path.name.startswith(".")):
+      if path.is_file() and (old or path.name.startswith(".")):
         path.unlink()
-    with atomic_write(job_file) as file:
-      file.write(ours.encode())
+    publish_json(job_file, {"job": digest})
     yield directory
 
 
-def _commits(job: Job, num_parts: int) -> list[tuple[int, Commit]]:
+def _commits(job: ImportJob, num_parts: int) -> list[tuple[int, ImportCommit]]:
   """The finished parts in order."""
   with futures.ThreadPoolExecutor(16) as pool:
-    commits = pool.map(lambda part: Commit.read(job, part), range(num_parts))
+    commits = pool.map(job.read_commit, range(num_parts))
     return [(part, commit) for part, commit in enumerate(commits) if commit]
 
 
 def _read(
-  job: Job,
+  job: ImportJob,
   items: Sequence[Sequence[HasKey]],
   total: int | None,
   args: argparse.Namespace,
@@ -196,7 +191,7 @@ def _read(
 
 
 def _read_here(
-  job: Job,
+  job: ImportJob,
   items: Sequence[Sequence[HasKey]],
   todo: Sequence[int],
   workers: int,
@@ -256,8 +251,8 @@ def _live_until(end: Connection) -> None:
 
 def _publish(
   target: set_writer.NewSplit,
-  job: Job,
-  commits: Sequence[Commit],
+  job: ImportJob,
+  commits: Sequence[ImportCommit],
   max_rejected: float,
 ) -> ImageSet:
   """Makes an image set of the finished parts."""
@@ -286,11 +281,11 @@ def _publish(
   return image_set
 
 
-def _num_images(commits: Iterable[Commit]) -> int:
+def _num_images(commits: Iterable[ImportCommit]) -> int:
   return sum(commit.num_images for commit in commits)
 
 
-def _num_rejected(commits: Iterable[Commit]) -> int:
+def _num_rejected(commits: Iterable[ImportCommit]) -> int:
   return len(set().union(*(commit.rejected_keys for commit in commits)))
 
 

@@ -6,15 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from must_jax.types import (
-  Boxes,
-  ClassMap,
-  ClassVector,
-  Field,
-  PyTree,
-  ValueMap,
-  VectorMap,
-)
+from must_jax.fields import Field
+from must_jax.types import PyTree
 
 
 def abstract_batch(
@@ -39,35 +32,17 @@ def abstract_batch(
   Returns:
     A tree of `jax.ShapeDtypeStruct`.
   """
-  grid = tuple(side // label_stride for side in image_size)
+  height, width = image_size
+  grid = height // label_stride, width // label_stride
 
   def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
 
   def labels(field: Field) -> dict[str, jax.ShapeDtypeStruct]:
-    match field:
-      case ClassVector():
-        arrays = {"probs": array(jnp.float32, field.num_classes)}
-      case Boxes():
-        arrays = {
-          "boxes": array(jnp.float32, field.max_boxes, 4),
-          "classes": array(jnp.int32, field.max_boxes),
-          "scores": array(jnp.float32, field.max_boxes),
-          "ignore": array(jnp.bool_, field.max_boxes),
-          "valid": array(jnp.bool_, field.max_boxes),
-        }
-      case ClassMap():
-        arrays = {"classes": array(jnp.int32, *grid)}
-      case ValueMap():
-        arrays = {
-          "values": array(jnp.float32, *grid),
-          "valid": array(jnp.bool_, *grid),
-        }
-      case VectorMap():
-        arrays = {
-          "vectors": array(jnp.float32, *grid, 3),
-          "valid": array(jnp.bool_, *grid),
-        }
+    arrays = {
+      name: array(x.dtype, *x.shape)
+      for name, x in field.batch_arrays(grid).items()
+    }
     return arrays | {"present": array(jnp.bool_)}
 
   return {

@@ -1,46 +1,24 @@
-"""Joint geometry of an image and its labels, by kind of field.
+"""How an image reaches the network: scale, crop and flip, and its labels too.
 
-One affine map takes image to network pixels: a window of the image is scaled
-to the content at the top left of the network input, each axis by its own
-factor, and may be mirrored. Everything else derives from it. Pixel i of an
-array covers [i, i + 1) of its own extent (half-pixel centres), so cell i of a
-map with stride s covers [s i, s (i + 1)) of the network input and takes the
-label at its centre.
-
-  class maps   nearest
-  value maps   bilinear among valid pixels; the nearest decides what is valid
-  vector maps  the same, normalised anew
-
-Crops and scales, unequal ones too, leave normals as they are: a stretched
-image is the same surface seen by a camera of other focal lengths. A mirrored
-image is another surface, whose normals have the opposite x.
+The choice is a `fields.placement.Placement`; each kind of field moves with it
+in its own way.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from must_jax.fields import Field
+from must_jax.fields.field import Tensors
+from must_jax.fields.placement import Cells, Placement
 from must_jax.input import color
 from must_jax.input.color import ColorOptions
-from must_jax.types import (
-  IGNORE_LABEL,
-  MEAN_COLOR,
-  Boxes,
-  ClassMap,
-  ClassVector,
-  Field,
-  ValueMap,
-  VectorMap,
-)
-
-Tensors = dict[str, tf.Tensor]
+from must_jax.types import MEAN_COLOR
 
 RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
-_MIN_BOX = 1.0  # pixels of the network input
 _TRIES = 10  # at a random crop, as in torchvision
 
 # What the uniform numbers of an example are for: 0 scale, 1 and 2 place of the
@@ -127,25 +105,6 @@ class AugmentOptions:
       )
 
 
-class Geometry(NamedTuple):
-  """From image pixels to network pixels.
-
-  Attributes:
-    size: int32 [2], height and width of the image.
-    window: int32 [4], y, x, height, width of what is seen of the image.
-    content: int32 [2], height and width of it in the network input.
-    flip: bool, whether it is mirrored.
-    reduction: int32, 1, 2, 4 or 8, a divisor of the window: squares of so many
-      pixels a side are averaged before it is scaled.
-  """
-
-  size: tf.Tensor
-  window: tf.Tensor
-  content: tf.Tensor
-  flip: tf.Tensor
-  reduction: tf.Tensor | int = 1
-
-
 def random_numbers(seed: int, position: tf.Tensor, view: int = 0) -> tf.Tensor:
   """All chance in examples: float32 [..., n], uniform in [0, 1).
 
@@ -177,12 +136,12 @@ def _random_block(seed: int, view: int, block: int) -> np.ndarray:
   return (bits >> 40).astype(np.float32).reshape(_BLOCK, -1) / 2**24
 
 
-def make_geometry(
+def choose_placement(
   size: tf.Tensor,
   image_size: tuple[int, int],
   options: AugmentOptions,
   random: tf.Tensor,
-) -> Geometry:
+) -> Placement:
   """Chooses scale, crop and flip of an image.
 
   Windows have whole image pixels, so that only the window needs to be decoded;
@@ -231,7 +190,7 @@ def make_geometry(
   else:
     offset = tf.minimum(tf.floor(place * (room + 1)), room)
   offset = tf.floor(offset / reduction) * reduction
-  return Geometry(
+  return Placement(
     size=size,
     window=tf.cast(tf.concat([offset, visible], -1), tf.int32),
     content=content,
@@ -272,16 +231,16 @@ def _inception_crop(
   return sides, tf.where(has_room, random[..., 1:3], 0.5)
 
 
-def whole_image(size: tf.Tensor) -> Geometry:
+def whole_image(size: tf.Tensor) -> Placement:
   """An image as it is: int32 [2], its height and width."""
   window = tf.concat([tf.zeros_like(size), size], -1)
   ones = tf.ones_like(size[..., 0])
-  return Geometry(size, window, content=size, flip=ones < 1, reduction=ones)
+  return Placement(size, window, content=size, flip=ones < 1, reduction=ones)
 
 
 def transform_image(
   pixels: tf.Tensor,
-  geometry: Geometry,
+  placement: Placement,
   image_size: tuple[int, int],
   options: AugmentOptions,
   random: tf.Tensor,
@@ -289,8 +248,8 @@ def transform_image(
   """Network input from the window of an image, padded with the mean colour.
 
   Args:
-    pixels: uint8 [h, w, 3] of `geometry.window`, reduced.
-    geometry: of the example.
+    pixels: uint8 [h, w, 3] of `placement.window`, reduced.
+    placement: of the image.
     image_size: (H, W) of the network input.
     options: bounds of the chance.
     random: from `random_numbers`.
@@ -300,7 +259,7 @@ def transform_image(
   """
   # TensorFlow resizes floats twice as fast as bytes.
   pixels = tf.cast(pixels, tf.float32)
-  pixels = _resize(pixels, geometry.content, options.antialias_below)
+  pixels = _resize(pixels, placement.content, options.antialias_below)
   pixels = color.distort(pixels, options.color, random[_COLOR])
   # Rounds and casts in one operation, which is twice as fast.
   pixels = tf.raw_ops.QuantizeV2(
@@ -308,13 +267,13 @@ def transform_image(
   ).output
   pixels = tf.bitcast(pixels, tf.uint8)
   pixels = tf.cond(
-    geometry.flip, lambda: tf.reverse(pixels, [1]), lambda: pixels
+    placement.flip, lambda: tf.reverse(pixels, [1]), lambda: pixels
   )
   if options.resize != "pad":
     return tf.ensure_shape(pixels, [*image_size, 3])
   # Copying a constant is faster than tf.where and takes any colour.
   mean = tf.constant(np.full((*image_size, 3), MEAN_COLOR, np.uint8))
-  height, width = tf.unstack(geometry.content)
+  height, width = tf.unstack(placement.content)
   pixels = tf.concat([pixels, mean[:height, width:]], 1)
   pixels = tf.concat([pixels, mean[height:]], 0)
   return tf.ensure_shape(pixels, [*image_size, 3])
@@ -336,171 +295,27 @@ def _resize(
   )
 
 
-def transform_labels(
+def place_labels(
   labels: Mapping[str, Tensors],
   fields: Mapping[str, Field],
-  geometry: Geometry,
+  placement: Placement,
   image_size: tuple[int, int],
   label_stride: int,
 ) -> dict[str, Tensors]:
   """Labels in the form of a batch, without its leading dimension.
 
   Args:
-    labels: from `parsing.parse_labels`.
-    fields: kinds of the labels.
-    geometry: of the example.
+    labels: from `records.parse_labels`.
+    fields: what they are.
+    placement: of the image.
     image_size: (H, W) of the network input.
     label_stride: network pixels per cell of a map.
   """
-  grid = _Grid(geometry, image_size, label_stride)
-  result = {}
-  for name, field in fields.items():
-    arrays = labels[name]
-    match field:
-      case ClassVector():
-        moved = {"probs": arrays["probs"]}
-      case Boxes():
-        moved = _move_boxes(arrays, geometry, field.max_boxes)
-      case ClassMap():
-        moved = _move_class_map(arrays, grid)
-      case ValueMap():
-        values, valid = _move_map(
-          arrays["values"][..., None], arrays["valid"], grid
-        )
-        moved = {"values": values[..., 0], "valid": valid}
-      case VectorMap():
-        moved = _move_vector_map(arrays, grid)
-    result[name] = {**moved, "present": arrays["present"]}
-  return result
-
-
-def _move_boxes(arrays: Tensors, geometry: Geometry, max_boxes: int) -> Tensors:
-  """Boxes [n] to network pixels, the best scored of them in `max_boxes`."""
-  corners = tf.reshape(arrays["boxes"], [-1, 2, 2])
-  content = tf.cast(geometry.content, tf.float32)
-  offset, visible = tf.split(tf.cast(geometry.window, tf.float32), 2)
-  corners = corners * tf.cast(geometry.size, tf.float32) - offset
-  corners = corners * (content / visible)
-  y0, x0, y1, x1 = tf.unstack(tf.reshape(corners, [-1, 4]), axis=1)
-  x0, x1 = (
-    tf.where(geometry.flip, content[1] - x1, x0),
-    tf.where(geometry.flip, content[1] - x0, x1),
-  )
-  boxes = tf.stack([y0, x0, y1, x1], 1)
-  boxes = tf.clip_by_value(boxes, 0.0, tf.tile(content, [2]))
-  keep = tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= _MIN_BOX, 1)
-  # One table is moved with fewer operations than many arrays; ids of classes
-  # are small enough to be exact.
-  columns = [
-    tf.cast(arrays[name], tf.float32) for name in ("classes", "ignore")
-  ]
-  rows = tf.stack([*columns, arrays["scores"], tf.cast(keep, tf.float32)], 1)
-  rows = tf.concat([boxes, rows], 1)
-  ranks = tf.where(keep, arrays["scores"], -1.0)
-  best = tf.argsort(ranks, direction="DESCENDING", stable=True)[:max_boxes]
-  rows = tf.gather(rows, best)
-  rows = tf.where(rows[:, 7:] > 0, rows, 0.0)
-  rows = tf.pad(rows, [[0, max_boxes - tf.shape(rows)[0]], [0, 0]])
-  rows = tf.ensure_shape(rows, [max_boxes, 8])
+  cells = Cells(placement, image_size, label_stride)
   return {
-    "boxes": rows[:, :4],
-    "classes": tf.cast(rows[:, 4], tf.int32),
-    "scores": rows[:, 6],
-    "ignore": rows[:, 5] > 0,
-    "valid": rows[:, 7] > 0,
-  }
-
-
-class _Grid:
-  """Where the centres of a map's cells lie in the image.
-
-  Attributes:
-    rows: float32 [h], y as a fraction of the image's height.
-    cols: float32 [w], x as a fraction of the image's width.
-    inside: bool [h, w], whether a centre lies on the content.
-    flip: bool, whether the content is mirrored.
-  """
-
-  def __init__(
-    self, geometry: Geometry, image_size: tuple[int, int], stride: int
-  ):
-    content = tf.cast(geometry.content, tf.float32)
-    size = tf.cast(geometry.size, tf.float32)
-    offset, visible = tf.split(tf.cast(geometry.window, tf.float32), 2)
-    y, x = (
-      (tf.range(side // stride, dtype=tf.float32) + 0.5) * stride
-      for side in image_size
-    )
-    self.inside = (y < content[0])[:, None] & (x < content[1])[None]
-    x = tf.where(geometry.flip, content[1] - x, x)
-    self.rows = (offset[0] + y * visible[0] / content[0]) / size[0]
-    self.cols = (offset[1] + x * visible[1] / content[1]) / size[1]
-    self.flip = geometry.flip
-
-  def nearest(self, array: tf.Tensor) -> tf.Tensor:
-    """Samples [mh, mw, ...] at the centres: [h, w, ...]."""
-    for place in (self.rows, self.cols):
-      cells = tf.shape(array)[0]
-      index = tf.cast(tf.floor(place * tf.cast(cells, tf.float32)), tf.int32)
-      array = tf.gather(array, tf.clip_by_value(index, 0, cells - 1))
-      array = _swap(array)
-    return array
-
-  def bilinear(self, array: tf.Tensor) -> tf.Tensor:
-    """Samples float [mh, mw, c] between its centres: [h, w, c]."""
-    # Edges are repeated: the operation knows nothing beyond them.
-    padded = tf.pad(array, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-    low, high = [], []
-    for place, cells in zip(
-      (self.rows, self.cols), tf.unstack(tf.shape(array))[:2], strict=True
-    ):
-      # Its coordinates are 0 at the first centre and 1 at the last.
-      cells = tf.cast(cells, tf.float32)
-      low.append((place[0] * cells + 0.5) / (cells + 1))
-      high.append((place[-1] * cells + 0.5) / (cells + 1))
-    size = [self.rows.shape[0], self.cols.shape[0]]
-    return tf.image.crop_and_resize(
-      padded[None], tf.stack([low + high]), [0], size
-    )[0]
-
-
-def _swap(array: tf.Tensor) -> tf.Tensor:
-  """Exchanges rows and columns; gathering columns themselves takes longer."""
-  return tf.transpose(array, [1, 0, *range(2, array.shape.rank)])
-
-
-def _move_class_map(arrays: Tensors, grid: _Grid) -> Tensors:
-  classes = grid.nearest(arrays["classes"])
-  return {"classes": tf.where(grid.inside, classes, IGNORE_LABEL)}
-
-
-def _move_map(
-  values: tf.Tensor, valid: tf.Tensor, grid: _Grid
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """Values float [mh, mw, c] and what is valid of them, at the cells."""
-
-  def sparse() -> tuple[tf.Tensor, tf.Tensor]:
-    weight = tf.cast(valid, tf.float32)[..., None]
-    sums = grid.bilinear(tf.concat([values * weight, weight], -1))
-    # The nearest pixel has a weight of a quarter at least.
-    means = sums[..., :-1] / tf.maximum(sums[..., -1:], 0.1)
-    return means, grid.nearest(valid) & grid.inside
-
-  def dense() -> tuple[tf.Tensor, tf.Tensor]:
-    return grid.bilinear(values), grid.inside
-
-  # A teacher's maps are valid everywhere, which takes half the time.
-  means, known = tf.cond(tf.reduce_all(valid), dense, sparse)
-  return tf.where(known[..., None], means, 0), known
-
-
-def _move_vector_map(arrays: Tensors, grid: _Grid) -> Tensors:
-  vectors, valid = _move_map(arrays["vectors"], arrays["valid"], grid)
-  mirror = tf.where(grid.flip, [-1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
-  # Opposite neighbours cancel; such a mean has no direction.
-  valid &= tf.norm(vectors, axis=-1) > 0.1
-  vectors = tf.math.l2_normalize(vectors * mirror, -1)
-  return {
-    "vectors": tf.where(valid[..., None], vectors, 0),
-    "valid": valid,
+    name: {
+      **field.move(labels[name], placement, cells),
+      "present": labels[name]["present"],
+    }
+    for name, field in fields.items()
   }

@@ -2,21 +2,18 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
 
 import numpy as np
 from etils import epath
 
+from must_jax.fields import make_field
+from must_jax.storage.path import publish
 from must_jax.storage.sets import ImageSet, read_index
-from must_jax.storage.tfrecord import CorruptRecord, atomic_write
-from must_jax.types import IGNORE_LABEL
+from must_jax.storage.tfrecord import CorruptRecord
 
 _MAX_SAMPLE = 2000  # records that are read for the summary
-_MAX_CLASSES = 20  # named in it
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
   from must_jax.input import sheet
 
   out = args.out or epath.Path(f"{images.name}-{images.split}.png")
-  with atomic_write(out) as file:
+  with publish(out) as file:
     sheet.draw(images, args.count, args.seed).save(file, "PNG")
   print(f"Contact sheet: {out}")
   return 0
@@ -104,7 +101,8 @@ def summarize(images: ImageSet, seed: int = 0) -> Iterator[str]:
     rows = [labels[name] for _, labels in found if name in labels]
     yield f"{name} ({spec['kind']}): {len(rows):,} images have it"
     if rows:
-      yield from _DESCRIBE[spec["kind"]](np.array(rows), spec)
+      field = make_field(spec)
+      yield from field.summarize(np.array(rows), spec.get("classes", ()))
 
 
 class _Reader:
@@ -113,130 +111,31 @@ class _Reader:
   def __init__(self, images: ImageSet):
     import tensorflow as tf
 
-    from must_jax.storage import parsing
+    from must_jax.storage import records
 
     self._images = images
-    self._errors = CorruptRecord, *parsing.BROKEN
+    self._errors = CorruptRecord, *records.BROKEN
     self._head = tf.function(
-      parsing.parse_image, [tf.TensorSpec([], tf.string)], autograph=False
+      records.parse_image, [tf.TensorSpec([], tf.string)], autograph=False
     )
-    self._graphs = parsing.label_graphs(images.fields)
+    self._graphs = records.label_graphs(images.fields)
 
   def __call__(
     self, number: int
   ) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-    """Image size and {field: row of `_MEASURE`}; None for a broken record."""
-    from must_jax.storage import parsing
+    """Image size and {field: `Field.measure`}; None for a broken record."""
+    from must_jax.storage import records
 
     try:
       record = self._images.read(int(number))
-      if not parsing.is_example(record):
+      if not records.is_example(record):
         return None
       size, labels = self._head(record)["size"].numpy(), {}
       for name, graph in self._graphs.items():
         arrays = {k: v.numpy() for k, v in graph(record).items()}
         if arrays["present"]:
-          spec = self._images.fields[name]
-          labels[name] = _MEASURE[spec["kind"]](arrays, spec)
+          field = make_field(self._images.fields[name])
+          labels[name] = field.measure(arrays)
     except self._errors:
       return None
     return size, labels
-
-
-def _measure_boxes(arrays: Arrays, spec: Mapping[str, Any]) -> np.ndarray:
-  """Boxes of each class, and those to be ignored."""
-  counts = np.bincount(arrays["classes"], minlength=len(spec["classes"]))
-  return np.append(counts, arrays["ignore"].sum())
-
-
-def _measure_class_map(arrays: Arrays, spec: Mapping[str, Any]) -> np.ndarray:
-  """Part of the pixels of each class, and of the unknown ones."""
-  classes = arrays["classes"].reshape(-1)
-  counts = np.bincount(classes, minlength=IGNORE_LABEL + 1) / len(classes)
-  return np.append(counts[: len(spec["classes"])], counts[IGNORE_LABEL])
-
-
-def _measure_value_map(arrays: Arrays, spec: Mapping[str, Any]) -> np.ndarray:
-  """Part of the pixels that are valid; least, median and greatest value."""
-  del spec
-  valid = arrays["valid"]
-  values = arrays["values"][valid]
-  if not values.size:
-    return np.array([0, np.nan, np.nan, np.nan])
-  return np.array([valid.mean(), values.min(), np.median(values), values.max()])
-
-
-_MEASURE: Mapping[str, Callable[[Arrays, Mapping[str, Any]], np.ndarray]] = {
-  "ClassVector": lambda arrays, spec: arrays["probs"] > 0,
-  "Boxes": _measure_boxes,
-  "ClassMap": _measure_class_map,
-  "ValueMap": _measure_value_map,
-  "VectorMap": lambda arrays, spec: arrays["valid"].mean(),
-}
-
-
-def _describe_class_vectors(
-  rows: np.ndarray, spec: Mapping[str, Any]
-) -> Iterator[str]:
-  yield f"  {rows.sum(1).mean():.3g} classes an image"
-  yield from _list_classes(rows.sum(0), spec["classes"], "{:,.0f} images")
-
-
-def _describe_boxes(rows: np.ndarray, spec: Mapping[str, Any]) -> Iterator[str]:
-  boxes = rows[:, :-1].sum(1)
-  yield (
-    f"  {boxes.sum():,} boxes, {boxes.mean():.3g} an image, at most"
-    f" {boxes.max()}; {rows[:, -1].sum():,} to be ignored"
-  )
-  yield from _list_classes(rows.sum(0)[:-1], spec["classes"], "{:,.0f} boxes")
-
-
-def _describe_class_maps(
-  rows: np.ndarray, spec: Mapping[str, Any]
-) -> Iterator[str]:
-  shares = rows.mean(0)
-  yield f"  {shares[-1]:.1%} of the pixels are unknown"
-  yield from _list_classes(shares[:-1], spec["classes"], "{:.1%}")
-
-
-def _describe_value_maps(
-  rows: np.ndarray, spec: Mapping[str, Any]
-) -> Iterator[str]:
-  yield f"  {rows[:, 0].mean():.1%} of the pixels are valid"
-  rows = rows[rows[:, 0] > 0]
-  if len(rows):
-    yield (
-      f"  values {rows[:, 1].min():.4g} to {rows[:, 3].max():.4g}, median"
-      f" {np.median(rows[:, 2]):.4g}, unit {spec.get('unit') or 'not given'}"
-    )
-
-
-def _describe_vector_maps(
-  rows: np.ndarray, spec: Mapping[str, Any]
-) -> Iterator[str]:
-  del spec
-  yield f"  {rows.mean():.1%} of the pixels are valid"
-
-
-_DESCRIBE: Mapping[
-  str, Callable[[np.ndarray, Mapping[str, Any]], Iterator[str]]
-] = {
-  "ClassVector": _describe_class_vectors,
-  "Boxes": _describe_boxes,
-  "ClassMap": _describe_class_maps,
-  "ValueMap": _describe_value_maps,
-  "VectorMap": _describe_vector_maps,
-}
-
-
-def _list_classes(
-  counts: np.ndarray, classes: Sequence[str], form: str
-) -> Iterator[str]:
-  """The most frequent classes, and how many others there are."""
-  order = np.argsort(-counts, kind="stable")
-  for k in order[:_MAX_CLASSES]:
-    yield f"    {classes[k]:<24} {form.format(counts[k])}"
-  if len(classes) > _MAX_CLASSES:
-    yield f"    ... and {len(classes) - _MAX_CLASSES:,} classes more"
-  if missing := int((counts == 0).sum()):
-    yield f"    {missing:,} of the {len(classes):,} classes do not occur"

@@ -7,12 +7,12 @@ import jax
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
-from must_jax.input import classes, pipeline
+from must_jax.input import batches, origins
 from must_jax.input.color import ColorOptions
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import ReadOptions
+from must_jax.input.origins import Source
 from must_jax.input.quarantine import BadRecord
-from must_jax.input.source import Source
 from must_jax.storage.sets import read_index, read_manifest
 from must_jax.tasks import Task, make_task
 
@@ -28,11 +28,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   config = config.copy_and_resolve_references()
   for name, entry in config.tasks.items():
-    describe = classes.Describer(
+    describe = origins.Describer(
       [_source(config, dataset) for dataset in entry.labels]
     )
     for field in _task(name, entry).fields:
-      entry.classes = classes.class_names(
+      entry.classes = origins.class_names(
         describe(name, field), name, field, tuple(entry.classes)
       )
   return config
@@ -47,7 +47,7 @@ def tasks_of(config: ConfigDict, dataset: str) -> tuple[str, ...]:
 
 def train_batches(
   config: ConfigDict, start_step: int, on_bad: OnBad
-) -> pipeline.TrainBatches:
+) -> batches.TrainBatches:
   """This process's part of the training batches from a step on.
 
   Args:
@@ -57,7 +57,7 @@ def train_batches(
   """
   data, fields = config.data, _fields(config, tuple(config.tasks))
   (views,) = {_task(name, entry).views for name, entry in config.tasks.items()}
-  return pipeline.train_batches(
+  return batches.train_batches(
     [_source(config, name) for name in config.train_on],
     fields,
     classes=_classes(config, fields),
@@ -91,7 +91,7 @@ def eval_batches(
 ) -> Iterator[dict[str, Any]]:
   """This process's part of a dataset, every example once."""
   names = tasks_of(config, dataset)
-  return pipeline.eval_batches(
+  return batches.eval_batches(
     [_source(config, dataset)],
     _fields(config, names),
     classes=_classes(config, names),

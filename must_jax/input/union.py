@@ -5,33 +5,48 @@ A mixture of the sets is then a matter of the order alone.
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from must_jax.input import classes as class_lib
-from must_jax.input.source import Source
+from must_jax.fields import Field
+from must_jax.input import origins as origin_lib
+from must_jax.input.origins import ClassTables, Source
+from must_jax.storage.path import is_local
 from must_jax.storage.sets import ImageSet, LabelSet
-from must_jax.storage.tfrecord import is_local
-from must_jax.types import Field
 
-# Begins the label record of a task that prefers the labels of the image record
-# itself, if it has any; no record begins so.
-OWN_LABELS = b"="
 TaskFields = Mapping[str, Mapping[str, Field]]  # task -> field name -> field
+
+
+class Record(NamedTuple):
+  """What is stored of an example.
+
+  Attributes:
+    image: the image record, which has the set's own labels.
+    sidecars: for each task the record with its labels out of a label set; empty
+      where the task has none.
+  """
+
+  image: bytes
+  sidecars: tuple[bytes, ...]
 
 
 class Union:
   """All records of some sources, one after the other.
 
   Attributes:
+    tasks: {task: {field: what it reads}}, in order.
     starts: int64 [sources + 1], the first record of each, and all their number.
+    reads_own: bool [sources, tasks], whether labels in the image record go
+      before those of a label set.
+    reads_sidecar: bool [sources, tasks], whether there is a label set.
     class_tables: {task: {field: table}} where ids of labels are not those of
-      the task, see `classes.class_table`.
+      the task, see `origins.class_tables`.
 
   Args:
     sources: in order.
-    task_fields: what the tasks read.
+    tasks: what they read.
     classes: {task: names in order of their ids}; by default those of the
       sources, which must agree.
 
@@ -43,45 +58,53 @@ class Union:
   def __init__(
     self,
     sources: Sequence[Source],
-    task_fields: TaskFields,
+    tasks: TaskFields,
     classes: Mapping[str, Sequence[str]] | None = None,
   ):
     if not sources:
       raise ValueError("There are no sources to read; give at least one.")
-    self.tasks = tuple(task_fields)
+    self.tasks = dict(tasks)
     self._images = [ImageSet.open(s.directory, s.split) for s in sources]
     # Of each source and task: own labels?, and the directory of a label set.
-    self._origins = [[s.origins(task) for task in self.tasks] for s in sources]
+    self._origins = [[s.origins(task) for task in tasks] for s in sources]
     self._labels: list[dict[str, LabelSet]] = []
     for origins, images in zip(self._origins, self._images, strict=True):
       opened = {d: LabelSet.open(d) for _, d in origins if d}
       for labels in opened.values():
         labels.check_images(images)
       self._labels.append(opened)
-    self.class_tables: dict[str, dict[str, np.ndarray]] = {}
+    shape = len(sources), len(self.tasks)
+    self.reads_own = np.array(
+      [[own for own, _ in origins] for origins in self._origins], bool
+    ).reshape(shape)
+    self.reads_sidecar = np.array(
+      [[d is not None for _, d in origins] for origins in self._origins], bool
+    ).reshape(shape)
+    self.class_tables = self._match_classes(sources, classes or {})
+    sizes = [images.num_records for images in self._images]
+    self.starts = np.array([0, *itertools.accumulate(sizes)])
+
+  def _match_classes(
+    self, sources: Sequence[Source], classes: Mapping[str, Sequence[str]]
+  ) -> dict[str, dict[str, ClassTables]]:
     # What was opened is not read again.
     indexes = {str(i.directory): i.index for i in self._images}
     manifests = {
       d: s.manifest for sets in self._labels for d, s in sets.items()
     }
-    describe = class_lib.Describer(
+    describe = origin_lib.Describer(
       sources, lambda d: indexes[str(epath.Path(d))], manifests.__getitem__
     )
-    for task, fields in task_fields.items():
+    tables: dict[str, dict[str, ClassTables]] = {}
+    for task, fields in self.tasks.items():
       for name, field in fields.items():
-        specs, given = describe(task, name), (classes or {}).get(task, ())
-        names = class_lib.class_names(specs, task, name, given)
-        class_lib.check_field(specs, task, name, field, names)
-        table = class_lib.class_table(specs, len(sources), names)
-        if table is not None:
-          self.class_tables.setdefault(task, {})[name] = table
-    sizes = [images.num_records for images in self._images]
-    self.starts = np.array([0, *itertools.accumulate(sizes)])
-
-  def origin_kinds(self, task: str) -> frozenset[tuple[bool, bool]]:
-    """(own labels?, a label set?) of the sources of a task."""
-    i = self.tasks.index(task)
-    return frozenset((o[i][0], o[i][1] is not None) for o in self._origins)
+        origins, given = describe(task, name), classes.get(task, ())
+        names = origin_lib.class_names(origins, task, name, given)
+        origin_lib.check_field(origins, task, name, field, names)
+        matched = origin_lib.class_tables(origins, len(sources), names)
+        if matched is not None:
+          tables.setdefault(task, {})[name] = matched
+    return tables
 
   @property
   def num_records(self) -> int:
@@ -116,27 +139,20 @@ class Union:
       )
     return int(np.searchsorted(self.starts, index, side="right")) - 1
 
-  def read(self, index: int) -> list[bytes]:
-    """The image record and, for each task, the record with its labels.
-
-    It begins with `OWN_LABELS` if labels in the image record go before it, and
-    is empty for a task without labels.
+  def read(self, index: int) -> Record:
+    """An example's records, one seek each.
 
     Raises:
       CorruptRecord: one of them cannot be read.
     """
     source = self.source_of(index)
     place = index - int(self.starts[source])
-    records: dict[str | None, bytes] = {None: b""}
-    for directory, labels in self._labels[source].items():
-      records[directory] = labels.read(place)
-    return [
+    opened = self._labels[source].items()
+    sidecars = {d: labels.read(place) for d, labels in opened}
+    return Record(
       self._images[source].read(place),
-      *(
-        OWN_LABELS + records[directory] if own else records[directory]
-        for own, directory in self._origins[source]
-      ),
-    ]
+      tuple(sidecars.get(d or "", b"") for _, d in self._origins[source]),
+    )
 
   def locate(self, index: int, task: str | None = None) -> tuple[str, int]:
     """Path of the shard that holds a record, and its place there.
@@ -148,7 +164,7 @@ class Union:
     source = self.source_of(index)
     records: ImageSet | LabelSet = self._images[source]
     if task is not None:
-      _, directory = self._origins[source][self.tasks.index(task)]
+      _, directory = self._origins[source][list(self.tasks).index(task)]
       records = self._labels[source].get(directory or "", records)
     shard, place = records.locate(index - int(self.starts[source]))
     return str(records.directory / records.shards[shard].file), place

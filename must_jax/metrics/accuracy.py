@@ -27,9 +27,9 @@ class Accuracy(metric.Metric):
     self._right = np.zeros(len(self._ks), np.int64)
     self._count = 0
 
-  def update(self, prediction, labels, batch):
-    rows = metric.counted(labels["label"], batch)
-    truth = np.asarray(labels["label"]["probs"])[rows]
+  def update(self, prediction, label, batch):
+    rows = metric.counted(label, batch)
+    truth = np.asarray(label["probs"])[rows]
     probs = np.asarray(prediction["probs"])[rows]
     best = truth.max(1, keepdims=True)
     right = (truth == best) & (best > 0)

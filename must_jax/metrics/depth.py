@@ -90,8 +90,8 @@ class DepthError(metric.Metric):
     self._counts = dict.fromkeys(self._crops, 0)
     self.headline = names[0]
 
-  def update(self, prediction, labels, batch):
-    depth = {k: np.asarray(v) for k, v in labels["depth"].items()}
+  def update(self, prediction, label, batch):
+    depth = {k: np.asarray(v) for k, v in label.items()}
     values = np.asarray(prediction["values"])
     if values.shape != depth["values"].shape:
       raise ValueError(
@@ -99,7 +99,7 @@ class DepthError(metric.Metric):
         f" {depth['values'].shape}; expected equal shapes. Resize predictions"
         " to the labels (`map_stride=1`)."
       )
-    for i in metric.counted(labels["depth"], batch):
+    for i in metric.counted(label, batch):
       truth, pred = depth["values"][i], values[i]
       for prefix, crop in self._crops.items():
         valid = depth["valid"][i]

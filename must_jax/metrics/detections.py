@@ -38,10 +38,10 @@ class DetectionMetric(metric.Metric):
     self.class_names = tuple(class_names)
     self._images: list[ImageBoxes] = []
 
-  def update(self, prediction, labels, batch):
-    truth = {k: np.asarray(v) for k, v in labels["objects"].items()}
+  def update(self, prediction, label, batch):
+    truth = {k: np.asarray(v) for k, v in label.items()}
     pred = {k: np.asarray(v) for k, v in prediction.items()}
-    for i in metric.counted(labels["objects"], batch):
+    for i in metric.counted(label, batch):
       size = np.asarray(batch["original_size"][i], np.float64)
       scale = np.tile(size / np.asarray(batch["content_size"][i]), 2)
       limit = np.tile(size, 2)

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.types import Labels
-
 
 class Metric(abc.ABC):
   """A streaming metric on the host.
@@ -23,13 +21,17 @@ class Metric(abc.ABC):
 
   @abc.abstractmethod
   def update(
-    self, prediction: dict[str, np.ndarray], labels: Labels, batch: dict
+    self,
+    prediction: dict[str, np.ndarray],
+    label: dict[str, np.ndarray],
+    batch: dict,
   ) -> None:
     """Takes in one batch.
 
     Args:
       prediction: the task's predictions, arrays with leading dimension B.
-      labels: the task's label fields; examples without a label are skipped.
+      label: arrays of the label field that is measured, whatever it is called;
+        examples without a label are skipped.
       batch: the batch (`must_jax.types`); the filler of a last partial batch
         is skipped.
     """
@@ -43,8 +45,8 @@ class Metric(abc.ABC):
     """The numbers by name."""
 
 
-def counted(field: dict[str, Any], batch: dict) -> np.ndarray:
+def counted(label: dict[str, Any], batch: dict) -> np.ndarray:
   """Indices [n] of the examples that have a label and are no filler."""
   return np.flatnonzero(
-    np.asarray(batch["valid"]) & np.asarray(field["present"])
+    np.asarray(batch["valid"]) & np.asarray(label["present"])
   )

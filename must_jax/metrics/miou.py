@@ -27,10 +27,10 @@ class MeanIoU(metric.Metric):
     # Rows are true classes; the last column is any prediction outside 0..K-1.
     self._confusion = np.zeros((size, size + 1), np.int64)
 
-  def update(self, prediction, labels, batch):
+  def update(self, prediction, label, batch):
     size = len(self.class_names)
-    rows = metric.counted(labels["mask"], batch)
-    truth = np.asarray(labels["mask"]["classes"])[rows].astype(np.int64)
+    rows = metric.counted(label, batch)
+    truth = np.asarray(label["classes"])[rows].astype(np.int64)
     pred = np.asarray(prediction["classes"])[rows].astype(np.int64)
     if truth.shape != pred.shape:
       raise ValueError(

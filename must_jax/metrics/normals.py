@@ -27,10 +27,10 @@ class AngularError(metric.Metric):
     self._histogram = np.zeros(round(180 / _BIN), np.int64)
     self._sum = 0.0
 
-  def update(self, prediction, labels, batch):
-    rows = metric.counted(labels["normals"], batch)
-    valid = np.asarray(labels["normals"]["valid"])[rows]
-    truth = np.asarray(labels["normals"]["vectors"])[rows][valid]
+  def update(self, prediction, label, batch):
+    rows = metric.counted(label, batch)
+    valid = np.asarray(label["valid"])[rows]
+    truth = np.asarray(label["vectors"])[rows][valid]
     pred = np.asarray(prediction["vectors"])[rows]
     error = angle(pred[valid], truth)
     self._within += [int((error < t).sum()) for t in THRESHOLDS]

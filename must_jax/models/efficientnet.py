@@ -39,7 +39,7 @@ PADDINGS = ("same", "torch", "align")
 
 
 @dataclasses.dataclass(frozen=True)
-class Scale:
+class Scaling:
   """How a variant differs from B0.
 
   Attributes:
@@ -57,17 +57,17 @@ class Scale:
 
 
 VARIANTS = {
-  "b0": Scale(1.0, 1.0, 224),
-  "b1": Scale(1.0, 1.1, 240),
-  "b2": Scale(1.1, 1.2, 260),
-  "b3": Scale(1.2, 1.4, 300),
-  "b4": Scale(1.4, 1.8, 380),
-  "b5": Scale(1.6, 2.2, 456),
-  "b6": Scale(1.8, 2.6, 528),
-  "b7": Scale(2.0, 3.1, 600),
-  "b8": Scale(2.2, 3.6, 672),
-  "l2": Scale(4.3, 5.3, 800),
-  "lite3": Scale(1.2, 1.4, 300, lite=True),
+  "b0": Scaling(1.0, 1.0, 224),
+  "b1": Scaling(1.0, 1.1, 240),
+  "b2": Scaling(1.1, 1.2, 260),
+  "b3": Scaling(1.2, 1.4, 300),
+  "b4": Scaling(1.4, 1.8, 380),
+  "b5": Scaling(1.6, 2.2, 456),
+  "b6": Scaling(1.8, 2.6, 528),
+  "b7": Scaling(2.0, 3.1, 600),
+  "b8": Scaling(2.2, 3.6, 672),
+  "l2": Scaling(4.3, 5.3, 800),
+  "lite3": Scaling(1.2, 1.4, 300, lite=True),
 }
 
 

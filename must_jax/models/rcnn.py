@@ -9,9 +9,10 @@ float32. Everything that handles boxes is written for one image and vmapped.
 Architecture and constants: Mask R-CNN in tensorflow/tpu and tensorflow/models,
 with two hidden RPN convolutions and a 4conv1fc box head (paper 3.2). Options
 named after torchvision make it that library's detector of the same layers
-(`convert/torchvision_detection.py` sets them all).
+(`convert/torchvision_detection.py` sets them).
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -162,77 +163,85 @@ class FastRCNNHead(nn.Module):
     return class_logits, box_deltas.reshape(*valid.shape, num_boxes, 4)
 
 
-class FasterRCNNHead(nn.Module):
-  """Two-stage detector over the pyramid.
+@dataclasses.dataclass(frozen=True)
+class RCNNOptions:
+  """What users choose of a detector; options of its task, too.
 
   Attributes:
-    num_classes: K, without background.
     anchor_scale: an anchor of level l is anchor_scale * 2**l pixels large.
     aspect_ratios: width / height of the anchors of a cell.
     round_anchors: corners of the anchors, relative to the centre of their cell,
       are whole pixels (torchvision).
     half_pixel: cell i of a level is centred on pixel (i + 0.5) * stride; else
       on i * stride, for anchors and ROIAlign alike (torchvision).
-    min_level: finest pyramid level in use.
-    max_level: coarsest pyramid level in use.
-    channels: of the hidden convolutions of both stages.
     rpn_convs: hidden 3x3 convolutions of the RPN.
     head_convs: hidden 3x3 convolutions of the second stage.
     fc_dims: units of the second stage's fully connected layer.
-    use_norm: BatchNorm after every hidden layer, else a bias.
-    rpn_norm: false for a bias in the RPN, whatever `use_norm` is (torchvision).
+    rpn_norm: false for a bias in the RPN, where others have BatchNorm
+      (torchvision).
     fc_norm: likewise, of the fully connected layer.
-    class_agnostic_boxes: one box for each roi, not one for each class.
-    rpn_pre_nms_topk: best anchors of a level that go into NMS, in training.
-    rpn_post_nms_topk: proposals of an image, in training.
-    rpn_test_pre_nms_topk: the same two in evaluation.
-    rpn_test_post_nms_topk: see above.
-    rpn_nms_iou: a proposal that overlaps a better one by more is dropped.
+    rpn_pre_nms: best anchors of a level that go into NMS.
+    rpn_post_nms: proposals of an image.
     rpn_min_side: proposals have sides of so many pixels at least.
     rpn_samples: anchors of an image in the RPN's objectness loss.
-    rpn_positive_fraction: at most so many of them are positive.
     num_rois: S, rois of an image in the losses of the second stage.
-    roi_positive_fraction: at most so many of them are positive.
-    roi_positive_iou: a roi this close to an object is positive.
-    roi_output_size: side of the pooled grid.
     roi_samples_per_bin: bilinear samples per side of a bin.
     roi_canonical_size: side in pixels of a roi that belongs to level 4.
     roi_max_level: coarsest level that rois read (torchvision: 5 of 6).
+  """
+
+  anchor_scale: float = 3.0  # tfm r50fpn_640_coco_scratch
+  aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+  round_anchors: bool = False
+  half_pixel: bool = True
+  rpn_convs: int = 2  # paper 3.2
+  head_convs: int = 4  # paper 3.2
+  fc_dims: int = 1024  # tfm
+  rpn_norm: bool = True  # tfm
+  fc_norm: bool = True  # tfm
+  rpn_pre_nms: int = 1000
+  rpn_post_nms: int = 1000
+  rpn_min_side: float = 0.0
+  rpn_samples: int = 256
+  num_rois: int = 512
+  roi_samples_per_bin: int = 1  # tpu
+  roi_canonical_size: float = 224.0
+  roi_max_level: int = 7
+
+
+class FasterRCNNHead(nn.Module):
+  """Two-stage detector over the pyramid.
+
+  Attributes:
+    num_classes: K, without background.
+    options: what users choose.
+    min_level: finest pyramid level in use.
+    max_level: coarsest pyramid level in use.
+    channels: of the hidden convolutions of both stages.
+    use_norm: BatchNorm after every hidden layer, else a bias.
+    class_agnostic_boxes: one box for each roi, not one for each class.
+    rpn_nms_iou: a proposal that overlaps a better one by more is dropped.
+    rpn_positive_fraction: at most so many of the RPN's samples are positive.
+    roi_positive_fraction: likewise, of the rois.
+    roi_positive_iou: a roi this close to an object is positive.
+    roi_output_size: side of the pooled grid.
     dtype: of the hidden activations.
     norm_momentum: decay of the running statistics.
     norm_epsilon: added to the variance.
   """
 
   num_classes: int
-  anchor_scale: float = 3.0
-  aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-  round_anchors: bool = False
-  half_pixel: bool = True
+  options: RCNNOptions = RCNNOptions()
   min_level: int = 3
   max_level: int = 7
   channels: int = 256
-  rpn_convs: int = 2
-  head_convs: int = 4
-  fc_dims: int = 1024
   use_norm: bool = True
-  rpn_norm: bool = True
-  fc_norm: bool = True
   class_agnostic_boxes: bool = False
-  rpn_pre_nms_topk: int = 2000
-  rpn_post_nms_topk: int = 1000
-  rpn_test_pre_nms_topk: int = 1000
-  rpn_test_post_nms_topk: int = 1000
   rpn_nms_iou: float = 0.7
-  rpn_min_side: float = 0.0
-  rpn_samples: int = 256
   rpn_positive_fraction: float = 0.5
-  num_rois: int = 512
   roi_positive_fraction: float = 0.25
   roi_positive_iou: float = 0.5
   roi_output_size: int = 7
-  roi_samples_per_bin: int = 1
-  roi_canonical_size: float = 224.0
-  roi_max_level: int = 7
   dtype: Any = jnp.float32
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
@@ -248,16 +257,16 @@ class FasterRCNNHead(nn.Module):
       "norm_epsilon": self.norm_epsilon,
     }
     self.rpn = RPNHead(
-      num_anchors=len(self.aspect_ratios),
-      num_convs=self.rpn_convs,
-      **shared | {"use_norm": self.use_norm and self.rpn_norm},
+      num_anchors=len(self.options.aspect_ratios),
+      num_convs=self.options.rpn_convs,
+      **shared | {"use_norm": self.use_norm and self.options.rpn_norm},
     )
     self.fast_rcnn = FastRCNNHead(
       num_classes=self.num_classes,
-      num_convs=self.head_convs,
-      fc_dims=self.fc_dims,
+      num_convs=self.options.head_convs,
+      fc_dims=self.options.fc_dims,
       class_agnostic_boxes=self.class_agnostic_boxes,
-      fc_norm=self.fc_norm,
+      fc_norm=self.options.fc_norm,
       **shared,
     )
 
@@ -313,9 +322,7 @@ class FasterRCNNHead(nn.Module):
     )
     if not train:
       limits = features.get("content_size", limits)
-    rois, roi_valid = self.proposals(
-      rpn_logits, rpn_deltas, image_size, limits, train
-    )
+    rois, roi_valid = self.proposals(rpn_logits, rpn_deltas, image_size, limits)
 
     outputs = {}
     norm_valid = roi_valid
@@ -355,7 +362,6 @@ class FasterRCNNHead(nn.Module):
     rpn_deltas: jax.Array,
     image_size: tuple[int, int],
     limits: jax.Array,
-    train: bool,
   ) -> tuple[jax.Array, jax.Array]:
     """Proposals [B, R, 4] and valid bool [B, R], without a gradient.
 
@@ -364,7 +370,6 @@ class FasterRCNNHead(nn.Module):
       rpn_deltas: [B, A, 4].
       image_size: height and width of the network input.
       limits: heights and widths to clip to [B, 2].
-      train: as many as in training, else as in evaluation.
     """
     anchors = self._anchors(image_size)
 
@@ -377,10 +382,10 @@ class FasterRCNNHead(nn.Module):
         np.concatenate(anchors),
         tuple(map(len, anchors)),
         limits,
-        self.rpn_pre_nms_topk if train else self.rpn_test_pre_nms_topk,
-        self.rpn_post_nms_topk if train else self.rpn_test_post_nms_topk,
+        self.options.rpn_pre_nms,
+        self.options.rpn_post_nms,
         self.rpn_nms_iou,
-        self.rpn_min_side,
+        self.options.rpn_min_side,
       )
 
     # The second stage does not train the first through the proposals.
@@ -415,7 +420,7 @@ class FasterRCNNHead(nn.Module):
       return {
         "anchor_labels": labels,
         "anchor_sampled": matching.sample(
-          labels, key, self.rpn_samples, self.rpn_positive_fraction
+          labels, key, self.options.rpn_samples, self.rpn_positive_fraction
         ),
         "anchor_gt_boxes": objects["boxes"][matches.gt_index],
       }
@@ -457,7 +462,7 @@ class FasterRCNNHead(nn.Module):
         objects["valid"] & objects["present"],
         objects["ignore"],
         key,
-        num_samples=self.num_rois,
+        num_samples=self.options.num_rois,
         positive_fraction=self.roi_positive_fraction,
         positive_iou=self.roi_positive_iou,
       )
@@ -472,13 +477,15 @@ class FasterRCNNHead(nn.Module):
         maps,
         rois,
         output_size=self.roi_output_size,
-        samples_per_bin=self.roi_samples_per_bin,
-        canonical_size=self.roi_canonical_size,
-        half_pixel=self.half_pixel,
+        samples_per_bin=self.options.roi_samples_per_bin,
+        canonical_size=self.options.roi_canonical_size,
+        half_pixel=self.options.half_pixel,
       )
 
     maps = {
-      level: x for level, x in pyramid.items() if level <= self.roi_max_level
+      level: x
+      for level, x in pyramid.items()
+      if level <= self.options.roi_max_level
     }
     return jax.vmap(pool_one)(maps, rois)
 
@@ -487,10 +494,10 @@ class FasterRCNNHead(nn.Module):
     anchors = anchor_ops.generate(
       *image_size,
       range(self.min_level, self.max_level + 1),
-      self.anchor_scale,
-      self.aspect_ratios,
-      half_pixel=self.half_pixel,
-      round_corners=self.round_anchors,
+      self.options.anchor_scale,
+      self.options.aspect_ratios,
+      half_pixel=self.options.half_pixel,
+      round_corners=self.options.round_anchors,
     )
     return list(anchors.values())
 

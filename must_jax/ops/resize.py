@@ -44,19 +44,6 @@ def _corner_weights(old: int, new: int) -> np.ndarray:
   return np.maximum(1 - distance, 0)
 
 
-def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
-  """Resizes [..., H, W, C] to [..., *size, C] with the nearest pixel.
-
-  Of two equally near pixels the lower right one is taken. For any dtype; numpy
-  arrays stay numpy.
-  """
-  rows, cols = (
-    (2 * np.arange(n) + 1) * old // (2 * n)
-    for n, old in zip(size, x.shape[-3:-1], strict=True)
-  )
-  return x[..., rows, :, :][..., cols, :]
-
-
 def upsample_nearest_2x(x: Array, size: tuple[int, int]) -> jax.Array:
   """Doubles x [h, w, C] and crops it to [*size, C].
 

@@ -1,21 +1,21 @@
 """`must-jax inspect`: what is in a label set, how far it is, how good it is."""
 
 import argparse
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from must_jax import config as config_lib
-from must_jax.input import pipeline
-from must_jax.input.source import SUPERVISED, Source
+from must_jax import pictures
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
+from must_jax.storage.path import publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
-from must_jax.storage.tfrecord import write_json
 from must_jax.tasks import Task
 from must_jax.train.build import build_tasks
 
@@ -50,22 +50,25 @@ def quality(
   """
   manifest = read_manifest(labels)
   task = teacher_task(manifest)
-  if hasattr(task, "min_score"):
-    task = dataclasses.replace(cast(Any, task), min_score=0.0)
+  fields = {name: field.unfiltered() for name, field in task.fields.items()}
   source = Source(
     str(truth),
     manifest["image_set"]["split"],
     {"pseudo": str(labels), "true": SUPERVISED},
   )
   metric = task.make_metrics()
-  for batch in pipeline.eval_batches(
+  for batch in eval_batches(
     [source],
-    {"pseudo": task.fields, "true": task.fields},
+    {"pseudo": fields, "true": fields},
     batch_size=32,
     image_size=image_size,
   ):
-    (prediction,) = batch["labels"]["pseudo"].values()
-    metric.update(prediction, batch["labels"]["true"], batch)
+    found = batch["labels"]
+    metric.update(
+      found["pseudo"][task.measured],
+      found["true"][task.measured],
+      batch,
+    )
   return metric.compute()
 
 
@@ -81,11 +84,11 @@ def record_quality(
   found = quality(labels, truth)
   manifest = read_manifest(labels)
   manifest["quality"] = {"truth": str(truth), "metrics": found}
-  write_json(labels / MANIFEST_FILE, manifest)
+  publish_json(labels / MANIFEST_FILE, manifest)
   return found
 
 
-def draw(
+def draw_labels(
   labels: pathlib.Path,
   images: pathlib.Path,
   count: int,
@@ -104,14 +107,14 @@ def draw(
   source = Source(
     str(images), manifest["image_set"]["split"], {"pseudo": str(labels)}
   )
-  batches = pipeline.eval_batches(
+  batches = eval_batches(
     [source],
     {"pseudo": task.fields},
     batch_size=count,
     image_size=image_size,
   )
   batch = next(iter(batches))
-  (arrays,) = batch["labels"]["pseudo"].values()
+  arrays = batch["labels"]["pseudo"][task.measured]
   for i in np.flatnonzero(batch["valid"]):
     height, width = batch["content_size"][i].astype(int)
     picture = task.draw(
@@ -138,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.images:
       raise ValueError("--gallery needs --images, the labelled image set.")
     ImageSet.open(args.images, manifest["image_set"]["split"])
-    pairs = list(draw(args.labels, args.images, _GALLERY_ROWS))
-    rows = [_on_canvas(image, picture) for image, picture in pairs]
-    Image.fromarray(np.concatenate(rows)).save(args.gallery)
+    pairs = list(draw_labels(args.labels, args.images, _GALLERY_ROWS))
+    drawn = pictures.gallery(pairs, _IMAGE_SIZE)
+    Image.fromarray(drawn).save(args.gallery)
     print(f"\nGallery: {args.gallery}")
   return 0
 
@@ -184,13 +187,3 @@ def _print_summary(manifest: dict[str, Any]) -> None:
       print(f"  {classes[k]:<24} {count:>10,}")
   for alarm in manifest["alarms"]:
     print(f"\nALARM: {alarm}")
-
-
-def _on_canvas(*pictures: np.ndarray) -> np.ndarray:
-  """Pictures side by side, each padded to the full size."""
-  canvas = np.full((_IMAGE_SIZE[0], 0, 3), 255, np.uint8)
-  for picture in pictures:
-    cell = np.full((*_IMAGE_SIZE, 3), 255, np.uint8)
-    cell[: picture.shape[0], : picture.shape[1]] = picture
-    canvas = np.concatenate([canvas, cell], 1)
-  return canvas

@@ -19,15 +19,16 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from etils import epath
 from tqdm import tqdm
 
-from must_jax.pseudo_label import lease as lease_lib
-from must_jax.pseudo_label import statistics, store
+from must_jax.fields.statistics import add
 from must_jax.pseudo_label.labeller import Batch, Example, Labeller, ToLabels
-from must_jax.storage import sets
-from must_jax.storage.sets import ImageSet, Shard, key_digest
-from must_jax.storage.tfrecord import RecordWriter, write_json
+from must_jax.storage import label_sets, sets
+from must_jax.storage.commits import Lease
+from must_jax.storage.label_sets import UNKNOWN_KEY, LabelCommit
+from must_jax.storage.path import Path, PathLike, publish_json
+from must_jax.storage.sets import MANIFEST_FILE, ImageSet, Shard, key_digest
+from must_jax.storage.tfrecord import RecordWriter
 
 # Exit status of a job whose labels are there but cannot be right.
 ALARM = 3
@@ -50,7 +51,7 @@ class LabelJob:
   """
 
   image_set: ImageSet
-  output: epath.PathLike
+  output: PathLike
   fields: Mapping[str, Mapping[str, Any]]
   teacher: Mapping[str, Any]
   settings: Mapping[str, Any]
@@ -130,15 +131,15 @@ class _Worker:
     self, job: LabelJob, labeller: Labeller, stop: Callable[[], bool]
   ):
     self._job, self._images = job, job.image_set
-    self._dir = epath.Path(job.output)
     self._labeller, self._stop = labeller, stop
-    self._static = store.claim_directory(
-      self._dir,
-      store.describe_job(job.image_set, job.fields, job.teacher, job.settings),
+    self._directory, self._static = label_sets.claim_directory(
+      Path(job.output),
+      label_sets.describe_job(
+        job.image_set, job.fields, job.teacher, job.settings
+      ),
     )
-    self._digest = store.job_digest(self._static)
-    self._leases = self._dir / store.LEASES
-    self._commits: dict[str, store.Commit] = {}
+    self._dir = self._directory.path
+    self._commits: dict[str, LabelCommit] = {}
     self._num_undecodable = 0  # in commits
     self._num_records = 0  # of this worker
     self._order = _order(
@@ -157,7 +158,6 @@ class _Worker:
       return self._run()
 
   def _run(self) -> Summary:
-    self._leases.mkdir(exist_ok=True)
     while True:
       self._read_commits()
       if len(self._commits) == len(self._order):
@@ -174,20 +174,14 @@ class _Worker:
 
   def _read_commits(self) -> None:
     """Reads what was committed since; checks the budget of bad records."""
-    present = {path.name for path in self._dir.iterdir()}
-    for shard in self._images.shards:
-      if shard.file in self._commits:
-        continue
-      if store.commit_path(self._dir, shard.file).name in present:
-        commit = store.Commit.read(self._dir, shard.file)
-        if commit.job != self._digest:
-          raise ValueError(
-            f"{self._dir / shard.file} was committed by another job than"
-            f" {store.JOB_FILE} describes. Delete its .json file to label it"
-            " anew."
-          )
-        self._commits[shard.file] = commit
-        self._num_undecodable += len(commit.undecodable)
+    missing = [
+      shard.file
+      for shard in self._images.shards
+      if shard.file not in self._commits
+    ]
+    for file, commit in self._directory.read_all(missing).items():
+      self._commits[file] = commit
+      self._num_undecodable += len(commit.undecodable)
     self._check_budget([])
     self._bar.n = sum(c.shard.num_records for c in self._commits.values())
     self._bar.refresh()
@@ -203,20 +197,18 @@ class _Worker:
         f" label.max_undecodable. The last ones: {list(new[-3:])}"
       )
 
-  def _claim(self) -> tuple[int, lease_lib.Lease | None]:
+  def _claim(self) -> tuple[int, Lease | None]:
     """The next shard that nobody labels."""
     for index in self._order:
       file = self._images.shards[index].file
       if file not in self._commits:
-        lease = lease_lib.Lease.claim(
-          self._leases / file, self._job.lease_seconds
-        )
+        lease = self._directory.lease(file, self._job.lease_seconds)
         if lease is not None:
-          store.collect_garbage(self._dir, self._job.lease_seconds, file)
+          self._directory.collect_garbage(self._job.lease_seconds, file)
           return index, lease
     return -1, None
 
-  def _label(self, index: int, lease: lease_lib.Lease) -> None:
+  def _label(self, index: int, lease: Lease) -> None:
     """Labels a shard and commits it; until then nothing of it is there."""
     shard = self._images.shards[index]
     keys: list[bytes] = []
@@ -236,18 +228,20 @@ class _Worker:
             )
             self._check_budget(undecodable)
           keys.append(example.key)
-          sums = statistics.add(sums, example.sums)
+          sums = add(sums, example.sums)
         self._check_keys(shard, keys)
         self._check_taken(shard.file)
-      store.Commit(
-        dataclasses.replace(
-          shard, num_bytes=writer.num_bytes, checksum=writer.checksum
-        ),
-        self._digest,
-        self._job.teacher["digest"],
-        tuple(undecodable),
-        sums,
-      ).write(self._dir)
+      self._directory.write(
+        LabelCommit(
+          dataclasses.replace(
+            shard, num_bytes=writer.num_bytes, checksum=writer.checksum
+          ),
+          self._directory.job,
+          self._job.teacher["digest"],
+          tuple(undecodable),
+          sums,
+        )
+      )
     except FileNotFoundError as error:
       # Others clean up after us once the set is finished, or where we were
       # silent for too long.
@@ -269,7 +263,7 @@ class _Worker:
       len(undecodable),
     )
 
-  def _examples(self, index: int, lease: lease_lib.Lease) -> Iterator[Example]:
+  def _examples(self, index: int, lease: Lease) -> Iterator[Example]:
     """The shard's examples, while the worker shall and need go on."""
     for examples in self._labeller.examples(index):
       if self._stop():
@@ -281,7 +275,7 @@ class _Worker:
       self._bar.update(len(examples))
 
   def _check_keys(self, shard: Shard, keys: list[bytes]) -> None:
-    if store.UNKNOWN_KEY in keys or key_digest(keys) == shard.keys:
+    if UNKNOWN_KEY in keys or key_digest(keys) == shard.keys:
       return
     raise ValueError(
       f"{self._images.directory / shard.file} has other keys than its index"
@@ -289,22 +283,20 @@ class _Worker:
     )
 
   def _check_taken(self, file: str) -> None:
-    if store.commit_path(self._dir, file).exists():
+    if self._directory.is_committed(file):
       raise _Taken
 
   def _finish(self) -> dict[str, Any]:
     """Writes the manifest and cleans up; all workers may, any time."""
     commits = [self._commits[s.file] for s in self._images.shards]
     sets.check_shards(self._dir, [dataclasses.asdict(c.shard) for c in commits])
-    manifest = store.make_manifest(self._static, commits)
+    manifest = label_sets.make_manifest(self._static, commits)
     try:
-      write_json(self._dir / store.MANIFEST_FILE, manifest)
+      publish_json(self._dir / MANIFEST_FILE, manifest)
     except FileNotFoundError:  # cleaned up by another worker that finished
-      if not (self._dir / store.MANIFEST_FILE).exists():
+      if not (self._dir / MANIFEST_FILE).exists():
         raise
-    with contextlib.suppress(OSError):  # so may others, at the same time
-      self._leases.rmtree()
-    store.collect_garbage(self._dir)
+    self._directory.clean_up()
     for alarm in manifest["alarms"]:
       logging.error("LABELS LOOK WRONG in %s: %s", self._dir, alarm)
     return manifest

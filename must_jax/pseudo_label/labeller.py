@@ -9,8 +9,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from must_jax.pseudo_label import statistics, store
-from must_jax.storage import parsing, schema
+from must_jax.fields import make_field
+from must_jax.storage import records
+from must_jax.storage.label_sets import UNKNOWN_KEY
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.tfrecord import CorruptRecord
 from must_jax.types import Labels
@@ -100,24 +101,24 @@ class Labeller:
     prediction = {name: array[row] for name, array in predictions.items()}
     labels = self._to_labels(prediction, batch["content_size"][row])
     key = batch["key"][row]
-    record = schema.encode_labels(key, "ok", labels, fields=self._fields)
+    record = records.encode_labels(key, "ok", labels, fields=self._fields)
     sums = {
-      name: statistics.measure(self._fields[name]["kind"], arrays)
+      name: make_field(self._fields[name]).sums(arrays)
       for name, arrays in labels.items()
     }
     return Example(key, record, sums)
 
   def _undecodable(self, index: int, place: int) -> Example:
     """The label record that keeps the place of an image without labels."""
-    key, reason = store.UNKNOWN_KEY, "the image cannot be decoded"
+    key, reason = UNKNOWN_KEY, "the image cannot be decoded"
     try:
       record = self._images.reader(index).read(place)
-      image = parsing.parse_image(tf.constant(record))
+      image = records.parse_image(tf.constant(record))
       key = image["key"].numpy()
-      schema.image_size(image["image"].numpy())
+      records.read_image_size(image["image"].numpy())
     except CorruptRecord as error:
       reason = error.reason
     except (ValueError, tf.errors.InvalidArgumentError) as error:
       reason = str(error)
-    record = schema.encode_labels(key, "undecodable", {}, fields=self._fields)
+    record = records.encode_labels(key, "undecodable", {}, fields=self._fields)
     return Example(key, record, {}, reason)

@@ -3,10 +3,9 @@
 import dataclasses
 import time
 
-from etils import epath
-
-from must_jax.pseudo_label import lease as lease_lib
-from must_jax.pseudo_label import store
+from must_jax.storage.label_sets import open_directory, read_job
+from must_jax.storage.path import PathLike, list_names
+from must_jax.storage.sets import MANIFEST_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +61,21 @@ class Status:
     return (self.num_records - started) / rate if rate else None
 
 
-def status(directory: epath.PathLike) -> Status:
+def status(directory: PathLike) -> Status:
   """How far the job in a directory is, from its files alone.
 
   Raises:
     ValueError: the directory is no label set.
   """
-  directory = epath.Path(directory)
-  shards = store.read_job(directory)["image_set"]["shards"]
-  committed = {path.name for path in directory.iterdir()}
+  job = read_job(directory)
+  shards = job["image_set"]["shards"]
+  workplace = open_directory(directory, job)
+  names = list_names(directory)
   done, workers = [], []
   for shard in shards:
-    if store.commit_path(directory, shard["file"]).name in committed:
+    if workplace.commit_path(shard["file"]).name in names:
       done.append(shard)
-    elif holder := lease_lib.read(directory / store.LEASES / shard["file"]):
+    elif holder := workplace.holder(shard["file"]):
       workers.append(
         WorkerStatus(
           name=f"{holder['host']}:{holder['pid']}",
@@ -93,5 +93,5 @@ def status(directory: epath.PathLike) -> Status:
     leased=len(workers),
     pending=len(shards) - len(done) - len(workers),
     workers=tuple(workers),
-    finished=(directory / store.MANIFEST_FILE).exists(),
+    finished=MANIFEST_FILE in names,
   )

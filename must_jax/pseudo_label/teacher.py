@@ -27,7 +27,7 @@ class Teacher(Protocol):
     """Label fields that it gives, as the index of an image set lists them.
 
     {name: {"kind": "Boxes", "classes": [...]}}: kinds are those of
-    `must_jax.types`; those of classes need "classes", a `ValueMap` may have a
+    `must_jax.fields`; those of classes need "classes", a `ValueMap` may have a
     "unit".
     """
 
@@ -47,14 +47,9 @@ class Teacher(Protocol):
       images: uint8 [h, w, 3] RGB each, in their stored size.
 
     Returns:
-      For each image its fields in the form they are stored:
-        ClassVector: "classes" int [k], "probs" float [k];
-        Boxes: "boxes" float [n, 4], yxyx in 0..1 of the image, "classes" int
-          [n], "scores" float [n];
-        ClassMap: "classes" int [h', w'], "confidence" float [h', w'];
-        ValueMap: "values" float [h', w'], "valid" bool [h', w'];
-        VectorMap: "vectors" float [h', w', 3], "valid" bool [h', w'].
-      Maps cover the whole image at any resolution.
+      For each image its fields in the form they are stored: the arrays that
+      `must_jax.fields` says of each kind, pseudo labels with their scores. Maps
+      cover the whole image at any resolution.
     """
 
 
@@ -68,7 +63,7 @@ class PublishedTeacher:
     """Makes a teacher of one task of a model.
 
     Args:
-      model: with a `config.data.resize` out of `data.preprocess.RULES`.
+      model: with a `config.data.resize` out of `input.preprocess.RULES`.
       task: one of the model's.
       map_stride: pixels that the network sees for each of a map; by default
         maps have the head's own size.
@@ -112,15 +107,9 @@ class PublishedTeacher:
 
 def describe_fields(task: Task) -> dict[str, dict[str, Any]]:
   """The label fields a task writes, as an index or manifest lists them."""
-  described = {}
-  for name, field in task.fields.items():
-    spec: dict[str, Any] = {"kind": type(field).__name__}
-    if task.classes:
-      spec["classes"] = list(task.classes)
-    if unit := getattr(field, "unit", ""):
-      spec["unit"] = unit
-    described[name] = spec
-  return described
+  return {
+    name: field.describe(task.classes) for name, field in task.fields.items()
+  }
 
 
 def describe_teacher(model: LoadedModel, task: Task) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from must_jax.config import PREEMPTED
-from must_jax.input import pipeline, preprocess
+from must_jax.input import preprocess
+from must_jax.input.batches import eval_batches
 from must_jax.input.loader import ReadOptions
-from must_jax.input.source import Source
+from must_jax.input.origins import Source
 from must_jax.input.union import Union
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.labeller import Batch, Predictions, ToLabels
@@ -28,7 +29,7 @@ from must_jax.pseudo_label.teacher import (
 from must_jax.storage.sets import ImageSet
 from must_jax.tasks import Task
 from must_jax.train.load import LoadedModel, load
-from must_jax.train.preemption import Sigterm
+from must_jax.train.runtime import Sigterm
 from must_jax.types import Labels
 
 
@@ -183,7 +184,7 @@ def _run(
   images = Union([Source(str(image_set.directory), image_set.split)], {})
 
   def batches(shard: int) -> Iterable[Batch]:
-    return pipeline.eval_batches(
+    return eval_batches(
       images,
       {},
       batch_size=batch_size,

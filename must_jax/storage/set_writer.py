@@ -1,8 +1,4 @@
-"""Records on disk: writes image sets, and names all that reads them.
-
-`tfrecord` has the files, `sets` what lies in a directory, `schema` what is
-inside a record. Nothing here but writing needs TensorFlow.
-"""
+"""Writes image sets: equal examples give equal bytes."""
 
 import contextlib
 import dataclasses
@@ -16,56 +12,24 @@ from typing import Any
 
 from etils import epath
 
+from must_jax.fields import check_descriptions
+from must_jax.storage.path import publish, publish_json
 from must_jax.storage.sets import (
   INDEX_FILE,
-  LABEL_SCHEMA_VERSION,
-  MANIFEST_FILE,
   NAME_PATTERN,
   SCHEMA_VERSION,
   ImageSet,
-  LabelSet,
-  Records,
   Shard,
   key_digest,
   read_index,
-  read_versioned_json,
   shard_file,
 )
 from must_jax.storage.tfrecord import (
-  CorruptRecord,
   RecordWriter,
-  ShardReader,
-  atomic_write,
   offsets_path,
-  to_json,
-  write_json,
 )
 
 _MAX_LISTED = 1000  # rejected images in an index; a file beside it has all
-
-__all__ = [
-  "INDEX_FILE",
-  "LABEL_SCHEMA_VERSION",
-  "MANIFEST_FILE",
-  "SCHEMA_VERSION",
-  "CorruptRecord",
-  "ImageSet",
-  "LabelSet",
-  "NewSplit",
-  "RecordWriter",
-  "Records",
-  "Shard",
-  "ShardReader",
-  "atomic_write",
-  "key_digest",
-  "offsets_path",
-  "read_index",
-  "read_versioned_json",
-  "shard_file",
-  "to_json",
-  "write_image_set",
-  "write_json",
-]
 
 
 class NewSplit:
@@ -93,8 +57,6 @@ class NewSplit:
     licence: str = "",
     overwrite: bool = False,
   ):
-    from must_jax.storage import schema  # reading works without TensorFlow
-
     self.directory = epath.Path(directory)
     self.name, self.split, self.overwrite = name, split, overwrite
     self.head = {
@@ -103,7 +65,7 @@ class NewSplit:
       "licence": licence,
       "fields": json.loads(json.dumps(fields)),  # tuples become lists
     }
-    schema.check_fields(self.head["fields"])
+    check_descriptions(self.head["fields"])
     for word in (name, split):
       if not NAME_PATTERN.fullmatch(word):
         raise ValueError(
@@ -150,7 +112,7 @@ class NewSplit:
     lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in rejected]
     rejected_file = f"{self.name}-{self.split}.rejected.jsonl"
     if rejected:
-      with atomic_write(self.directory / rejected_file) as file:
+      with publish(self.directory / rejected_file) as file:
         file.write("".join(lines).encode())
     splits = self._splits()
     splits[self.split] = {
@@ -159,7 +121,7 @@ class NewSplit:
       "num_rejected": len(rejected),
       "rejected": rejected[:_MAX_LISTED],
     }
-    write_json(self.directory / INDEX_FILE, {**self.head, "splits": splits})
+    publish_json(self.directory / INDEX_FILE, {**self.head, "splits": splits})
     kept = {shard.file for shard in final}
     kept |= {offsets_path(file).name for file in kept}
     kept |= {rejected_file} if rejected else set()
@@ -227,7 +189,7 @@ def write_image_set(
     directory: see `NewSplit`.
     name: of the set.
     split: such as "train".
-    examples: arguments of `schema.encode_example` except `fields`: dicts of
+    examples: arguments of `records.encode_example` except `fields`: dicts of
       key, image, height, width, labels.
     fields: the labels the set has.
     licence: of images and labels.
@@ -241,7 +203,7 @@ def write_image_set(
     ValueError: see `NewSplit`; or an example does not fit its field, a key
       comes twice, or there are no examples.
   """
-  from must_jax.storage import schema  # reading works without TensorFlow
+  from must_jax.storage import records  # reading works without TensorFlow
 
   target = NewSplit(directory, name, split, fields, licence, overwrite)
   # The names tell the number of shards, which is known at the end only.
@@ -252,7 +214,9 @@ def write_image_set(
   try:
     shards = _write_shards(
       stage,
-      ((e["key"], schema.encode_example(**e, fields=fields)) for e in examples),
+      (
+        (e["key"], records.encode_example(**e, fields=fields)) for e in examples
+      ),
       num_shards,
       records_per_shard,
     )

@@ -23,7 +23,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,8 @@ from typing import Any, Self
 
 from etils import epath
 
-from must_jax.storage.tfrecord import ShardReader, is_local, offsets_path
+from must_jax.storage.path import list_sizes
+from must_jax.storage.tfrecord import ShardReader, offsets_path
 
 SCHEMA_VERSION = 1
 INDEX_FILE = "index.json"
@@ -90,13 +90,14 @@ def check_shards(
 ) -> tuple[Shard, ...]:
   """Reads the list of shards of an index and checks it against the files.
 
-  Sizes are checked on a disk only, see `_file_sizes`.
+  Sizes are checked on a disk only, see `path.list_sizes`; elsewhere a short
+  file is found when it is read.
 
   Raises:
     ValueError: a file is missing or has another size than listed.
   """
   shards = tuple(Shard(**entry) for entry in listed)
-  sizes = _file_sizes(directory)
+  sizes = list_sizes(directory)
   for shard in shards:
     if not NAME_PATTERN.fullmatch(shard.file):
       raise ValueError(f"{directory} lists {shard.file!r}, not a file name.")
@@ -116,18 +117,6 @@ def check_shards(
           " make it anew."
         )
   return shards
-
-
-def _file_sizes(directory: epath.Path) -> dict[str, int | None]:
-  """Sizes of the files of a directory; None where asking takes long.
-
-  A listing is one call for thousands of files, on object stores without sizes;
-  there a short file is found when it is read.
-  """
-  if not is_local(directory):
-    return {path.name: None for path in directory.iterdir()}
-  with os.scandir(directory) as entries:
-    return {e.name: e.stat().st_size for e in entries if e.is_file()}
 
 
 class Records:
@@ -176,7 +165,7 @@ class ImageSet(Records):
 
   Attributes:
     name, split: as in the names of its shards.
-    fields: {field: {"kind": ..., "classes": [...]}}, see `schema`.
+    fields: {field: how it is listed}, see `fields.Description`.
     licence: of images and labels.
     index: all of `index.json`.
   """
@@ -210,7 +199,7 @@ class LabelSet(Records):
   """The labels of one teacher, opened with `LabelSet.open`.
 
   Attributes:
-    fields: {field: {"kind": ..., "classes": [...]}}, see `schema`.
+    fields: {field: how it is listed}, see `fields.Description`.
     manifest: all of `manifest.json`.
   """
 

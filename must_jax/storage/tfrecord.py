@@ -8,19 +8,17 @@ the file. Files are written under a temporary name, synced and renamed: they
 are there whole or not at all.
 """
 
-import contextlib
 import hashlib
-import json
-import os
 import struct
 import sys
-import uuid
 from collections.abc import Iterator
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import google_crc32c
 import numpy as np
 from etils import epath
+
+from must_jax.storage.path import publish, read_range
 
 MAX_RECORD_BYTES = 256 << 20
 
@@ -42,53 +40,9 @@ class CorruptRecord(Exception):
     self.shard, self.index, self.reason = shard, index, reason
 
 
-def is_local(path: epath.PathLike) -> bool:
-  """Whether a path is on a file system, not on an object store."""
-  return "://" not in os.fspath(path)
-
-
 def offsets_path(path: epath.PathLike) -> epath.Path:
   """The file of record offsets beside a shard."""
   return epath.Path(path).with_suffix(".offsets")
-
-
-@contextlib.contextmanager
-def atomic_write(path: epath.PathLike) -> Iterator[IO[bytes]]:
-  """Opens a file that appears under its name only once it is complete.
-
-  The name of the temporary file is unique, so that several processes may
-  write the same path; the last one to finish wins.
-  """
-  path = epath.Path(path)
-  temp = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-  local = is_local(path)
-  try:
-    with temp.open("wb") as file:
-      yield file
-      file.flush()
-      if local:
-        os.fsync(file.fileno())
-    temp.replace(path)
-  except BaseException:
-    temp.unlink(missing_ok=True)
-    raise
-  if local:  # a rename lasts once its directory is synced
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-      os.fsync(directory)
-    finally:
-      os.close(directory)
-
-
-def to_json(value: Any) -> str:
-  """JSON text; equal values give equal text."""
-  return json.dumps(value, indent=1, sort_keys=True) + "\n"
-
-
-def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes `to_json` atomically."""
-  with atomic_write(path) as file:
-    file.write(to_json(value).encode())
 
 
 def masked_crc(data: bytes) -> int:
@@ -125,7 +79,7 @@ class RecordWriter:
   def __enter__(self) -> Self:
     self._offsets = [0]
     self._digest = hashlib.blake2b(digest_size=16)
-    self._context = atomic_write(self.path)
+    self._context = publish(self.path)
     self._file = self._context.__enter__()
     return self
 
@@ -159,7 +113,7 @@ class RecordWriter:
     try:
       if error[0] is None:
         # The offsets come first: a shard that is there can be read.
-        with atomic_write(offsets_path(self.path)) as file:
+        with publish(offsets_path(self.path)) as file:
           file.write(np.asarray(self._offsets, "<u8").tobytes())
         self.checksum = self._digest.hexdigest()
     except BaseException:
@@ -181,7 +135,7 @@ class ShardReader:
 
   def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
-    self._name, self._local = str(self.path), is_local(path)
+    self._name = str(self.path)
     try:
       data = offsets_path(path).read_bytes()
     except FileNotFoundError:
@@ -214,7 +168,7 @@ class ShardReader:
       raise CorruptRecord(
         self._name, index, f"its offsets would be {begin} to {end}"
       )
-    frame = self._read_bytes(begin, end)
+    frame = read_range(self.path, begin, end)
     if len(frame) != end - begin:
       raise CorruptRecord(self._name, index, "the shard ends before it")
     length, length_crc = struct.unpack_from("<QI", frame)
@@ -227,15 +181,3 @@ class ShardReader:
 
   def __iter__(self) -> Iterator[bytes]:
     return map(self.read, range(len(self)))
-
-  def _read_bytes(self, begin: int, end: int) -> bytes:
-    # Opening anew for each record keeps no limit on shards and no lock.
-    if not self._local:
-      with self.path.open("rb") as file:
-        file.seek(begin)
-        return file.read(end - begin)
-    descriptor = os.open(self._name, os.O_RDONLY)
-    try:
-      return os.pread(descriptor, end - begin, begin)
-    finally:
-      os.close(descriptor)

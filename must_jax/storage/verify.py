@@ -1,9 +1,10 @@
-"""`must-jax data verify`: reads an image set whole and tells all that is wrong.
+"""`must-jax data verify`: reads a set whole and tells all that is wrong.
 
 Records are read as training reads them, by the same graphs, so that training
 leaves out no record of a set without problems.
 """
 
+import abc
 import argparse
 import collections
 import contextlib
@@ -13,39 +14,42 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
+from must_jax.fields import check_descriptions, make_field
+from must_jax.storage.path import Path, PathLike, publish
 from must_jax.storage.sets import (
   INDEX_FILE,
+  MANIFEST_FILE,
   NAME_PATTERN,
   Shard,
   key_digest,
   read_index,
+  read_manifest,
 )
 from must_jax.storage.tfrecord import (
   CorruptRecord,
   ShardReader,
-  atomic_write,
   file_checksum,
   offsets_path,
 )
 
-_HEAD = {"key", "image", "height", "width"}  # features that are no labels
+# Features that are no labels, of image and label records.
+_HEAD = {"key", "image", "height", "width", "status"}
 _SHOWN = 20  # problems on the screen; `--report` has all
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """Something wrong in an image set.
+  """Something wrong in a set.
 
   Attributes:
-    shard: its file, or that of the index.
+    shard: its file, or that of the index or manifest.
     index: place of the record in the shard; None for the file as a whole.
     key: of the record; empty if it cannot be read.
     reason: what is wrong.
@@ -68,7 +72,7 @@ class Report:
   """What was found in a shard, or about a split as a whole.
 
   Attributes:
-    split: empty for what concerns the index.
+    split: empty for what concerns the index as a whole.
     problems: in order of the records.
     num_records: that the shard has.
     num_good: of these, without a problem of their own.
@@ -85,7 +89,7 @@ class Report:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of `must-jax data verify`."""
   add = parser.add_argument
-  add("directory", type=epath.Path, help="image set")
+  add("directory", type=Path, help="image set or label set")
   add("--split", help="only this one; default all")
   add(
     "--fast",
@@ -100,14 +104,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   add(
     "--report",
-    type=epath.Path,
+    type=Path,
     metavar="FILE",
     help="write all problems to FILE, a JSON object a line",
   )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Verifies an image set; prints counts and the first problems.
+  """Verifies a set; prints counts and the first problems.
 
   Args:
     args: see `add_arguments`.
@@ -116,14 +120,14 @@ def run(args: argparse.Namespace) -> int:
     0, or 1 if there are problems.
 
   Raises:
-    ValueError: there is no image set, or no such split.
+    ValueError: there is no set, or no such split.
   """
   if args.workers < 1:
     raise ValueError(f"--workers is {args.workers}; expected 1 or more.")
   counts: dict[str, collections.Counter[str]] = {}
   shown: list[Problem] = []
   with contextlib.ExitStack() as stack:
-    file = args.report and stack.enter_context(atomic_write(args.report))
+    file = args.report and stack.enter_context(publish(args.report))
     bar = stack.enter_context(
       tqdm(unit="record", disable=not sys.stderr.isatty(), leave=False)
     )
@@ -159,21 +163,26 @@ def run(args: argparse.Namespace) -> int:
     print(f"  {problem}")
   if num_problems > len(shown):
     print(f"  ... and {num_problems - len(shown):,} more; see --report")
+  if num_problems and (args.directory / MANIFEST_FILE).exists():
+    print(
+      f"Delete the .json files of the damaged shards and {MANIFEST_FILE}, then"
+      " run the labelling job again: it labels these shards anew."
+    )
   return 1 if num_problems else 0
 
 
 def verify(
-  directory: epath.PathLike,
+  directory: PathLike,
   split: str | None = None,
   *,
   decode: bool = True,
   workers: int = 1,
   progress: Callable[[int, int], object] = lambda count, total: None,
 ) -> Iterator[Report]:
-  """Reads an image set whole; memory grows by 8 bytes a record.
+  """Reads an image set or label set whole; memory grows by 8 bytes a record.
 
   Args:
-    directory: of the image set.
+    directory: of the set.
     split: only this one; by default all.
     decode: decode images, which takes most of the time.
     workers: shards read at a time.
@@ -182,35 +191,44 @@ def verify(
 
   Returns:
     Iterator of a report on each shard in order, and further ones where there
-    are problems with a split as a whole or with the index.
+    are problems with a split as a whole or with the index or manifest.
 
   Raises:
-    ValueError: there is no image set, or no such split.
+    ValueError: there is no set, or no such split.
   """
-  from must_jax.storage import schema
-
-  directory = epath.Path(directory)
-  is_set = (directory / INDEX_FILE).exists()
+  directory = Path(directory)
+  is_labels = (directory / MANIFEST_FILE).exists()
+  file = MANIFEST_FILE if is_labels else INDEX_FILE
+  is_set = (directory / file).exists()
   try:
-    index = read_index(directory)
-    schema.check_fields(index["fields"])
+    listed = read_manifest(directory) if is_labels else read_index(directory)
+    check_descriptions(listed["fields"])
   except ValueError as error:
     if not is_set:
       raise
-    yield Report("", [Problem(INDEX_FILE, None, "", str(error))])
+    yield Report("", [Problem(file, None, "", str(error))])
     return
-  splits = index["splits"]
+  splits = listed.get("splits", {})
+  if is_labels:
+    splits = {listed["image_set"]["split"]: listed}
   if split is not None and split not in splits:
     raise ValueError(
       f"{directory} has no split {split!r}; it has {sorted(splits)}."
     )
   chosen = splits if split is None else {split: splits[split]}
-  total = sum(entry["num_records"] for entry in chosen.values())
-  checker = _Checker(
-    directory, index["fields"], decode, lambda count: progress(count, total)
+  total = sum(
+    shard["num_records"]
+    for entry in chosen.values()
+    for shard in entry["shards"]
+  )
+  checker = (_LabelChecker if is_labels else _ImageChecker)(
+    directory, listed["fields"], decode, lambda count: progress(count, total)
   )
   for name, entry in chosen.items():
-    yield from _verify_split(checker, name, entry, workers)
+    if is_labels:
+      yield from _verify_labels(checker, name, entry, workers)
+    else:
+      yield from _verify_split(checker, name, entry, workers)
 
 
 def _verify_split(
@@ -225,71 +243,135 @@ def _verify_split(
     )
     yield Report(split, [Problem(INDEX_FILE, None, "", reason)])
   hashes = []
+  for shard, checked in _check_shards(checker, shards, workers):
+    hashes.append(checked.hashes)
+    yield checked.report(split, shard)
+  if doubles := list(_doubles(checker.directory, shards, hashes)):
+    yield Report(split, doubles)
+
+
+def _verify_labels(
+  checker: "_Checker", split: str, manifest: Mapping[str, Any], workers: int
+) -> Iterator[Report]:
+  """The shards of a label set, its commit records, and its manifest."""
+  from must_jax.config import differences
+  from must_jax.storage import label_sets
+
+  def about(file: str, reasons: Iterable[str]) -> Report:
+    return Report(split, [Problem(file, None, "", r) for r in reasons])
+
+  shards = [Shard(**shard) for shard in manifest["shards"]]
+  reports = [
+    (shard, checked, checked.report(split, shard))
+    for shard, checked in _check_shards(checker, shards, workers)
+  ]
+  commits = []
+  try:
+    job = label_sets.read_job(checker.directory)
+    directory = label_sets.open_directory(checker.directory, job)
+  except ValueError as error:
+    yield from (report for *_, report in reports)
+    yield about(MANIFEST_FILE, [str(error)])
+    return
+  for shard, checked, report in reports:
+    yield report
+    try:
+      commits.append(directory.read(shard.file))
+    except ValueError as error:
+      yield about(shard.file, [str(error)])
+      continue
+    committed = [entry["index"] for entry in commits[-1].undecodable]
+    if checked.hashes.size and checked.undecodable != committed:
+      yield about(
+        shard.file,
+        [
+          f"has undecodable records {checked.undecodable}; committed were"
+          f" {committed}"
+        ],
+      )
+  if len(commits) == len(shards):
+    # What was measured later does not follow from the commits.
+    found = {k: v for k, v in manifest.items() if k != "quality"}
+    expected = label_sets.make_manifest(job, commits)
+    if reasons := differences(expected, found, MANIFEST_FILE):
+      yield about(MANIFEST_FILE, reasons)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+  """What was found in a shard.
+
+  Attributes:
+    problems: in order of the records.
+    hashes: of the keys, uint64 [records].
+    undecodable: places of label records that say so.
+  """
+
+  problems: Sequence[Problem]
+  hashes: np.ndarray
+  undecodable: Sequence[int]
+
+  def report(self, split: str, shard: Shard) -> Report:
+    """As others see it."""
+    bad = {problem.index for problem in self.problems} - {None}
+    count = len(self.hashes)
+    return Report(
+      split, self.problems, count, count - len(bad), shard.num_bytes
+    )
+
+
+def _check_shards(
+  checker: "_Checker", shards: Sequence[Shard], workers: int
+) -> Iterator[tuple[Shard, _Checked]]:
+  """What is found in each shard, some shards at a time."""
   pool = futures.ThreadPoolExecutor(workers)
   try:
-    for shard, (problems, keys) in zip(
-      shards, pool.map(checker.check_shard, shards), strict=True
-    ):
-      hashes.append(keys)
-      bad = {problem.index for problem in problems} - {None}
-      yield Report(
-        split, problems, len(keys), len(keys) - len(bad), shard.num_bytes
-      )
+    checked = pool.map(checker.check_shard, shards)
+    yield from zip(shards, checked, strict=True)
   except BaseException:
     checker.stop.set()
     raise
   finally:
     pool.shutdown(cancel_futures=True)
-  if doubles := list(_doubles(checker.directory, shards, hashes)):
-    yield Report(split, doubles)
 
 
-class _Checker:
-  """Checks the shards of an image set; safe to share by threads.
+class _Checker(abc.ABC):
+  """Checks the shards of a set; safe to share by threads.
 
   Args:
     directory: of the set.
-    fields: as in its index.
+    fields: as in its index or manifest.
     decode: decode images.
     progress: called with the number of records just read.
   """
 
   def __init__(
     self,
-    directory: epath.Path,
+    directory: Path,
     fields: Mapping[str, Mapping[str, Any]],
     decode: bool,
     progress: Callable[[int], object],
   ):
-    import tensorflow as tf
-
-    from must_jax.storage import parsing
-
-    text = tf.TensorSpec([], tf.string)
-
-    def decoded_size(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-      window = tf.concat([[0, 0], size], 0)
-      return tf.shape(parsing.decode_image(image, size, window))
+    from must_jax.storage import records
 
     self.directory, self.stop = directory, threading.Event()
     self._decode, self._progress = decode, progress
-    self._head = tf.function(parsing.parse_image, [text], autograph=False)
-    self._decoded_size = tf.function(
-      decoded_size, [text, tf.TensorSpec([2], tf.int32)], autograph=False
-    )
-    self._labels = parsing.label_graphs(fields)
+    self._labels = records.label_graphs(fields)
+    self._fields = {name: make_field(spec) for name, spec in fields.items()}
 
-  def check_shard(self, shard: Shard) -> tuple[list[Problem], np.ndarray]:
+  @abc.abstractmethod
+  def _check_head(self, record: bytes, key: bytes) -> "_Head":
+    """Checks what is no label."""
+
+  def check_shard(self, shard: Shard) -> _Checked:
     """Reads a shard whole, unless `stop` is set meanwhile.
 
     Args:
-      shard: as the index lists it.
-
-    Returns:
-      What is wrong with it, and the hashes of its keys, uint64 [records].
+      shard: as the index or manifest lists it.
     """
     path, keys = self.directory / shard.file, list[bytes]()
     problems: list[Problem] = []
+    undecodable: list[int] = []
 
     def note(reason: str, index: int | None = None, key: bytes = b"") -> None:
       problems.append(Problem(shard.file, index, _text(key), reason))
@@ -302,7 +384,7 @@ class _Checker:
       checksum, size = file_checksum(path)
     except (ValueError, OSError) as error:
       note(str(error))
-      return problems, np.zeros(0, np.uint64)
+      return _Checked(problems, np.zeros(0, np.uint64), ())
     for what, found, expected in (
       ("bytes", size, shard.num_bytes),
       ("checksum", checksum, shard.checksum),
@@ -316,48 +398,39 @@ class _Checker:
       if self.stop.is_set():
         break
       try:
-        key, reasons = self._check_record(reader.read(place))
+        key, reasons, is_undecodable = self._check_record(reader.read(place))
       except CorruptRecord as error:
-        key, reasons = b"", [error.reason]
+        key, reasons, is_undecodable = b"", [error.reason], False
       keys.append(key)
+      if is_undecodable:
+        undecodable.append(place)
       for reason in reasons:
         note(reason, place, key)
       self._progress(1)
     if all(keys) and key_digest(keys) != shard.keys:
       note(f"has keys {key_digest(keys)}; expected {shard.keys}")
-    return problems, np.array([_hash(key) for key in keys], np.uint64)
+    hashes = np.array([_hash(key) for key in keys], np.uint64)
+    return _Checked(problems, hashes, undecodable)
 
-  def _check_record(self, record: bytes) -> tuple[bytes, list[str]]:
-    """The key, empty if it cannot be read, and what is wrong."""
-    from must_jax.storage import parsing, schema
+  def _check_record(self, record: bytes) -> tuple[bytes, list[str], bool]:
+    """The key, empty if there is none; what is wrong; see `_Head`."""
+    from must_jax.storage import records
 
-    if not parsing.is_example(record):
-      return b"", ["it is no tf.train.Example"]
+    if not records.is_example(record):
+      return b"", ["it is no tf.train.Example"], False
     key, names = _key_and_names(record)
-    reasons = [*([] if key else ["it has no key"]), *self._check_names(names)]
-    size = None
-    try:
-      head = self._head(record)
-      image = head["image"].numpy()
-      stored, found = tuple(head["size"].numpy()), schema.image_size(image)
-      if found != stored:
-        raise ValueError(
-          f"it has {found[0]} x {found[1]} pixels (height x width); the record"
-          f" says {stored[0]} x {stored[1]}"
-        )
-      size = found
-      if self._decode:
-        self._decoded_size(image, head["size"])
-    except (ValueError, *parsing.BROKEN) as error:
-      reasons.append(f"image: {parsing.reason(error)}")
+    head = self._check_head(record, key)
+    reasons = [*self._check_names(names), *head.reasons]
+    if not key and not head.may_lack_key:
+      reasons.insert(0, "it has no key")
     for name, labels in self._labels.items():
       try:
         arrays = {k: v.numpy() for k, v in labels(record).items()}
-        if arrays["present"] and size:
-          schema.check_extent(arrays, size)
-      except (ValueError, *parsing.BROKEN) as error:
-        reasons.append(f"field {name!r}: {parsing.reason(error)}")
-    return key, reasons
+        if arrays["present"] and head.size:
+          self._fields[name].check_extent(arrays, head.size)
+      except (ValueError, *records.BROKEN) as error:
+        reasons.append(f"field {name!r}: {records.reason(error)}")
+    return key, reasons, head.is_undecodable
 
   def _check_names(self, names: set[str]) -> Iterator[str]:
     """What is wrong with the names of a record's features."""
@@ -371,8 +444,79 @@ class _Checker:
         yield f"features {found} are not read: {field}/present is missing"
 
 
+class _Head(NamedTuple):
+  """What a record is apart from its labels.
+
+  Attributes:
+    reasons: what is wrong.
+    size: height and width of the image, if it is there.
+    is_undecodable: a label record that says that its image gave no labels.
+    may_lack_key: whether its key need not be known.
+  """
+
+  reasons: Sequence[str] = ()
+  size: tuple[int, int] | None = None
+  is_undecodable: bool = False
+  may_lack_key: bool = False
+
+
+class _ImageChecker(_Checker):
+  """Checks the shards of an image set."""
+
+  def __init__(self, *args: Any):
+    import tensorflow as tf
+
+    from must_jax.storage import records
+
+    super().__init__(*args)
+    text = tf.TensorSpec([], tf.string)
+
+    def decoded_size(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+      window = tf.concat([[0, 0], size], 0)
+      return tf.shape(records.decode_image(image, size, window))
+
+    self._head = tf.function(records.parse_image, [text], autograph=False)
+    self._decoded_size = tf.function(
+      decoded_size, [text, tf.TensorSpec([2], tf.int32)], autograph=False
+    )
+
+  def _check_head(self, record: bytes, key: bytes) -> _Head:
+    from must_jax.storage import records
+
+    size = None
+    try:
+      head = self._head(record)
+      image = head["image"].numpy()
+      stored = tuple(head["size"].numpy())
+      found = records.read_image_size(image)
+      if found != stored:
+        raise ValueError(
+          f"it has {found[0]} x {found[1]} pixels (height x width); the record"
+          f" says {stored[0]} x {stored[1]}"
+        )
+      size = found
+      if self._decode:
+        self._decoded_size(image, head["size"])
+    except (ValueError, *records.BROKEN) as error:
+      return _Head([f"image: {records.reason(error)}"], size)
+    return _Head(size=size)
+
+
+class _LabelChecker(_Checker):
+  """Checks the shards of a label set."""
+
+  def _check_head(self, record: bytes, key: bytes) -> _Head:
+    from must_jax.storage import records
+
+    status = records.status_of(record)
+    if status not in records.STATUSES:
+      return _Head([f"its status is {status!r}; expected {records.STATUSES}"])
+    is_undecodable = status != "ok"
+    return _Head(is_undecodable=is_undecodable, may_lack_key=is_undecodable)
+
+
 def _doubles(
-  directory: epath.Path, shards: Sequence[Shard], hashes: Sequence[np.ndarray]
+  directory: Path, shards: Sequence[Shard], hashes: Sequence[np.ndarray]
 ) -> Iterator[Problem]:
   """Records with the key of an earlier one of the split."""
   ends = np.cumsum([len(part) for part in hashes])

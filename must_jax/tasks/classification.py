@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax import pictures
+from must_jax.fields import ClassVector
 from must_jax.losses import classification as losses
 from must_jax.metrics.accuracy import Accuracy
 from must_jax.models.heads import ClassificationHead
-from must_jax.tasks import task
-from must_jax.types import ClassVector
+from must_jax.tasks.task import HeadOptions, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(task.Task):
+class Classification(Task):
   """Average-pooled C5 + linear (paper 3.2), trained on hard or soft labels.
 
   Attributes:
@@ -35,7 +36,7 @@ class Classification(task.Task):
   def fields(self):
     return {"label": ClassVector(self.num_classes)}
 
-  def make_head(self, options: task.HeadOptions) -> nn.Module:
+  def make_head(self, options: HeadOptions) -> nn.Module:
     return ClassificationHead(self.num_classes, dropout=self.dropout)
 
   def loss(self, outputs, batch):
@@ -70,13 +71,4 @@ class Classification(task.Task):
     return Accuracy(self.num_classes)
 
   def draw(self, image, arrays):
-    """The image above a bar per class, as long as the class is probable."""
-    height, width = image.shape[:2]
-    row = max(2, height // 24)
-    top = np.argsort(-arrays["probs"])[:3]
-    bars = np.full((row * len(top), width, 3), 255, np.uint8)
-    colors = task.palette(self.num_classes)
-    for i, k in enumerate(top):
-      length = int(np.clip(arrays["probs"][k], 0, 1) * width)
-      bars[i * row : (i + 1) * row - 1, :length] = colors[k]
-    return np.concatenate([image[: height - len(bars)], bars])
+    return pictures.draw_bars(image, arrays["probs"])

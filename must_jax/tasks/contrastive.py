@@ -7,11 +7,11 @@ import flax.linen as nn
 
 from must_jax.losses import contrastive as losses
 from must_jax.models.heads import ProjectionHead
-from must_jax.tasks import task
+from must_jax.tasks.task import HeadOptions, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrastive(task.Task):
+class Contrastive(Task):
   """Two views of an image shall be nearer than views of two images.
 
   It has no labels and predicts nothing; what it makes is the backbone.
@@ -32,7 +32,7 @@ class Contrastive(task.Task):
   def fields(self):
     return {}
 
-  def make_head(self, options: task.HeadOptions) -> nn.Module:
+  def make_head(self, options: HeadOptions) -> nn.Module:
     return ProjectionHead(
       num_layers=self.projection_layers,
       channels=self.projection_channels,

@@ -5,13 +5,14 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
+from must_jax import pictures
+from must_jax.fields import ValueMap
 from must_jax.losses import dense as losses
 from must_jax.metrics.depth import CROPS, DepthError
 from must_jax.models.heads import PixelHead
 from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import task
-from must_jax.types import ValueMap
+from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 
 LOSSES = {
   "scale_shift_invariant": losses.scale_shift_invariant,
@@ -22,7 +23,7 @@ LOSSES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Depth(task.Task):
+class Depth(Task):
   """Value per pixel: 3 convs + linear on the fused P2, or a MiDaS decoder.
 
   Attributes:
@@ -72,7 +73,7 @@ class Depth(task.Task):
   def fields(self):
     return {"depth": ValueMap(self.unit)}
 
-  def make_head(self, options: task.HeadOptions) -> nn.Module:
+  def make_head(self, options: HeadOptions) -> nn.Module:
     if self.decoder != "pixel":
       return DECODERS[self.decoder](dtype=options.dtype)
     return PixelHead(
@@ -100,7 +101,7 @@ class Depth(task.Task):
     return {"values": values[..., 0]}
 
   def to_labels(self, prediction, content_size, image_size):
-    values = task.crop_to_content(
+    values = crop_to_content(
       prediction["values"], content_size, image_size, nearest=False
     )
     return {"depth": {"values": values, "valid": np.isfinite(values)}}
@@ -114,28 +115,10 @@ class Depth(task.Task):
     )
 
   def draw(self, image, arrays):
-    values = task.resize_for_drawing(arrays["values"], image.shape[:2])
+    values = pictures.resize_map(arrays["values"], image.shape[:2])
     valid = np.isfinite(values)
     if "valid" in arrays:
-      valid &= task.resize_for_drawing(arrays["valid"], image.shape[:2])
-    if not valid.any():
-      return np.zeros_like(image)
-    low, high = np.percentile(values[valid], (1, 99))
-    near = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    if self.unit == "metres":
-      near = 1 - near
-    # Dark violet (far) over orange to pale yellow (near).
-    stops = np.array(
-      [
-        [13, 8, 65],
-        [122, 30, 125],
-        [222, 85, 75],
-        [253, 174, 50],
-        [252, 253, 191],
-      ]
+      valid &= pictures.resize_map(arrays["valid"], image.shape[:2])
+    return pictures.draw_nearness(
+      values, valid, is_distance=self.unit == "metres"
     )
-    place = near * (len(stops) - 1)
-    rgb = np.stack(
-      [np.interp(place, np.arange(len(stops)), c) for c in stops.T], -1
-    )
-    return np.where(valid[..., None], rgb, 0).astype(np.uint8)

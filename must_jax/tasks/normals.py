@@ -6,16 +6,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax import pictures
+from must_jax.fields import VectorMap
 from must_jax.losses import dense as losses
 from must_jax.metrics.normals import AngularError
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import task
-from must_jax.types import VectorMap
+from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 
 
 @dataclasses.dataclass(frozen=True)
-class Normals(task.Task):
+class Normals(Task):
   """Unit vector per pixel: 3 convs + linear on the fused P2, cosine loss.
 
   Attributes:
@@ -28,7 +29,7 @@ class Normals(task.Task):
   def fields(self):
     return {"normals": VectorMap()}
 
-  def make_head(self, options: task.HeadOptions) -> nn.Module:
+  def make_head(self, options: HeadOptions) -> nn.Module:
     return PixelHead(
       num_outputs=3,
       num_convs=self.num_convs,
@@ -55,7 +56,7 @@ class Normals(task.Task):
     return {"vectors": vectors / jnp.maximum(norm, 1e-6)}
 
   def to_labels(self, prediction, content_size, image_size):
-    vectors = task.crop_to_content(
+    vectors = crop_to_content(
       prediction["vectors"], content_size, image_size, nearest=False
     )
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -68,10 +69,8 @@ class Normals(task.Task):
     return AngularError()
 
   def draw(self, image, arrays):
-    vectors = task.resize_for_drawing(arrays["vectors"], image.shape[:2])
-    # The usual colours: x to red, y up to green, towards the camera to blue.
-    rgb = (vectors * (1, -1, -1) + 1) / 2 * 255
+    vectors = pictures.resize_map(arrays["vectors"], image.shape[:2])
+    valid = np.ones(image.shape[:2], bool)
     if "valid" in arrays:
-      valid = task.resize_for_drawing(arrays["valid"], image.shape[:2])
-      rgb = np.where(valid[..., None], rgb, 0)
-    return np.clip(rgb, 0, 255).astype(np.uint8)
+      valid = pictures.resize_map(arrays["valid"], image.shape[:2])
+    return pictures.draw_normals(vectors, valid)

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax import pictures
+from must_jax.fields import ClassMap
 from must_jax.losses import dense as losses
 from must_jax.metrics.miou import MeanIoU
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
-from must_jax.tasks import task
-from must_jax.types import IGNORE_LABEL, ClassMap
+from must_jax.tasks.task import HeadOptions, Task, crop_to_content
+from must_jax.types import IGNORE_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation(task.Task):
+class Segmentation(Task):
   """Class per pixel: 3 convs + linear, softmax cross entropy.
 
   Attributes:
@@ -31,7 +33,7 @@ class Segmentation(task.Task):
   def fields(self):
     return {"mask": ClassMap(self.num_classes, self.min_score)}
 
-  def make_head(self, options: task.HeadOptions) -> nn.Module:
+  def make_head(self, options: HeadOptions) -> nn.Module:
     return PixelHead(
       num_outputs=self.num_classes,
       num_convs=self.num_convs,
@@ -63,7 +65,7 @@ class Segmentation(task.Task):
   def to_labels(self, prediction, content_size, image_size):
     return {
       "mask": {
-        name: task.crop_to_content(
+        name: crop_to_content(
           prediction[name], content_size, image_size, nearest=True
         )
         for name in ("classes", "confidence")
@@ -74,10 +76,8 @@ class Segmentation(task.Task):
     return MeanIoU(self.classes)
 
   def draw(self, image, arrays):
-    classes = task.resize_for_drawing(arrays["classes"], image.shape[:2])
-    colors = task.palette(IGNORE_LABEL + 1)
-    colors[IGNORE_LABEL] = 0
+    classes = pictures.resize_map(arrays["classes"], image.shape[:2])
     if "confidence" in arrays:
-      sure = task.resize_for_drawing(arrays["confidence"], image.shape[:2])
+      sure = pictures.resize_map(arrays["confidence"], image.shape[:2])
       classes = np.where(sure >= self.min_score, classes, IGNORE_LABEL)
-    return (0.35 * image + 0.65 * colors[classes]).astype(np.uint8)
+    return pictures.draw_classes(image, classes)

@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax.fields import Field
 from must_jax.metrics.metric import Metric
-from must_jax.types import Array, Field, Labels, Mean
+from must_jax.types import Array, Labels, Mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,21 @@ class Task(abc.ABC):
 
     A task without any learns from every image.
     """
+
+  @property
+  def measured(self) -> str:
+    """Name of the field that the metric compares predictions with.
+
+    Raises:
+      ValueError: there are several, and the task does not say which.
+    """
+    if len(self.fields) != 1:
+      raise ValueError(
+        f"Task {self.name!r} has the label fields {sorted(self.fields)}; with"
+        " other than one, override `measured` to name the one that is"
+        " evaluated."
+      )
+    return next(iter(self.fields))
 
   @abc.abstractmethod
   def make_head(self, options: HeadOptions) -> nn.Module:
@@ -159,24 +175,6 @@ def crop_to_content(
       + np.take(array, high, axis) * fraction
     )
   return array
-
-
-def palette(num_colors: int) -> np.ndarray:
-  """Well separated colours, uint8 [num_colors, 3] (golden-angle hues)."""
-  hue = np.arange(num_colors) * 0.61803398875 % 1.0
-  value = 0.95 - 0.25 * (np.arange(num_colors) // 8 % 3)
-  # HSV to RGB with saturation 0.65.
-  k = (np.array([5, 3, 1])[None] + hue[:, None] * 6) % 6
-  ramp = np.clip(np.minimum(k, 4 - k), 0, 1)
-  rgb = value[:, None] * (1 - 0.65 * ramp)
-  return (255 * rgb).astype(np.uint8)
-
-
-def resize_for_drawing(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Nearest resize of a map [h, w, ...] to a picture's size, on the host."""
-  rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
-  cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
-  return array[rows.astype(int)[:, None], cols.astype(int)[None]]
 
 
 def sum_of_means(parts: dict[str, Mean]) -> Array:

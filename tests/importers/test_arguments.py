@@ -120,7 +120,7 @@ def test_pair_errors(import_masks, tmp_path, picture):
 def test_help_needs_no_tensorflow(kind):
   code = f"""
 import argparse, sys
-from must_jax.data import importers
+from must_jax import importers
 parser = argparse.ArgumentParser()
 importers.add_arguments(parser.add_subparsers(dest="kind"))
 try:

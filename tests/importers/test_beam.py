@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from must_jax.importers.plan import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Labels, Plan
 
 beam = pytest.importorskip("apache_beam")
 

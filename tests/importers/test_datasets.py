@@ -10,7 +10,7 @@ import pytest
 import must_jax
 from must_jax import importers
 from must_jax.importers import datasets, tfds, tfrecords
-from must_jax.importers.plan import Item, Plan
+from must_jax.importers.items import Item, Plan
 
 # Table 1 of the paper, in thousands of images.
 TABLE_1 = {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
-from must_jax.storage import parsing
+from must_jax.storage import records
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 3)).astype(np.uint8)
@@ -245,7 +245,7 @@ def test_fuzzed_files_are_rejected_or_read(tmp_path):
     # What is stored can be decoded by Pillow and by the reader.
     decode(picture)
     window = tf.constant((0, 0, *picture.size))
-    image = parsing.decode_image(picture.data, picture.size, window)
+    image = records.decode_image(picture.data, picture.size, window)
     assert image.shape[:2] == picture.size
   assert min(outcomes.values()) > 20
 
@@ -318,7 +318,7 @@ def test_find(tmp_path):
   for name in ("b/x.jpg", "a.PNG", ".hidden.jpg", ".git/c.jpg", "b/notes.txt"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-  wanted, others = files.find(tmp_path, files.IMAGE_SUFFIXES)
+  wanted, others = files.find_files(tmp_path, files.IMAGE_SUFFIXES)
   assert wanted == ["a.PNG", "b/x.jpg"]
   assert others == ["b/notes.txt"]
   images, notes = files.find_images(tmp_path, "b/*")
@@ -331,7 +331,7 @@ def test_find_on_an_object_store(tmp_path, monkeypatch):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
   monkeypatch.setattr(files, "is_local", lambda path: False)
-  wanted, others = files.find(epath.Path(tmp_path), files.IMAGE_SUFFIXES)
+  wanted, others = files.find_files(epath.Path(tmp_path), files.IMAGE_SUFFIXES)
   assert wanted == ["a.PNG", "b/c/x.jpg"]
   assert others == ["b/y.txt"]
 

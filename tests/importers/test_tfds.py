@@ -453,8 +453,8 @@ def test_a_damaged_file_says_what_to_delete(read, data_dir, tmp_path):
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
   path.write_bytes(data)
-  part = importer.Part("cifar100", str(path.parent), "train", 0, 10)
-  reader = importer.Reader(("label",), prefixed=False)
+  part = importer.ExampleRange("cifar100", str(path.parent), "train", 0, 10)
+  reader = importer.ExampleReader(("label",), prefixed=False)
   with pytest.raises(ValueError, match=r"is damaged.*Delete that directory"):
     list(reader(importer.Range("00000", [part])))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,8 +16,9 @@ import tensorflow as tf
 
 from must_jax.importers import write
 from must_jax.importers.files import Picture
-from must_jax.importers.plan import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import set_writer
+from must_jax.storage.commits import Commit, CommitDirectory
 
 FOLDER = "folder", "--unlabelled", "--images"
 
@@ -361,8 +361,8 @@ def test_files_of_a_dead_writer_vanish(run_import, pile, tmp_path):
 def test_two_imports_at_once_are_refused(run_import, pile, tmp_path):
   stage = tmp_path / "out/.train.import"
   stage.mkdir(parents=True)
-  with (stage / "lock").open("wb") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  other = CommitDirectory(stage, "another", Commit)
+  with other.lease("job.json", 600):
     status, _, err = run_import(*FOLDER, pile)
   assert status == 2
   assert f"{stage} is in use by another import" in err
@@ -480,9 +480,9 @@ def test_death_of_a_process_is_told(run_plan, monkeypatch):
 ENDED = """
 import argparse, contextlib, dataclasses, os, sys, threading
 from must_jax import cli
-from must_jax.data import importers
+from must_jax import importers
 from must_jax.importers import arguments
-from must_jax.importers.plan import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Labels, Plan
 
 @dataclasses.dataclass(frozen=True)
 class Source:

@@ -8,17 +8,17 @@ import hashlib
 import json
 import sys
 
-from must_jax.input import pipeline
+from must_jax.fields import ClassVector
+from must_jax.input.batches import train_batches
 from must_jax.input.geometry import AugmentOptions
-from must_jax.input.source import Source
-from must_jax.types import ClassVector
+from must_jax.input.origins import Source
 
 BATCH_SIZE = 8
 NUM_CLASSES = 3
 
 
 def main(sources, log, start, steps, index, count):
-  batches = pipeline.train_batches(
+  batches = train_batches(
     [
       Source(directory, "train", {"what": "supervised"})
       for directory in sources

@@ -2,10 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax import types
-from must_jax.input import pipeline
+from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
 from must_jax.input.abstract import abstract_batch
-from must_jax.input.source import SUPERVISED, Source
+from must_jax.input.batches import train_batches
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.storage import set_writer
 
 SIZE = (32, 48)
@@ -18,13 +18,13 @@ FIELDS = {
 }
 READ = {
   "what": {
-    "label": types.ClassVector(3),
-    "objects": types.Boxes(2, max_boxes=4),
+    "label": ClassVector(3),
+    "objects": Boxes(2, max_boxes=4),
   },
   "where": {
-    "mask": types.ClassMap(1),
-    "depth": types.ValueMap(),
-    "normals": types.VectorMap(),
+    "mask": ClassMap(1),
+    "depth": ValueMap(),
+    "normals": VectorMap(),
   },
 }
 
@@ -47,7 +47,7 @@ def test_a_batch_has_these_shapes(tmp_path, stride):
     str(images.directory), "train", dict.fromkeys(READ, SUPERVISED)
   )
   batch = next(
-    pipeline.train_batches(
+    train_batches(
       [source], READ, batch_size=2, image_size=SIZE, label_stride=stride
     )
   )

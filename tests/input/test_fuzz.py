@@ -20,12 +20,20 @@ import tensorflow as tf
 from etils import epath
 from hypothesis import strategies as st
 
+from must_jax.fields import (
+  Boxes,
+  ClassMap,
+  ClassVector,
+  ValueMap,
+  VectorMap,
+  check_descriptions,
+)
 from must_jax.importers import coco_json, files
 from must_jax.input import geometry as geometry_lib
-from must_jax.input import pipeline
+from must_jax.input.batches import eval_batches
 from must_jax.input.loader import ReadOptions
-from must_jax.input.source import Source
-from must_jax.storage import parsing, schema, set_writer
+from must_jax.input.origins import Source
+from must_jax.storage import records, set_writer
 from must_jax.storage.sets import ImageSet, LabelSet
 from must_jax.storage.tfrecord import (
   CorruptRecord,
@@ -33,7 +41,6 @@ from must_jax.storage.tfrecord import (
   ShardReader,
   offsets_path,
 )
-from must_jax.types import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
 
 FACTOR = int(os.environ.get("FUZZ", "1"))
 SPECS = {
@@ -129,7 +136,7 @@ def example(i, size=(12, 16)):
 
 
 def record(i):
-  return schema.encode_example(**example(i), fields=SPECS)
+  return records.encode_example(**example(i), fields=SPECS)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +255,7 @@ def test_damaged_indexes_are_refused_or_read(image_set):
       return
     assert opened.num_records == sum(s.num_records for s in opened.shards)
     with contextlib.suppress(ValueError):
-      schema.check_fields(opened.fields)
+      check_descriptions(opened.fields)
     for shard in opened.shards:
       file = image_set.directory / shard.file
       assert file.parent == image_set.directory
@@ -333,7 +340,7 @@ def test_damaged_coco_files_are_refused_or_give_boxes_within_the_image(scratch):
           assert image.labels.rejected
           continue
         try:
-          encoded = schema.encode_example(
+          encoded = records.encode_example(
             image.key,
             image.picture.data,
             *image.picture.size,
@@ -343,7 +350,7 @@ def test_damaged_coco_files_are_refused_or_give_boxes_within_the_image(scratch):
         except ValueError:  # which the importer reports
           continue
         num_classes = len(plan.fields["objects"]["classes"])
-        labels = parsing.read_labels(encoded, {"objects": Boxes(num_classes)})
+        labels = records.read_labels(encoded, {"objects": Boxes(num_classes)})
         check_labels({"objects": Boxes(num_classes)}, labels)
 
   check()
@@ -437,10 +444,10 @@ def damaged_record(chance):
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def read_record(data):
-  head = parsing.parse_image(data)
+  head = records.parse_image(data)
   window = geometry_lib.whole_image(head["size"]).window
-  pixels = parsing.decode_image(head["image"], head["size"], window)
-  return head, pixels, parsing.parse_labels(data, FIELDS)
+  pixels = records.decode_image(head["image"], head["size"], window)
+  return head, pixels, records.parse_labels(data, FIELDS)
 
 
 def test_damaged_records_are_refused_or_give_values_in_range():
@@ -450,8 +457,8 @@ def test_damaged_records_are_refused_or_give_values_in_range():
   def check(chance):
     damaged = damaged_record(chance)
     try:
-      outcome = parsing.is_example(damaged) and read_record(damaged)
-    except parsing.BROKEN:
+      outcome = records.is_example(damaged) and read_record(damaged)
+    except records.BROKEN:
       outcome = False
     counts["read" if outcome else "refused"] += 1
     if not outcome:
@@ -471,7 +478,7 @@ def test_damaged_records_are_refused_or_give_values_in_range():
 def read_all(directory):
   """Batch rows by position, and the places of bad records."""
   bad = []
-  batches = pipeline.eval_batches(
+  batches = eval_batches(
     [Source(str(directory), "train", {"all": "supervised"})],
     {"all": FIELDS},
     batch_size=8,
@@ -535,7 +542,7 @@ def test_damaged_images_are_rejected_or_decode_to_their_size(scratch):
     except files.Rejected:
       return
     window = tf.constant([0, 0, *picture.size])
-    pixels = parsing.decode_image(picture.data, window[2:], window)
+    pixels = records.decode_image(picture.data, window[2:], window)
     assert pixels.shape == (*picture.size, 3)
 
   check()
@@ -612,11 +619,11 @@ def test_bombs_do_not_go_off(scratch):
     for claimed in (size, (12, 16)):
       features["height"].int64_list.value[0] = claimed[0]
       features["width"].int64_list.value[0] = claimed[1]
-      with pytest.raises(parsing.BROKEN):
+      with pytest.raises(records.BROKEN):
         read_record(parsed.SerializeToString())
   for name in ("mask/png", "mask/confidence", "depth/png", "normals/png"):
     parsed = tf.train.Example.FromString(record(0))
     parsed.features.feature[name].bytes_list.value[0] = bomb
-    with pytest.raises(parsing.BROKEN):
+    with pytest.raises(records.BROKEN):
       read_record(parsed.SerializeToString())
   assert peak() - before < 64 << 20

@@ -7,7 +7,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from PIL import Image
 
-from must_jax import types
+from must_jax.fields import Boxes, ClassMap, ValueMap, VectorMap
+from must_jax.fields.placement import Placement
 from must_jax.input import color
 from must_jax.input import geometry as geometry_lib
 from must_jax.input.color import ColorOptions
@@ -46,13 +47,13 @@ def chance(position):
 
 def geometry_of(size, position, options=ROUGH, image_size=INPUT):
   random = chance(position)
-  return geometry_lib.make_geometry(
+  return geometry_lib.choose_placement(
     tf.constant(size), image_size, options, random
   )
 
 
 def fixed(size, window, content, flip=False):
-  return geometry_lib.Geometry(
+  return Placement(
     size=tf.constant(size),
     window=tf.constant(window),
     content=tf.constant(content),
@@ -63,7 +64,7 @@ def fixed(size, window, content, flip=False):
 def move(name, field, arrays, geometry, stride=1, image_size=INPUT):
   labels = {name: {k: tf.constant(v) for k, v in arrays.items()}}
   labels[name]["present"] = tf.constant(True)
-  moved = geometry_lib.transform_labels(
+  moved = geometry_lib.place_labels(
     labels, {name: field}, geometry, image_size, stride
   )[name]
   assert moved.pop("present")
@@ -235,7 +236,7 @@ def test_inception_crops_have_the_distribution_of_torchvision():
   size, count = (120, 160), 1500
   crop = tf.function(
     lambda p: (
-      geometry_lib.make_geometry(
+      geometry_lib.choose_placement(
         tf.constant(size), (64, 64), INCEPTION, chance(p)
       ).window
     ),
@@ -520,7 +521,7 @@ ONE_BOX = {
   ],
 )
 def test_boxes_by_hand(geometry, box):
-  got = move("objects", types.Boxes(3, max_boxes=2), ONE_BOX, geometry)
+  got = move("objects", Boxes(3, max_boxes=2), ONE_BOX, geometry)
   found = box is not None
   assert got["valid"].tolist() == [found, False]
   assert got["ignore"].tolist() == [found, False]
@@ -538,11 +539,11 @@ def test_the_best_boxes_are_kept():
     "ignore": np.zeros(6, bool),
     "scores": np.array([0.5, 0.9, 0.5, 0.7, 0.9, 0.1], np.float32),
   }
-  got = move("objects", types.Boxes(6, max_boxes=4), arrays, geometry)
+  got = move("objects", Boxes(6, max_boxes=4), arrays, geometry)
   assert got["classes"].tolist() == [1, 4, 3, 0]
   # True boxes all have score 1: the first ones are kept.
   arrays["scores"][:] = 1
-  got = move("objects", types.Boxes(6, max_boxes=4), arrays, geometry)
+  got = move("objects", Boxes(6, max_boxes=4), arrays, geometry)
   assert got["classes"].tolist() == [0, 1, 2, 3]
 
 
@@ -558,10 +559,10 @@ def test_a_box_and_its_mask_move_together(data):
   geometry = geometry_of(size, data.draw(positions), data.draw(every_option))
   mask = np.zeros(size, np.int32)
   mask[y0:y1, x0:x1] = 1
-  moved = move("mask", types.ClassMap(2), {"classes": mask}, geometry)
+  moved = move("mask", ClassMap(2), {"classes": mask}, geometry)
   box = np.array([[y0, x0, y1, x1]]) / np.tile(size, 2)
   arrays = {**ONE_BOX, "boxes": box.astype(np.float32)}
-  objects = move("objects", types.Boxes(3, max_boxes=1), arrays, geometry)
+  objects = move("objects", Boxes(3, max_boxes=1), arrays, geometry)
   rows, cols = np.nonzero(moved["classes"] == 1)
   if not objects["valid"][0]:  # less than a pixel of it is left
     assert len(set(rows)) <= 1 or len(set(cols)) <= 1
@@ -585,7 +586,7 @@ def test_class_maps_take_the_pixel_under_the_centre(geometry, map_size, stride):
   size = geometry.size.numpy()
   rng = np.random.default_rng(0)
   classes = rng.integers(0, 200, map_size).astype(np.int32)
-  got = move("m", types.ClassMap(200), {"classes": classes}, geometry, stride)
+  got = move("m", ClassMap(200), {"classes": classes}, geometry, stride)
   rows, cols, inside = cell_centres(geometry, stride)
   rows, cols = rows * map_size[0] / size[0], cols * map_size[1] / size[1]
   # On the border of two pixels rounding decides.
@@ -614,7 +615,7 @@ def test_value_maps_are_sampled_at_the_centres(geometry, map_size, stride):
   )
   values = (3 * i - 2 * j).astype(np.float32)
   arrays = {"values": values, "valid": np.ones(map_size, bool)}
-  got = move("d", types.ValueMap(), arrays, geometry, stride)
+  got = move("d", ValueMap(), arrays, geometry, stride)
   rows, cols, inside = cell_centres(geometry, stride)
   rows = np.clip(rows / size[0], 0.5 / map_size[0], 1 - 0.5 / map_size[0])
   cols = np.clip(cols / size[1], 0.5 / map_size[1], 1 - 0.5 / map_size[1])
@@ -632,12 +633,12 @@ def test_invalid_pixels_bleed_into_nothing(geometry, seed):
   valid = rng.random((20, 30)) < 0.5
   values = np.where(valid, 7.0, 1e6).astype(np.float32)
   arrays = {"values": values, "valid": valid}
-  got = move("d", types.ValueMap(), arrays, geometry, 4)
+  got = move("d", ValueMap(), arrays, geometry, 4)
   np.testing.assert_allclose(got["values"][got["valid"]], 7, rtol=1e-6)
   assert (got["values"][~got["valid"]] == 0).all()
   # Valid is where the nearest pixel is.
   mask = move(
-    "m", types.ClassMap(2), {"classes": valid.astype(np.int32)}, geometry, 4
+    "m", ClassMap(2), {"classes": valid.astype(np.int32)}, geometry, 4
   )
   np.testing.assert_array_equal(got["valid"], mask["classes"] == 1)
 
@@ -650,7 +651,7 @@ def test_normals_stay_unit_vectors(geometry, seed):
   vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
   valid = rng.random((20, 30)) < 0.7
   arrays = {"vectors": vectors.astype(np.float32), "valid": valid}
-  got = move("n", types.VectorMap(), arrays, geometry, 4)
+  got = move("n", VectorMap(), arrays, geometry, 4)
   norms = np.linalg.norm(got["vectors"], axis=-1)
   np.testing.assert_allclose(norms[got["valid"]], 1, atol=1e-5)
   assert (norms[~got["valid"]] == 0).all()
@@ -660,7 +661,7 @@ def test_a_flip_mirrors_normals():
   vectors = np.tile(np.array([0.6, 0.0, -0.8], np.float32), (40, 80, 1))
   arrays = {"vectors": vectors, "valid": np.ones((40, 80), bool)}
   geometry = fixed([40, 80], [0, 0, 40, 80], [40, 80], True)
-  got = move("n", types.VectorMap(), arrays, geometry, 4)
+  got = move("n", VectorMap(), arrays, geometry, 4)
   assert got["valid"][:10, :20].all() and got["valid"].sum() == 200
   np.testing.assert_allclose(
     got["vectors"][got["valid"]], np.tile([-0.6, 0, -0.8], (200, 1)), atol=1e-6
@@ -671,7 +672,7 @@ def test_stretching_leaves_normals_as_they_are():
   vectors = np.tile(np.array([0.6, 0.0, -0.8], np.float32), (40, 80, 1))
   arrays = {"vectors": vectors, "valid": np.ones((40, 80), bool)}
   geometry = fixed([40, 80], [0, 0, 40, 20], INPUT)
-  got = move("n", types.VectorMap(), arrays, geometry, 4)
+  got = move("n", VectorMap(), arrays, geometry, 4)
   np.testing.assert_allclose(
     got["vectors"], np.tile([0.6, 0, -0.8], (16, 24, 1)), atol=1e-6
   )
@@ -688,27 +689,27 @@ def test_flipping_twice_changes_nothing():
   vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
   cases = [
     (
-      types.ClassMap(9),
+      ClassMap(9),
       {"classes": rng.integers(0, 9, INPUT).astype(np.int32)},
     ),
     (
-      types.ValueMap(),
+      ValueMap(),
       {
         "values": rng.random(INPUT).astype(np.float32) * (vectors[..., 0] > 0),
         "valid": vectors[..., 0] > 0,
       },
     ),
-    (types.VectorMap(), {"vectors": vectors, "valid": np.ones(INPUT, bool)}),
+    (VectorMap(), {"vectors": vectors, "valid": np.ones(INPUT, bool)}),
   ]
   for field, arrays in cases:
     again = move("x", field, move("x", field, arrays, once), once)
     for key, value in arrays.items():
       np.testing.assert_allclose(again[key], value, atol=1e-5)
   boxes = {**ONE_BOX, "boxes": np.array([[0.1, 0.2, 0.3, 0.9]], np.float32)}
-  moved = move("o", types.Boxes(3, max_boxes=1), boxes, once)
+  moved = move("o", Boxes(3, max_boxes=1), boxes, once)
   moved["boxes"] = moved["boxes"] / np.tile(INPUT, 2).astype(np.float32)
   del moved["valid"]
-  again = move("o", types.Boxes(3, max_boxes=1), moved, once)
+  again = move("o", Boxes(3, max_boxes=1), moved, once)
   np.testing.assert_allclose(
     again["boxes"] / np.tile(INPUT, 2), boxes["boxes"], atol=1e-6
   )

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from must_jax import types
-from must_jax.input import pipeline
+from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
+from must_jax.input.batches import eval_batches, train_batches
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import ReadOptions
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.input.quarantine import Quarantine, TooManyBad
-from must_jax.input.source import SUPERVISED, Source
-from must_jax.storage import parsing, schema, set_writer
+from must_jax.storage import records, set_writer
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.tfrecord import RecordWriter
 
@@ -27,11 +27,11 @@ FIELDS = {
   "normals": {"kind": "VectorMap"},
 }
 READ = {
-  "label": types.ClassVector(3),
-  "objects": types.Boxes(3, max_boxes=4),
-  "mask": types.ClassMap(3),
-  "depth": types.ValueMap(),
-  "normals": types.VectorMap(),
+  "label": ClassVector(3),
+  "objects": Boxes(3, max_boxes=4),
+  "mask": ClassMap(3),
+  "depth": ValueMap(),
+  "normals": VectorMap(),
 }
 LABEL = {"what": {"label": READ["label"]}}
 AUGMENT = AugmentOptions(scale_jitter=(0.5, 2.0), flip=True)
@@ -81,7 +81,7 @@ def write_labels(directory, images, encode, fields=FIELDS):
   for shard, listed in enumerate(images.shards):
     with RecordWriter(directory / listed.file) as writer:
       for record in images.reader(shard):
-        writer.write(encode(parsing.parse_key(tf.constant(record)).numpy()))
+        writer.write(encode(records.parse_key(tf.constant(record)).numpy()))
     shards.append(
       dataclasses.asdict(
         dataclasses.replace(
@@ -115,14 +115,14 @@ def train(images, steps, fields=LABEL, **kwargs):
     "window_blocks": 2,
   } | kwargs
   sources = kwargs.pop("sources", [source(images, tasks=tuple(fields))])
-  batches = pipeline.train_batches(sources, fields, **kwargs)
+  batches = train_batches(sources, fields, **kwargs)
   return list(itertools.islice(batches, steps))
 
 
 def evaluate(images, fields=LABEL, **kwargs):
   kwargs = {"batch_size": 4, "image_size": INPUT} | kwargs
   sources = kwargs.pop("sources", [source(images, tasks=tuple(fields))])
-  return list(pipeline.eval_batches(sources, fields, **kwargs))
+  return list(eval_batches(sources, fields, **kwargs))
 
 
 def flatten(batch, prefix=""):
@@ -412,7 +412,7 @@ def damaged_png():
 
 def test_images_larger_than_they_say(images, tmp_path):
   def encode(key):
-    record = schema.encode_example(**example(number_of(key)), fields=FIELDS)
+    record = records.encode_example(**example(number_of(key)), fields=FIELDS)
     if key != b"key5":
       return record
     message = tf.train.Example.FromString(record)
@@ -458,7 +458,7 @@ def test_incomplete_records_are_no_examples(tmp_path, change, reason):
   for number, listed in enumerate(images.shards):
     with RecordWriter(tmp_path / "broken" / listed.file) as writer:
       for record in images.reader(number):
-        same = parsing.parse_key(tf.constant(record)).numpy() == key
+        same = records.parse_key(tf.constant(record)).numpy() == key
         writer.write(message.SerializeToString() if same else record)
     shards.append(dataclasses.asdict(listed) | {"num_bytes": writer.num_bytes})
   index = {**images.index}
@@ -537,7 +537,7 @@ def test_bad_records_are_written_down_once(tmp_path):
 
 
 def pseudo(key, status="ok", **labels):
-  return schema.encode_labels(key, status, labels, fields=FIELDS)
+  return records.encode_labels(key, status, labels, fields=FIELDS)
 
 
 def test_pseudo_labels_are_thresholded_when_read(images, tmp_path):
@@ -559,9 +559,9 @@ def test_pseudo_labels_are_thresholded_when_read(images, tmp_path):
   names = ("label", "objects", "mask")
   fields = {
     "low": {
-      "objects": types.Boxes(3, 4, min_score=0.0),
-      "mask": types.ClassMap(3, 0.0),
-      "label": types.ClassVector(3),
+      "objects": Boxes(3, 4, min_score=0.0),
+      "mask": ClassMap(3, 0.0),
+      "label": ClassVector(3),
     },
     "high": {name: READ[name] for name in names},
   }
@@ -751,7 +751,7 @@ def test_shares_of_the_sources(images, tmp_path):
   sources = [source(images), source(other)]
   got = keys(train(images, 20, sources=sources, shares=[1, 3]))
   assert sum(key.startswith(b"other") for key in got) == 60
-  batches = pipeline.train_batches(
+  batches = train_batches(
     sources,
     LABEL,
     batch_size=4,
@@ -768,7 +768,7 @@ def test_metres_do_not_follow_from_inverse_depth(tmp_path):
   wanted = example(0)
   wanted["labels"] = {"depth": wanted["labels"]["depth"]}
   inverse = write_images(tmp_path, [wanted], fields, num_shards=1)
-  read = {"what": {"depth": types.ValueMap(unit="metres")}}
+  read = {"what": {"depth": ValueMap(unit="metres")}}
   with pytest.raises(ValueError, match="inverse depth of unknown scale"):
     evaluate(inverse, read)
 
@@ -776,8 +776,8 @@ def test_metres_do_not_follow_from_inverse_depth(tmp_path):
 @pytest.mark.parametrize(
   "fields, kwargs, message",
   [
-    ({"what": {"label": types.ClassVector(4)}}, {}, "has 4 classes"),
-    ({"what": {"flow": types.ValueMap()}}, {}, "reads 'flow'; .*'depth'"),
+    ({"what": {"label": ClassVector(4)}}, {}, "has 4 classes"),
+    ({"what": {"flow": ValueMap()}}, {}, "reads 'flow'; .*'depth'"),
     (LABEL, {"image_size": (32, 46), "label_stride": 4}, "multiples of"),
     (LABEL, {"batch_size": 4, "process_count": 3}, "3 processes"),
     (LABEL, {"sources": []}, "no sources"),
@@ -807,7 +807,7 @@ def test_windows_of_images(kind):
   size = tf.constant([37, 53])
   for window in ([0, 0, 37, 53], [5, 7, 20, 31], [36, 52, 1, 1]):
     y, x, height, width = window
-    got = parsing.decode_image(image, size, tf.constant(window))
+    got = records.decode_image(image, size, tf.constant(window))
     expected = whole[y : y + height, x : x + width]
     assert got.shape == expected.shape
     # A JPEG's colours are interpolated, but not across the window's border.
@@ -825,7 +825,7 @@ def test_windows_of_reduced_images(kind, reduction):
     "jpeg": lambda x: tf.io.encode_jpeg(x, quality=100),
   }[kind]
   window = np.array([1, 2, 5, 6]) * reduction
-  got = parsing.decode_image(
+  got = records.decode_image(
     encode(pixels),
     tf.constant([67, 93]),
     tf.constant(window, tf.int32),
@@ -856,9 +856,7 @@ def test_images_may_keep_their_size(tmp_path):
     num_shards=1,
   )
   source = Source(str(directory), "train")
-  batches = list(
-    pipeline.eval_batches([source], {}, batch_size=2, image_size=None)
-  )
+  batches = list(eval_batches([source], {}, batch_size=2, image_size=None))
   assert [batch["image"].shape[1:3] for batch in batches] == [
     (20, 50),
     (33, 16),

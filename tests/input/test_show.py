@@ -6,8 +6,8 @@ import tensorflow as tf
 from PIL import Image
 
 from must_jax.input import sheet, show
+from must_jax.pictures import palette
 from must_jax.storage import set_writer
-from must_jax.tasks.task import palette
 
 SIZE = 24, 48
 FIELDS = {

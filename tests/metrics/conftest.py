@@ -10,7 +10,7 @@ def _assert_streams(make, update_args):
 
   Args:
     make: () -> a fresh metric.
-    update_args: one (prediction, labels, batch) for each of some batches.
+    update_args: one (prediction, label, batch) for each of some batches.
 
   Returns:
     What the metric computes from all of them.
@@ -45,13 +45,13 @@ def _assert_streams(make, update_args):
   return expected
 
 
-def _assert_skips(make, prediction, labels, batch):
+def _assert_skips(make, prediction, label, batch):
   """Filler examples and examples without a label change nothing.
 
   Args:
     make: () -> a fresh metric.
     prediction: of one batch of at least 3 examples.
-    labels: of the batch.
+    label: arrays of the field that is measured.
     batch: the batch.
   """
 
@@ -61,17 +61,16 @@ def _assert_skips(make, prediction, labels, batch):
     return np.asarray(tree)[index]
 
   few = make()
-  few.update(rows(prediction, [0]), rows(labels, [0]), rows(batch, [0]))
+  few.update(rows(prediction, [0]), rows(label, [0]), rows(batch, [0]))
   batch = copy.deepcopy(batch)
-  labels = copy.deepcopy(labels)
-  (field,) = labels.values()
+  label = copy.deepcopy(label)
   batch["valid"] = np.arange(len(batch["valid"])) != 1
-  field["present"] = np.arange(len(batch["valid"])) < 2
-  for array in (*prediction.values(), *field.values()):
+  label["present"] = np.arange(len(batch["valid"])) < 2
+  for array in (*prediction.values(), *label.values()):
     if array.dtype.kind == "f":
       array[1:] = np.nan
   some = make()
-  some.update(prediction, labels, batch)
+  some.update(prediction, label, batch)
   assert some.compute() == few.compute()
 
 
@@ -103,13 +102,11 @@ def _detection_batches(rng, num_batches=4, b=3, g=5, d=9, num_classes=3):
         "valid": rng.uniform(size=(b, d)) < 0.8,
       },
       {
-        "objects": {
-          "boxes": gt_boxes.astype(np.float32),
-          "classes": gt_classes,
-          "valid": rng.uniform(size=(b, g)) < 0.8,
-          "ignore": rng.uniform(size=(b, g)) < 0.2,
-          "present": np.ones(b, bool),
-        }
+        "boxes": gt_boxes.astype(np.float32),
+        "classes": gt_classes,
+        "valid": rng.uniform(size=(b, g)) < 0.8,
+        "ignore": rng.uniform(size=(b, g)) < 0.2,
+        "present": np.ones(b, bool),
       },
       {
         "valid": np.ones(b, bool),

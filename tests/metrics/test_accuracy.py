@@ -9,7 +9,7 @@ def update_args(truth, probs):
   everything = np.ones(len(truth), bool)
   return (
     {"probs": probs},
-    {"label": {"probs": truth, "present": everything}},
+    {"probs": truth, "present": everything},
     {"valid": everything},
   )
 
@@ -60,8 +60,8 @@ def test_streams_and_matches_counting(assert_streams):
   batches = [random_batch(rng) for _ in range(4)]
   result = assert_streams(lambda: Accuracy(8), batches)
   top1 = top5 = 0
-  for prediction, labels, _ in batches:
-    for p, t in zip(prediction["probs"], labels["label"]["probs"], strict=True):
+  for prediction, label, _ in batches:
+    for p, t in zip(prediction["probs"], label["probs"], strict=True):
       rank = int((p > p[t.argmax()]).sum())
       top1 += rank == 0
       top5 += rank < 5

@@ -30,8 +30,8 @@ def pycocotools_numbers(ground_truth, detections):
 def to_coco(batches):
   """The batches of `detection_batches` in COCO's format, box by box."""
   images, annotations, detections = [], [], []
-  for prediction, labels, batch in batches:
-    objects = labels["objects"]
+  for prediction, label, batch in batches:
+    objects = label
     for b in range(len(batch["valid"])):
       image_id = int(batch["position"][b]) + 100
       images.append({"id": image_id, "height": 104, "width": 224})
@@ -218,9 +218,9 @@ def test_equal_scores_count_in_the_order_of_the_data_set(detection_batches):
   results = []
   for order in (batches, batches[::-1]):
     metric = coco.CocoAP(NAMES)
-    for prediction, labels, batch in order:
+    for prediction, label, batch in order:
       tied = np.full_like(prediction["scores"], 0.5)
-      metric.update({**prediction, "scores": tied}, labels, batch)
+      metric.update({**prediction, "scores": tied}, label, batch)
     results.append(metric.compute())
   assert results[0] == results[1]
 

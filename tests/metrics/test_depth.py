@@ -10,7 +10,7 @@ def update_args(truth, pred, valid=None):
   valid = np.ones(truth.shape, bool) if valid is None else np.array(valid, bool)
   return (
     {"values": pred},
-    {"depth": {"values": truth, "valid": valid, "present": everything}},
+    {"values": truth, "valid": valid, "present": everything},
     {"valid": everything},
   )
 
@@ -21,7 +21,7 @@ def compute(truth, pred, valid=None, **kwargs):
   args = update_args(truth, pred, valid)
   args[0]["values"] = args[0]["values"][:, None]
   for name in ("values", "valid"):
-    args[1]["depth"][name] = args[1]["depth"][name][:, None]
+    args[1][name] = args[1][name][:, None]
   metric.update(*args)
   return metric.compute()
 
@@ -186,21 +186,19 @@ def nyu_args(size, content, seed=0):
   rng = np.random.default_rng(seed)
   truth = rng.uniform(0.5, 12, (2, *size))
   pred = truth * rng.uniform(0.7, 1.4, truth.shape)
-  prediction, labels, batch = update_args(truth, pred)
+  prediction, label, batch = update_args(truth, pred)
   batch["image"] = np.zeros((2, *size, 3), np.uint8)
   batch["content_size"] = np.float32([content, content])
-  return prediction, labels, batch
+  return prediction, label, batch
 
 
 def test_crop_of_eigen_on_nyu():
   """Against rows 45:471 and columns 41:601 of 480 x 640, as in BTS."""
-  prediction, labels, batch = nyu_args((640, 640), (480, 640))
+  prediction, label, batch = nyu_args((640, 640), (480, 640))
   metric = DepthError(crop="eigen")
-  metric.update(prediction, labels, batch)
+  metric.update(prediction, label, batch)
   errors = []
-  for pred, truth in zip(
-    prediction["values"], labels["depth"]["values"], strict=True
-  ):
+  for pred, truth in zip(prediction["values"], label["values"], strict=True):
     pred, truth = pred[:480], truth[:480]
     mask = np.zeros((480, 640), bool)
     mask[45:471, 41:601] = True
@@ -227,16 +225,16 @@ def test_crop_follows_the_content():
   """The same picture at half the size has the same crop, up to edge cells."""
   metric = DepthError(crop="eigen")
   for content, expected in (((480, 640), (426, 560)), ((240, 320), (213, 280))):
-    prediction, labels, batch = nyu_args((640, 640), content)
+    prediction, label, batch = nyu_args((640, 640), content)
     # Right inside of the crop and wrong outside.
     bottom, right = content[0] * 471 / 480, content[1] * 601 / 640
     top, left = content[0] * 45 / 480, content[1] * 41 / 640
     y, x = np.mgrid[:640, :640] + 0.5
     inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
     assert (inside.any(1).sum(), inside.any(0).sum()) == expected
-    labels["depth"]["values"] = np.full((2, 640, 640), 2.0, np.float32)
+    label["values"] = np.full((2, 640, 640), 2.0, np.float32)
     prediction["values"] = np.where(inside, 2, 9) * np.ones((2, 1, 1))
-    metric.update(prediction, labels, batch)
+    metric.update(prediction, label, batch)
   result = metric.compute()
   assert result["delta1"] == 1
   assert result["abs_rel"] == 0
@@ -253,10 +251,10 @@ def test_crop_streams_and_skips(assert_streams, assert_skips):
 
 
 def test_without_a_crop_nothing_is_whole():
-  prediction, labels, batch = nyu_args((64, 64), (48, 64))
+  prediction, label, batch = nyu_args((64, 64), (48, 64))
   cropped, whole = DepthError(crop="eigen"), DepthError()
   for metric in (cropped, whole):
-    metric.update(prediction, labels, batch)
+    metric.update(prediction, label, batch)
   assert whole.compute() == {
     name.removeprefix("whole_"): value
     for name, value in cropped.compute().items()

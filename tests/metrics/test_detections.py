@@ -41,7 +41,7 @@ def test_boxes_go_to_the_pixels_of_the_stored_image():
     "original_size": np.array([[96, 128]], np.float32),
     "position": np.array([7]),
   }
-  metric.update(prediction, {"objects": objects}, batch)
+  metric.update(prediction, objects, batch)
   (image,) = metric.images()
   assert image.position == 7
   np.testing.assert_array_equal(image.size, [96, 128])

@@ -11,7 +11,7 @@ def update_args(truth, pred):
   everything = np.ones(len(truth), bool)
   return (
     {"classes": pred},
-    {"mask": {"classes": truth, "present": everything}},
+    {"classes": truth, "present": everything},
     {"valid": everything},
   )
 
@@ -73,7 +73,7 @@ def test_streams_and_matches_sets_of_pixels(assert_streams):
   rng = np.random.default_rng(0)
   batches = [random_batch(rng) for _ in range(3)]
   result = assert_streams(lambda: MeanIoU(NAMES), batches)
-  truth = np.concatenate([b[1]["mask"]["classes"].ravel() for b in batches])
+  truth = np.concatenate([b[1]["classes"].ravel() for b in batches])
   pred = np.concatenate([b[0]["classes"].ravel() for b in batches])
   truth, pred = truth[truth != 255], pred[truth != 255]
   ious = []

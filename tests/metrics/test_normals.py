@@ -10,7 +10,7 @@ def update_args(truth, pred, valid=None):
   valid = np.ones(truth.shape[:-1], bool) if valid is None else valid
   return (
     {"vectors": pred},
-    {"normals": {"vectors": truth, "valid": valid, "present": everything}},
+    {"vectors": truth, "valid": valid, "present": everything},
     {"valid": everything},
   )
 
@@ -84,12 +84,12 @@ def test_streams_and_matches_all_angles(assert_streams):
   batches = [random_batch(rng) for _ in range(3)]
   result = assert_streams(AngularError, batches)
   errors = []
-  for prediction, labels, _ in batches:
-    pred, truth = prediction["vectors"], labels["normals"]["vectors"]
+  for prediction, label, _ in batches:
+    pred, truth = prediction["vectors"], label["vectors"]
     cosine = (pred.astype(np.float64) * truth).sum(-1)
     cosine /= np.linalg.norm(pred.astype(np.float64), axis=-1)
     cosine /= np.linalg.norm(truth.astype(np.float64), axis=-1)
-    errors.append(np.degrees(np.arccos(cosine))[labels["normals"]["valid"]])
+    errors.append(np.degrees(np.arccos(cosine))[label["valid"]])
   errors = np.concatenate(errors)
   for name, expected in (
     ("within_11.25", np.mean(errors < 11.25)),

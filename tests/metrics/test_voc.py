@@ -43,13 +43,11 @@ def update_args(gt, detections):
       "valid": np.ones((1, len(detections)), bool),
     },
     {
-      "objects": {
-        "boxes": np.array([[g[1] for g in gt]], np.float32).reshape(1, -1, 4),
-        "classes": np.array([[g[0] for g in gt]], np.int32),
-        "ignore": np.array([[g[2] for g in gt]], bool),
-        "valid": np.ones((1, len(gt)), bool),
-        "present": np.ones(1, bool),
-      }
+      "boxes": np.array([[g[1] for g in gt]], np.float32).reshape(1, -1, 4),
+      "classes": np.array([[g[0] for g in gt]], np.int32),
+      "ignore": np.array([[g[2] for g in gt]], bool),
+      "valid": np.ones((1, len(gt)), bool),
+      "present": np.ones(1, bool),
     },
     {
       "valid": np.ones(1, bool),
@@ -117,8 +115,8 @@ def iou(a, b):
 def reference(batches, k):
   """(area, 11 points) of class k: all detections in one list, as in the kit."""
   truth, detections = {}, []
-  for prediction, labels, batch in batches:
-    objects = labels["objects"]
+  for prediction, label, batch in batches:
+    objects = label
     for b, image in enumerate(batch["position"]):
       truth[image] = [
         {

@@ -11,7 +11,7 @@ import pytest
 from must_jax.models.fpn import FPN
 from must_jax.models.heads import ClassificationHead, PixelHead
 from must_jax.models.must import MustModel, build_backbone, normalise
-from must_jax.models.rcnn import FasterRCNNHead
+from must_jax.models.rcnn import FasterRCNNHead, RCNNOptions
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_names.txt")
 # Less time in LLVM for programs that run once.
@@ -28,15 +28,15 @@ def small_model(dtype=jnp.float32):
         "detect",
         FasterRCNNHead(
           num_classes=3,
+          options=RCNNOptions(
+            fc_dims=16,
+            head_convs=1,
+            rpn_pre_nms=24,
+            rpn_post_nms=16,
+            num_rois=12,
+            roi_canonical_size=64.0,
+          ),
           channels=8,
-          fc_dims=16,
-          head_convs=1,
-          rpn_pre_nms_topk=24,
-          rpn_post_nms_topk=16,
-          rpn_test_pre_nms_topk=24,
-          rpn_test_post_nms_topk=16,
-          num_rois=12,
-          roi_canonical_size=64.0,
           roi_output_size=3,
           dtype=dtype,
         ),

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from must_jax.models import rcnn
-from must_jax.models.rcnn import FasterRCNNHead, FastRCNNHead
+from must_jax.models.rcnn import FasterRCNNHead, FastRCNNHead, RCNNOptions
 
 SIZE = (64, 96)
 NUM_CLASSES = 3
@@ -208,22 +209,25 @@ def test_detect_finds_nothing_without_valid_rois():
 
 
 def tiny_head(**kwargs):
-  scalars = {
-    "channels": 8,
-    "fc_dims": 16,
-    "head_convs": 1,
-    "rpn_convs": 1,
-    "max_level": 5,
-    "rpn_pre_nms_topk": 40,
-    "rpn_post_nms_topk": 30,
-    "rpn_test_pre_nms_topk": 40,
-    "rpn_test_post_nms_topk": 30,
-    "rpn_samples": 32,
-    "num_rois": 24,
-    "roi_canonical_size": 64.0,
-    "roi_output_size": 3,
-  }
-  return FasterRCNNHead(num_classes=NUM_CLASSES, **(scalars | kwargs))
+  options = RCNNOptions(
+    fc_dims=16,
+    head_convs=1,
+    rpn_convs=1,
+    rpn_pre_nms=40,
+    rpn_post_nms=30,
+    rpn_samples=32,
+    num_rois=24,
+    roi_canonical_size=64.0,
+  )
+  chosen = {name: kwargs.pop(name) for name in vars(options) if name in kwargs}
+  return FasterRCNNHead(
+    num_classes=NUM_CLASSES,
+    options=dataclasses.replace(options, **chosen),
+    channels=8,
+    max_level=5,
+    roi_output_size=3,
+    **kwargs,
+  )
 
 
 def tiny_features(batch, levels=(3, 4, 5), channels=8, dtype=np.float32):
@@ -424,7 +428,8 @@ def test_rois_do_not_read_levels_past_the_last(draw_variables):
   )
   arrays = {level: features[level] for level in (3, 4, 5)}
   outputs = apply(limited, variables, arrays)
-  everything = apply(limited.copy(roi_max_level=7), variables, arrays)
+  options = dataclasses.replace(limited.options, roi_max_level=7)
+  everything = apply(limited.copy(options=options), variables, arrays)
   np.testing.assert_array_equal(outputs["rois"], everything["rois"])
   differs = outputs["class_logits"] != everything["class_logits"]
   assert differs.any(-1)[outputs["roi_valid"]].all()

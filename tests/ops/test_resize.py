@@ -63,26 +63,6 @@ def test_bilinear_takes_batches_and_keeps_the_dtype(align_corners):
   assert resized(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(
-  ("old", "new", "expected"),
-  [
-    (2, 4, [0, 0, 1, 1]),
-    (4, 2, [1, 3]),  # equally near: the right one
-    (3, 2, [0, 2]),
-    (2, 3, [0, 1, 1]),
-    (5, 5, [0, 1, 2, 3, 4]),
-  ],
-)
-def test_nearest_known_rows(old, new, expected):
-  x = np.arange(old, dtype=np.uint8)
-  row = resize.resize_nearest(x.reshape(1, old, 1), (1, new))
-  assert isinstance(row, np.ndarray)
-  assert row.dtype == np.uint8
-  np.testing.assert_array_equal(row[0, :, 0], expected)
-  column = resize.resize_nearest(jnp.asarray(x).reshape(1, old, 1, 1), (new, 1))
-  np.testing.assert_array_equal(column[0, :, 0, 0], expected)
-
-
 @pytest.mark.parametrize("size", [(4, 6), (3, 6), (4, 5), (3, 5)])
 def test_upsample_2x(size):
   x = np.random.default_rng(0).normal(size=(2, 3, 4))

@@ -10,7 +10,6 @@ import pytest
 from must_jax.config import base_config, dataset, smoke, task
 from must_jax.lab import world as world_lib
 from must_jax.main import run_stage
-from must_jax.pseudo_label.verify import verify
 from must_jax.storage.sets import ImageSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
@@ -91,7 +90,9 @@ def test_killed_labelling_makes_the_files_of_an_undisturbed_job(
     worker.join()
     assert worker.exitcode == 0
 
-  verify(tmp_path / "broken", ImageSet.open(tmp_path / "world/pile", "train"))
+  fake.verify(
+    tmp_path / "broken", ImageSet.open(tmp_path / "world/pile", "train")
+  )
   whole = fake.contents(tmp_path / "whole")
   assert len(whole) == 3 * SHARDS + 2
   assert fake.contents(tmp_path / "broken") == whole

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from must_jax.input import pipeline
+from must_jax.input.batches import eval_batches
 from must_jax.input.loader import ReadOptions
-from must_jax.input.source import Source
+from must_jax.input.origins import Source
 from must_jax.pseudo_label import job as job_lib
-from must_jax.pseudo_label import lease as lease_lib
 from must_jax.pseudo_label import status as status_lib
-from must_jax.pseudo_label import store
-from must_jax.pseudo_label.verify import verify
+from must_jax.storage.commits import CommitDirectory
+from must_jax.storage.label_sets import open_directory, read_job
 from must_jax.storage.sets import LabelSet
 from must_jax.storage.tfrecord import RecordWriter
 
@@ -161,7 +160,7 @@ def test_killed_workers_leave_no_trace(fake, nursery, tmp_path):
   pids = [nursery.start(images, output, i, 2) for i in range(2)]
   assert all(nursery.wait(pid) in (0, 100) for pid in pids)
   assert fake.contents(output) == fake.contents(tmp_path / "whole")
-  verify(output, images)
+  fake.verify(output, images)
 
 
 def test_workers_share_the_work(fake, nursery, tmp_path):
@@ -201,36 +200,6 @@ def lease_of_another_host(path, silent):
   path.write_text(json.dumps(holder))
 
 
-def test_takes_over_stale_leases_only(tmp_path):
-  path = tmp_path / "leases" / "shard"
-  lease_of_another_host(path, silent=5)
-  assert lease_lib.Lease.claim(store.epath.Path(path), ttl=60) is None
-  with lease_lib.Lease.claim(store.epath.Path(path), ttl=4) as lease:
-    assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert lease_lib.Lease.claim(lease.path, ttl=4) is None
-  assert not path.exists()
-
-
-def test_takes_over_at_once_from_a_dead_process_of_this_host(tmp_path):
-  path = store.epath.Path(tmp_path / "shard")
-  with lease_lib.Lease.claim(path, ttl=60):
-    holder = json.loads(path.read_text())
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    path.write_text(json.dumps(holder | {"pid": dead.pid}))
-    assert lease_lib.Lease.claim(path, ttl=60) is not None
-
-
-def test_a_beating_lease_stays_its_holders(tmp_path):
-  path = store.epath.Path(tmp_path / "shard")
-  with lease_lib.Lease.claim(path, ttl=0.5) as lease:
-    before = json.loads(path.read_text())["beat"]
-    assert not lease.beat()  # not due yet
-    time.sleep(0.06)
-    assert lease.beat()
-    assert json.loads(path.read_text())["beat"] > before
-
-
 def test_waits_for_a_silent_worker_then_does_its_shard(fake, images, tmp_path):
   lease = tmp_path / "labels" / "leases" / f"{SHARD.format(1)}.tfrecord"
   lease_of_another_host(lease, silent=0)
@@ -264,7 +233,7 @@ def test_a_worker_taken_for_dead_goes_on(fake, images, tmp_path):
   def sweeping(batch):
     if not swept:
       swept.extend(output.glob(".*.tmp"))
-      store.collect_garbage(store.epath.Path(output))
+      open_directory(output, read_job(output)).collect_garbage()
     return fake.predict(batch)
 
   fake.run(fake.make_job(images, output), predict=sweeping)
@@ -393,7 +362,7 @@ def test_undecodable_images_keep_their_place(fake, tmp_path):
   assert listed == [(*place, key) for place, key in bad.items()]
   assert "checksum" in manifest["undecodable"][0]["reason"]
   assert manifest["statistics"]["label"]["examples"] == 12
-  verify(tmp_path / "labels", images)
+  fake.verify(tmp_path / "labels", images)
 
 
 def test_stops_beyond_the_budget_of_undecodable_images(fake, tmp_path):
@@ -415,10 +384,10 @@ def test_full_disk_leaves_whole_shards_only(
   fake, images, tmp_path, monkeypatch, where
 ):
   output = tmp_path / "labels"
-  write, commit = RecordWriter.write, store.Commit.write
+  write, commit = RecordWriter.write, CommitDirectory.write
 
   def full(self, *args):
-    if SHARD.format(1) in f"{getattr(self, 'path', '')}{self!r}":
+    if SHARD.format(1) in f"{self.path}{args}":
       raise OSError(errno.ENOSPC, "No space left on device")
     return (write if where == "records" else commit)(self, *args)
 
@@ -426,7 +395,7 @@ def test_full_disk_leaves_whole_shards_only(
     if where == "records":
       patch.setattr(RecordWriter, "write", full)
     else:
-      patch.setattr(store.Commit, "write", full)
+      patch.setattr(CommitDirectory, "write", full)
     with pytest.raises(OSError, match=f"{SHARD.format(1)}.*No space") as caught:
       fake.run(fake.make_job(images, output))
   assert caught.value.errno == errno.ENOSPC
@@ -505,7 +474,7 @@ def test_with_the_data_pipeline(fake, tmp_path):
   seen = []
 
   def batches(shard):
-    return pipeline.eval_batches(
+    return eval_batches(
       [source],
       {},
       batch_size=2,
@@ -529,4 +498,4 @@ def test_with_the_data_pipeline(fake, tmp_path):
   assert summary.num_records == 10
   assert {shape for _, shape in seen} == {(2, 12, 16, 3)}
   assert [r["key"] for r in summary.manifest["undecodable"]] == ["image-0-4"]
-  verify(tmp_path / "labels", images)
+  fake.verify(tmp_path / "labels", images)

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from must_jax.config import base_config, dataset, task
-from must_jax.input import pipeline
-from must_jax.input.source import Source
+from must_jax.fields import Boxes, ValueMap
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import Source
 from must_jax.lab import world as world_lib
-from must_jax.pseudo_label import inspect, verify, worker
+from must_jax.pseudo_label import inspect, worker
 from must_jax.pseudo_label import teacher as teacher_lib
 from must_jax.storage.sets import LabelSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.load import load
 from must_jax.train.state import init_variables
-from must_jax.types import Boxes, ValueMap
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
@@ -59,7 +59,7 @@ def corners(**options):
 def read(images, labels, field, size=(48, 48)):
   """The labels as a student would read them."""
   source = Source(str(images), "train", {"task": str(labels)})
-  batches = pipeline.eval_batches(
+  batches = eval_batches(
     [source], {"task": field}, batch_size=10, image_size=size
   )
   return next(iter(batches))["labels"]["task"]
@@ -130,7 +130,7 @@ def test_published_network_labels_by_its_own_rule(images, tmp_path):
   json.dumps(manifest)
 
 
-def test_quality_is_kept_in_the_manifest(images, tmp_path):
+def test_quality_is_kept_in_the_manifest(fake, images, tmp_path):
   path = published(tmp_path / "net", "depth", "midas_upper_bound")
   model = load(path)
   teacher = teacher_lib.PublishedTeacher(model, model.tasks["it"])
@@ -138,7 +138,7 @@ def test_quality_is_kept_in_the_manifest(images, tmp_path):
   worker.label_images(teacher, images, "train", labels)
   found = inspect.record_quality(labels, images.parent / "pile_truth")
   assert 0 <= found["aligned_delta1"] <= 1
-  manifest = verify.verify(labels)
+  manifest = fake.verify(labels)
   assert manifest["quality"]["metrics"] == found
   assert manifest["quality"]["truth"].endswith("pile_truth")
 

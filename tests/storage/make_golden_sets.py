@@ -4,13 +4,16 @@
 
 It writes `golden/sets_v1.zip`: `images`, an image set with labels of every
 kind; `labels`, a label set of it by one teacher; `unfinished`, the same as a
-worker leaves it that was killed after the first shard; and
-`golden/sets_v1.npz`, the batches made of them. Run it for a new
-schema version only: the files of released versions stay as they are.
+worker leaves it that was killed after the first shard. (`golden/sets_v1.npz`
+are the batches that `test_golden.py` makes of them, by the first code that
+wrote such sets.) Run it for a new schema version only: the files of released
+versions stay as they are.
 """
 
 import io
 import pathlib
+import shutil
+import tempfile
 
 import numpy as np
 from PIL import Image
@@ -76,10 +79,9 @@ def make_examples():
 class Teacher:
   """Says of an image what `make_labels` says of its brightness."""
 
-  fields = FIELDS
-  description = types.MappingProxyType(
-    {"digest": "golden-1", "batch_size": 4, "lr": 0.5}
-  )
+  def __init__(self):
+    self.fields = FIELDS
+    self.description = {"digest": "golden-1", "batch_size": 4, "lr": 0.5}
 
   def __call__(self, images):
     return [make_labels(1 + image[0, 0, 0] // 20) for image in images]
@@ -95,3 +97,32 @@ def flatten(batch, path=""):
     if key != "key"
     for name, array in flatten(value, f"{path}/{key}").items()
   }
+
+
+def main():
+  from must_jax.pseudo_label import worker
+  from must_jax.storage.set_writer import write_image_set
+
+  with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    write_image_set(
+      root / "images",
+      "golden",
+      "train",
+      make_examples(),
+      FIELDS,
+      "CC0-1.0",
+      num_shards=2,
+    )
+    worker.label_images(
+      Teacher(), root / "images", "train", root / "labels", batch_size=4
+    )
+    shutil.copytree(root / "labels", root / "unfinished")
+    for path in root.glob("unfinished/*00001-of-00002*"):
+      path.unlink()
+    (root / "unfinished" / "manifest.json").unlink()
+    shutil.make_archive(str(GOLDEN / NAME), "zip", root)
+
+
+if __name__ == "__main__":
+  main()

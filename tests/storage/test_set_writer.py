@@ -8,13 +8,9 @@ import pytest
 import tensorflow as tf
 
 from must_jax.storage import set_writer, tfrecord
+from must_jax.storage.path import publish
 from must_jax.storage.sets import ImageSet, LabelSet, key_digest
-from must_jax.storage.tfrecord import (
-  CorruptRecord,
-  RecordWriter,
-  ShardReader,
-  atomic_write,
-)
+from must_jax.storage.tfrecord import CorruptRecord, RecordWriter, ShardReader
 
 FIELDS = {"label": {"kind": "ClassVector", "classes": ["cat", "dog"]}}
 RECORDS = [b"", b"a", b"0123456789" * 5, bytes(range(256))]
@@ -145,7 +141,7 @@ def test_nothing_remains_of_a_failed_write(tmp_path, monkeypatch):
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
   path = tmp_path / "file"
   path.write_bytes(b"old")
-  with atomic_write(path) as file:
+  with publish(path) as file:
     file.write(b"new")
     file.flush()
     assert path.read_bytes() == b"old"

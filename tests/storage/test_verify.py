@@ -5,13 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from must_jax.fields import ClassMap
 from must_jax.storage import set_writer, verify
-from must_jax.storage.encoders import (
-  bytes_feature,
-  encode_field,
-  floats_feature,
-  ints_feature,
-)
+from must_jax.storage.records import make_feature
 from must_jax.storage.sets import key_digest
 from must_jax.storage.tfrecord import RecordWriter, ShardReader
 
@@ -121,67 +117,70 @@ def replace(name, feature):
 
 
 BROKEN = [
-  (replace("image", bytes_feature(b"GIF89a")), "image: neither JPEG nor PNG"),
-  (replace("image", bytes_feature(b"")), "image: image is not"),
-  (replace("image", bytes_feature(jpeg(1)[:40])), "image: the image ends"),
-  (replace("image", bytes_feature(jpeg(1)[:-60])), "image: "),
-  (replace("image", bytes_feature(jpeg(1, (8, 6)))), "image: it has 8 x 6"),
-  (replace("height", ints_feature([60])), "image: it has 6 x 8"),
-  (replace("height", ints_feature([1 << 40])), "image: size of the image"),
-  (replace("width", ints_feature([8, 8])), "image: "),
+  (replace("image", make_feature(b"GIF89a")), "image: neither JPEG nor PNG"),
+  (replace("image", make_feature(b"")), "image: image is not"),
+  (replace("image", make_feature(jpeg(1)[:40])), "image: the image ends"),
+  (replace("image", make_feature(jpeg(1)[:-60])), "image: "),
+  (replace("image", make_feature(jpeg(1, (8, 6)))), "image: it has 8 x 6"),
+  (replace("height", make_feature(np.array([60]))), "image: it has 6 x 8"),
   (
-    replace("label/classes", ints_feature([2])),
+    replace("height", make_feature(np.array([1 << 40]))),
+    "image: size of the image",
+  ),
+  (replace("width", make_feature(np.array([8, 8]))), "image: "),
+  (
+    replace("label/classes", make_feature(np.array([2]))),
     "field 'label': label: class",
   ),
   (
-    replace("label/classes", ints_feature([-1])),
+    replace("label/classes", make_feature(np.array([-1]))),
     "field 'label': label: class",
   ),
   (
-    replace("label/probs", floats_feature([1.5])),
+    replace("label/probs", make_feature(np.array([1.5], float))),
     "field 'label': label/prob",
   ),
   (
-    replace("objects/boxes", floats_feature([0, 0, 0.5, 1.01])),
+    replace("objects/boxes", make_feature(np.array([0, 0, 0.5, 1.01], float))),
     "field 'objects': objects/boxes",
   ),
   (
-    replace("objects/boxes", floats_feature([0, 0, np.nan, 1])),
+    replace("objects/boxes", make_feature(np.array([0, 0, np.nan, 1], float))),
     "field 'objects': objects/boxes",
   ),
   (
-    replace("objects/boxes", floats_feature([0, 0, 1])),
+    replace("objects/boxes", make_feature(np.array([0, 0, 1], float))),
     "field 'objects': objects/boxes",
   ),
   (
-    replace("objects/scores", floats_feature([0.5, 0.5])),
+    replace("objects/scores", make_feature(np.array([0.5, 0.5], float))),
     "field 'objects': objects/scores",
   ),
   (
     replace(
       "mask/png",
-      encode_field(
-        {"classes": np.full(SIZE, 7)},
-        {"kind": "ClassMap", "classes": list("abcdefgh")},
-      )["png"],
+      make_feature(ClassMap(8).encode({"classes": np.full(SIZE, 7)})["png"]),
     ),
     "field 'mask': mask: class id",
   ),
-  (replace("mask/png", bytes_feature(b"broken")), "field 'mask': PNG"),
-  (replace("depth/scale", floats_feature([np.inf])), "field 'depth': depth/"),
+  (replace("mask/png", make_feature(b"broken")), "field 'mask': PNG"),
   (
-    replace("depth/png", bytes_feature(png16((8, 6, 1)))),
+    replace("depth/scale", make_feature(np.array([np.inf], float))),
+    "field 'depth': depth/",
+  ),
+  (
+    replace("depth/png", make_feature(png16((8, 6, 1)))),
     "field 'depth': values are 8 x 6",
   ),
   (
-    replace("normals/png", bytes_feature(png16((6, 16, 3)))),
+    replace("normals/png", make_feature(png16((6, 16, 3)))),
     "field 'normals': vectors are 6 x 16",
   ),
   (
-    replace("flow/png", bytes_feature(b"")),
+    replace("flow/png", make_feature(b"")),
     "features ['flow/png'] are of no",
   ),
-  (replace("comment", bytes_feature(b"")), "features ['comment'] are of no"),
+  (replace("comment", make_feature(b"")), "features ['comment'] are of no"),
   (
     lambda features: features.pop("label/present"),
     "features ['label/classes'] are not read",
@@ -202,9 +201,9 @@ def test_records_that_training_would_not_read_are_reported(tmp_path):
 
 def test_all_that_is_wrong_with_a_record_is_reported(directory):
   def edit(features):
-    features["image"].CopyFrom(bytes_feature(b"GIF89a"))
-    features["label/classes"].CopyFrom(ints_feature([9]))
-    features["comment"].CopyFrom(bytes_feature(b""))
+    features["image"].CopyFrom(make_feature(b"GIF89a"))
+    features["label/classes"].CopyFrom(make_feature(np.array([9])))
+    features["comment"].CopyFrom(make_feature(b""))
 
   rewrite(directory, {1: edit})
   reasons = [
@@ -217,13 +216,13 @@ def test_all_that_is_wrong_with_a_record_is_reported(directory):
 
 def test_only_decoding_finds_broken_pixels(directory):
   data = jpeg(1)[:-60]
-  rewrite(directory, {1: replace("image", bytes_feature(data))})
+  rewrite(directory, {1: replace("image", make_feature(data))})
   assert problems(directory, decode=False) == []
   assert len(problems(directory)) == 1
 
 
 def test_keys_are_those_of_the_index_and_unique(directory):
-  rewrite(directory, {1: replace("key", bytes_feature(b"key5"))})
+  rewrite(directory, {1: replace("key", make_feature(b"key5"))})
   shards = [f"toy-train-0000{i}-of-00002.tfrecord" for i in range(2)]
   keys = [b"key0", b"key5", b"key2"], [b"key0", b"key1", b"key2"]
   digests = [key_digest(k) for k in keys]
@@ -326,7 +325,7 @@ def test_command_prints_counts_and_status(directory, capsys):
 
 
 def test_command_shows_some_problems_and_reports_all(directory, capsys):
-  features = {"key": bytes_feature(b"\x1b[31m\xff")}
+  features = {"key": make_feature(b"\x1b[31m\xff")}
   record = tf.train.Example(features=tf.train.Features(feature=features))
   with RecordWriter(directory / SHARD) as writer:
     for _ in range(40):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from must_jax.tasks import TASKS, HeadOptions, make_task, task_options
-from must_jax.tasks.task import crop_to_content, palette, sum_of_means
+from must_jax.tasks.task import crop_to_content, sum_of_means
 
 CLASSES = ("ball", "box", "cone")
 LABELLED = sorted(set(TASKS) - {"contrastive"})  # which has no labels
@@ -150,9 +150,3 @@ def test_options_are_checked():
     make_task("depth", "it", (), {"unit": "feet"})
   with pytest.raises(ValueError, match="metric is 'f1'"):
     make_task("detection", "it", CLASSES, {"metric": "f1"})
-
-
-def test_palette_has_distinct_colours():
-  colors = palette(40).astype(int)
-  gaps = np.abs(colors[:, None] - colors[None]).sum(-1)
-  assert gaps[~np.eye(40, dtype=bool)].min() > 8

@@ -5,8 +5,8 @@ It stands in for the paper's data sets in the demo, the tutorials and tests.
 known about it, `build` writes the sets to disk.
 """
 
-from must_jax.lab.world.examples import render_example, stored_labels
 from must_jax.lab.world.image_sets import SETS, SetSpec
+from must_jax.lab.world.rendered import render_example, stored_labels
 from must_jax.lab.world.write_sets import build, default_counts
 
 __all__ = [

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from must_jax.lab.world import shapes
-from must_jax.lab.world.objects import BROAD, KINDS, SIZES, Draw, Part
+from must_jax.lab.world.object_kinds import BROAD, KINDS, SIZES, Draw, Part
 from must_jax.lab.world.scene import (
   FLOOR,
   PLANES,

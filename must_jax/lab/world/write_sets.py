@@ -9,11 +9,11 @@ from typing import Any
 
 from etils import epath
 
-from must_jax.lab.world.examples import render_example, stored_labels
 from must_jax.lab.world.image_sets import SETS, get_spec
+from must_jax.lab.world.rendered import render_example, stored_labels
+from must_jax.storage.path import publish_json
 from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import INDEX_FILE, ImageSet, read_index
-from must_jax.storage.tfrecord import write_json
 
 # Grows whenever the same arguments give other bytes.
 VERSION = 4
@@ -105,7 +105,7 @@ def _claim(
   file = out_dir / WORLD_FILE
   if not file.exists():
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(file, world)
+    publish_json(file, world)
     return
   found = json.loads(file.read_text())
   if found != world:
@@ -161,7 +161,7 @@ def _write_set(
 def _examples(
   name: str, split: str, count: int, image_size: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-  """Arguments of `schema.encode_example`."""
+  """Arguments of `records.encode_example`."""
   import tensorflow as tf  # all but writing works without
 
   for index in range(count):

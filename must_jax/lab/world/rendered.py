@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.lab.world.image_sets import SetSpec, get_spec
-from must_jax.lab.world.objects import Draw
+from must_jax.lab.world.object_kinds import Draw
 from must_jax.lab.world.shade import Rendering, render, surfaces
 from must_jax.lab.world.styles import Drawn, Style, draw_scene
 from must_jax.types import IGNORE_LABEL
@@ -74,7 +74,7 @@ def render_example(
 def stored_labels(
   set_name: str, example: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-  """The labels of `render_example` that the set keeps, as the schema's."""
+  """The labels of `render_example` that the set keeps, as records take them."""
   spec = get_spec(set_name)
   solid = np.isfinite(example["depth"])
   depth = {"values": example["inverse_depth"], "valid": np.ones_like(solid)}

@@ -10,32 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from must_jax.input.examples import example_graph
 from must_jax.input.geometry import AugmentOptions
-from must_jax.input.loader import (
-  NO_RECORD,
-  Batch,
-  Loader,
-  ReadOptions,
-  Rows,
-  example_graph,
-)
+from must_jax.input.loader import NO_RECORD, Batch, Loader, ReadOptions, Rows
 from must_jax.input.order import Mixture
-from must_jax.input.quarantine import BadRecord, TooManyBad
-from must_jax.input.source import SUPERVISED, Source
+from must_jax.input.origins import Source
 from must_jax.input.union import TaskFields, Union
-
-__all__ = [
-  "SUPERVISED",
-  "AugmentOptions",
-  "BadRecord",
-  "ReadOptions",
-  "Source",
-  "TooManyBad",
-  "TrainBatches",
-  "Union",
-  "eval_batches",
-  "train_batches",
-]
 
 _NO_AUGMENTATION = AugmentOptions()
 _DEFAULT_OPTIONS = ReadOptions()
@@ -121,9 +101,7 @@ def train_batches(
 
   loader = Loader(
     union,
-    example_graph(
-      union, task_fields, image_size, label_stride, augment, seed, views
-    ),
+    example_graph(union, image_size, label_stride, augment, seed, views),
     locate,
     _rows(batch_size, process_index, process_count),
     options,
@@ -196,14 +174,7 @@ def eval_batches(
 
   loader = Loader(
     union,
-    example_graph(
-      union,
-      task_fields,
-      image_size,
-      label_stride,
-      augment,
-      seed=0,
-    ),
+    example_graph(union, image_size, label_stride, augment, seed=0),
     locate,
     _rows(batch_size, process_index, process_count),
     options,

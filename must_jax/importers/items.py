@@ -43,7 +43,7 @@ class Labels:
   """Labels of one image.
 
   Attributes:
-    arrays: {field: arrays} as `schema.encode_example` takes them.
+    arrays: {field: arrays} as `records.encode_example` takes them.
     rejected: reasons why parts of the labels were left out.
     counts: summed over all images, for `Plan.summarize`.
   """

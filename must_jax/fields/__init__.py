@@ -1,0 +1,96 @@
+"""Kinds of label field. To add one, add its file and its line here.
+
+The data layer stores, reads, crops, scales and flips a field by its kind alone,
+so that a task needs no file format. What a kind has to say is in `field.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from must_jax.fields.boxes import Boxes
+from must_jax.fields.class_map import ClassMap
+from must_jax.fields.class_vector import ClassVector
+from must_jax.fields.field import Description, Field
+from must_jax.fields.value_map import ValueMap
+from must_jax.fields.vector_map import VectorMap
+
+# By their names on disk.
+KINDS: dict[str, type[Field]] = {
+  "ClassVector": ClassVector,
+  "Boxes": Boxes,
+  "ClassMap": ClassMap,
+  "ValueMap": ValueMap,
+  "VectorMap": VectorMap,
+}
+
+__all__ = [
+  "KINDS",
+  "Boxes",
+  "ClassMap",
+  "ClassVector",
+  "Description",
+  "Field",
+  "ValueMap",
+  "VectorMap",
+  "alarms",
+  "check_descriptions",
+  "make_field",
+]
+
+
+def make_field(description: Description) -> Field:
+  """The field as an index or manifest lists it, whatever its scores."""
+  return KINDS[description["kind"]].of(description)
+
+
+def check_descriptions(descriptions: Mapping[str, Description]) -> None:
+  """Checks fields as they stand in an index or manifest.
+
+  Raises:
+    ValueError: an unknown kind, or classes that are missing, double or too
+      many.
+  """
+  for name, description in descriptions.items():
+    kind = description.get("kind")
+    if kind not in KINDS:
+      raise ValueError(
+        f"Field {name!r} has kind {kind!r}; expected one of {sorted(KINDS)}."
+      )
+    try:
+      KINDS[kind].check_description(description)
+    except ValueError as error:
+      raise ValueError(f"Field {name!r} {error}") from None
+
+
+def alarms(
+  descriptions: Mapping[str, Description],
+  statistics: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+  """What is too good to be labels: nothing at all, or always the same.
+
+  Args:
+    descriptions: of the fields, as in a manifest.
+    statistics: sums over the whole set by field, see `fields.statistics`.
+  """
+  found = []
+  for name, description in descriptions.items():
+    sums = statistics.get(name, {"examples": 0})
+    if not sums["examples"]:
+      reason = "not one image has a label."
+    elif not sums["elements"]:
+      reason = (
+        f"all {sums['examples']} labels are empty; the teacher found nothing in"
+        " any image."
+      )
+    elif sums["constant"] == sums["examples"]:
+      reason = (
+        f"each of the {sums['examples']} labels has one value all over; the"
+        " teacher does not look at the images."
+      )
+    else:
+      reason = make_field(description).alarm(
+        sums, description.get("classes", ())
+      )
+    if reason:
+      found.append(f"{name}: {reason}")
+  return found

@@ -1,0 +1,179 @@
+"""Objects with a class and a box.
+
+F/boxes float [4 G] yxyx in 0..1 of the image, F/classes int64 [G],
+F/ignore int64 [G], F/scores float [G] (1 where left out)
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from must_jax.fields import field
+from must_jax.fields.statistics import make_sums
+
+_SLACK = 1e-5  # of the image size, rounding that is forgiven
+_MIN_SIDE = 1.0  # pixels of the network input
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes(field.Field):
+  """Objects: `boxes` [B, G, 4], `classes`, `scores`, `valid`, `ignore` [B, G].
+
+  `ignore` marks crowds and difficult objects: neither a target nor a mistake.
+  Stored: boxes [G, 4] normalised yxyx, classes [G], (ignore [G] bool),
+  (scores [G]); in parentheses what may be left out.
+
+  Attributes:
+    num_classes: number of classes; ids are 0..K-1, there is no background id.
+    max_boxes: G, boxes beyond it are dropped (lowest scores first).
+    min_score: pseudo boxes with a lower score are dropped when read.
+  """
+
+  num_classes: int
+  max_boxes: int = 100
+  min_score: float = 0.5
+
+  needed = ("boxes", "classes")
+  optional = ("ignore", "scores")
+  features: ClassVar = {
+    "boxes": "floats",
+    "classes": "ints",
+    "ignore": "ints",
+    "scores": "floats",
+  }
+  has_classes = True
+  read_seconds = 0.0  # less than the rates differ from run to run
+  store_cost = (1.6e-6, 24.6)
+
+  def encode(self, arrays):
+    classes = arrays["classes"].reshape(-1)
+    field.check_class_ids(classes, self.num_classes)
+    boxes = np.asarray(arrays["boxes"], np.float32).reshape(-1, 4)
+    if len(boxes) != len(classes):
+      raise ValueError(f"{len(boxes)} boxes with {len(classes)} classes")
+    inside = (boxes >= -_SLACK) & (boxes <= 1 + _SLACK)  # no nan is
+    boxes = np.clip(boxes, 0, 1)
+    fine = inside.all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if not fine.all():
+      raise ValueError(
+        f"box {np.argmin(fine)} is {boxes[np.argmin(fine)].tolist()}; expected"
+        " 0 <= ymin < ymax <= 1 and 0 <= xmin < xmax <= 1, parts of the image"
+      )
+    ignore = arrays.get("ignore", np.zeros(len(boxes), bool)).reshape(-1)
+    if ignore.shape != classes.shape:
+      raise ValueError(f"{len(ignore)} ignore flags for {len(boxes)} boxes")
+    features = {
+      "boxes": boxes.reshape(-1),
+      "classes": classes.astype(np.int64),
+      "ignore": ignore.astype(bool).astype(np.int64),
+    }
+    if "scores" in arrays:
+      features["scores"] = field.check_unit_range(
+        "scores", arrays["scores"], classes.shape
+      )
+    return features
+
+  def parse(self, name, features, table):
+    import tensorflow as tf
+
+    classes = field.parse_class_ids(
+      name, features["classes"], self.num_classes, table
+    )
+    ignore = features["ignore"] > 0
+    scores = field.parse_scores(f"{name}/scores", features["scores"], classes)
+    flat = features["boxes"]
+    fine = tf.reduce_all((flat >= 0) & (flat <= 1))  # no nan is
+    same = (tf.size(flat) == 4 * tf.size(classes)) & (
+      tf.size(ignore) == tf.size(classes)
+    )
+    with field.require(fine & same, f"{name}/boxes"):
+      boxes = tf.reshape(flat, [-1, 4])
+    # Some may be a rounding error wide; the crop drops what is too small.
+    keep = tf.where(scores >= self.min_score)[:, 0]
+    return {
+      "boxes": tf.gather(boxes, keep),
+      "classes": tf.gather(classes, keep),
+      "ignore": tf.gather(ignore, keep),
+      "scores": tf.gather(scores, keep),
+    }
+
+  def move(self, arrays, placement, cells):
+    import tensorflow as tf
+
+    corners = tf.reshape(arrays["boxes"], [-1, 2, 2])
+    content = tf.cast(placement.content, tf.float32)
+    offset, visible = tf.split(tf.cast(placement.window, tf.float32), 2)
+    corners = corners * tf.cast(placement.size, tf.float32) - offset
+    corners = corners * (content / visible)
+    y0, x0, y1, x1 = tf.unstack(tf.reshape(corners, [-1, 4]), axis=1)
+    x0, x1 = (
+      tf.where(placement.flip, content[1] - x1, x0),
+      tf.where(placement.flip, content[1] - x0, x1),
+    )
+    boxes = tf.stack([y0, x0, y1, x1], 1)
+    boxes = tf.clip_by_value(boxes, 0.0, tf.tile(content, [2]))
+    keep = tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE, 1)
+    # One table is moved with fewer operations than many arrays; ids of classes
+    # are small enough to be exact.
+    columns = [
+      tf.cast(arrays[name], tf.float32) for name in ("classes", "ignore")
+    ]
+    rows = tf.stack([*columns, arrays["scores"], tf.cast(keep, tf.float32)], 1)
+    rows = tf.concat([boxes, rows], 1)
+    ranks = tf.where(keep, arrays["scores"], -1.0)
+    best = tf.argsort(ranks, direction="DESCENDING", stable=True)
+    rows = tf.gather(rows, best[: self.max_boxes])
+    rows = tf.where(rows[:, 7:] > 0, rows, 0.0)
+    rows = tf.pad(rows, [[0, self.max_boxes - tf.shape(rows)[0]], [0, 0]])
+    rows = tf.ensure_shape(rows, [self.max_boxes, 8])
+    return {
+      "boxes": rows[:, :4],
+      "classes": tf.cast(rows[:, 4], tf.int32),
+      "scores": rows[:, 6],
+      "ignore": rows[:, 5] > 0,
+      "valid": rows[:, 7] > 0,
+    }
+
+  def batch_arrays(self, cells):
+    count = self.max_boxes
+    return {
+      "boxes": jax.ShapeDtypeStruct((count, 4), np.float32),
+      "classes": jax.ShapeDtypeStruct((count,), np.int32),
+      "scores": jax.ShapeDtypeStruct((count,), np.float32),
+      "ignore": jax.ShapeDtypeStruct((count,), np.bool_),
+      "valid": jax.ShapeDtypeStruct((count,), np.bool_),
+    }
+
+  def scaled(self, arrays, scale):
+    return {**arrays, "boxes": arrays["boxes"] * np.tile(scale, 2)}
+
+  def sums(self, arrays):
+    return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
+
+  def measure(self, arrays):
+    """Boxes of each class, and those to be ignored."""
+    counts = np.bincount(arrays["classes"], minlength=self.num_classes)
+    return np.append(counts, arrays["ignore"].sum())
+
+  def summarize(self, measured, classes):
+    boxes = measured[:, :-1].sum(1)
+    yield (
+      f"  {boxes.sum():,} boxes, {boxes.mean():.3g} an image, at most"
+      f" {boxes.max()}; {measured[:, -1].sum():,} to be ignored"
+    )
+    counts = measured.sum(0)[:-1]
+    yield from field.list_classes(counts, classes, "{:,.0f} boxes")
+
+  def amounts(self, arrays):
+    shown = arrays["classes"][arrays["valid"]]
+    return np.bincount(shown, minlength=self.num_classes)
+
+  def caption(self, arrays, classes):
+    counts = self.amounts(arrays)
+    shown = [f"{counts[k]} {classes[k]}" for k in field.ranked(counts)]
+    return ", ".join(shown) or "none"
+
+  def num_elements(self, cells):
+    return self.max_boxes

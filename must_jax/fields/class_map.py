@@ -1,0 +1,131 @@
+"""A class for each pixel.
+
+F/png 8 bit, 255 unknown; F/confidence 8 bit PNG, round(255 p)
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from must_jax.fields import field, maps
+from must_jax.fields.statistics import make_sums
+from must_jax.types import IGNORE_LABEL
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap(maps.MapField):
+  """Class per pixel: `classes` int32 [B, h, w], `IGNORE_LABEL` where unknown.
+
+  A cell takes the nearest pixel. Stored: classes [h, w], (confidence [h, w]);
+  in parentheses what may be left out. Classes are read back exactly,
+  confidences within 1/510.
+
+  Attributes:
+    num_classes: number of classes, at most 255.
+    min_score: pseudo pixels of lower confidence become `IGNORE_LABEL` when
+      read.
+  """
+
+  num_classes: int
+  min_score: float = 0.5
+
+  needed = ("classes",)
+  optional = ("confidence",)
+  features: ClassVar = {"png": "bytes", "confidence": "bytes"}
+  map_array = "classes"
+  has_classes = True
+  read_seconds = 1 / 310 - 1 / 339
+  store_cost = (1.5e-7, 0.45)
+
+  @classmethod
+  def check_description(cls, description):
+    super().check_description(description)
+    if len(description["classes"]) > IGNORE_LABEL:
+      raise ValueError(
+        f"has {len(description['classes'])} classes; a map holds at most"
+        f" {IGNORE_LABEL}."
+      )
+
+  def encode(self, arrays):
+    classes = maps.check_map("classes", arrays["classes"], 2)
+    field.check_class_ids(classes[classes != IGNORE_LABEL], self.num_classes)
+    features = {"png": maps.encode_png(classes.astype(np.uint8))}
+    if "confidence" in arrays:
+      confidence = field.check_unit_range(
+        "confidence", arrays["confidence"], classes.shape
+      )
+      codes = np.rint(255 * confidence).astype(np.uint8)
+      features["confidence"] = maps.encode_png(codes)
+    return features
+
+  def parse(self, name, features, table):
+    import tensorflow as tf
+
+    classes = maps.decode_map(name, features, 1, tf.uint8)[..., 0]
+    if table is not None:
+      missing = IGNORE_LABEL - tf.size(table)
+      codes = tf.pad(table, [[0, missing]], constant_values=-1)
+      codes = tf.concat([codes, [IGNORE_LABEL]], 0)
+      classes = tf.gather(codes, tf.cast(classes, tf.int32))
+      field.require(tf.reduce_all(classes >= 0), f"{name}: class id")
+      classes = tf.cast(classes, tf.uint8)
+    known = (classes < self.num_classes) | (classes == IGNORE_LABEL)
+    field.require(tf.reduce_all(known), f"{name}: class id")
+
+    def threshold() -> tf.Tensor:
+      code = maps.decode_png(
+        f"{name}/confidence", features["confidence"], 1, tf.uint8
+      )
+      same = tf.reduce_all(tf.shape(code)[:2] == tf.shape(classes))
+      with field.require(same, f"{name}/confidence"):
+        confidence = tf.cast(code[..., 0], tf.float32) / 255
+      return tf.where(confidence >= self.min_score, classes, IGNORE_LABEL)
+
+    classes = tf.cond(
+      tf.strings.length(features["confidence"]) > 0, threshold, lambda: classes
+    )
+    return {"classes": tf.cast(classes, tf.int32)}
+
+  def move(self, arrays, placement, cells):
+    import tensorflow as tf
+
+    classes = cells.nearest(arrays["classes"])
+    return {"classes": tf.where(cells.inside, classes, IGNORE_LABEL)}
+
+  def batch_arrays(self, cells):
+    return {"classes": jax.ShapeDtypeStruct(cells, np.int32)}
+
+  def sums(self, arrays):
+    classes = np.asarray(arrays["classes"])
+    known = classes != IGNORE_LABEL
+    scores = arrays.get("confidence")
+    return make_sums(
+      classes=classes[known],
+      scores=None if scores is None else np.asarray(scores)[known],
+      constant=known.any() and np.ptp(classes[known]) == 0,
+    )
+
+  def measure(self, arrays):
+    """Part of the pixels of each class, and of the unknown ones."""
+    classes = arrays["classes"].reshape(-1)
+    counts = np.bincount(classes, minlength=IGNORE_LABEL + 1) / len(classes)
+    return np.append(counts[: self.num_classes], counts[IGNORE_LABEL])
+
+  def summarize(self, measured, classes):
+    shares = measured.mean(0)
+    yield f"  {shares[-1]:.1%} of the pixels are unknown"
+    yield from field.list_classes(shares[:-1], classes, "{:.1%}")
+
+  def amounts(self, arrays):
+    counts = np.bincount(
+      arrays["classes"].reshape(-1), minlength=self.num_classes
+    )
+    return counts[: self.num_classes]
+
+  def caption(self, arrays, classes):
+    counts = self.amounts(arrays)
+    parts = counts / arrays["classes"].size
+    shown = [f"{classes[k]} {parts[k]:.0%}" for k in field.ranked(counts)]
+    return ", ".join(shown) or "none"

@@ -1,0 +1,91 @@
+"""Classes of an image as a whole.
+
+F/classes int64 [k], F/probs float [k] (1 where left out)
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from must_jax.fields import field
+from must_jax.fields.statistics import make_sums
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassVector(field.Field):
+  """Image-level classes: `probs` float32 [B, K] (one-hot, soft, multi-hot).
+
+  Stored: classes [k], (probs [k]); in parentheses what may be left out.
+  """
+
+  num_classes: int
+
+  needed = ("classes",)
+  optional = ("probs",)
+  features: ClassVar = {"classes": "ints", "probs": "floats"}
+  has_classes = True
+  store_cost = (3.6e-7, 6.0)
+
+  def encode(self, arrays):
+    classes = arrays["classes"].reshape(-1)
+    field.check_class_ids(classes, self.num_classes)
+    if len(np.unique(classes)) != len(classes):
+      raise ValueError(f"a class comes twice in {classes.tolist()}")
+    features = {"classes": classes.astype(np.int64)}
+    if "probs" in arrays:
+      features["probs"] = field.check_unit_range(
+        "probs", arrays["probs"], classes.shape
+      )
+    return features
+
+  def parse(self, name, features, table):
+    import tensorflow as tf
+
+    classes = field.parse_class_ids(
+      name, features["classes"], self.num_classes, table
+    )
+    probs = field.parse_scores(f"{name}/probs", features["probs"], classes)
+    return {"probs": tf.scatter_nd(classes[:, None], probs, [self.num_classes])}
+
+  def move(self, arrays, placement, cells):
+    return {"probs": arrays["probs"]}
+
+  def batch_arrays(self, cells):
+    return {"probs": jax.ShapeDtypeStruct((self.num_classes,), np.float32)}
+
+  def sums(self, arrays):
+    classes = np.asarray(arrays["classes"])
+    probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
+    top = np.argsort(-probs, kind="stable")[:1]
+    return make_sums(
+      classes=classes[top],
+      scores=probs[top],
+      constant=probs.size > 1 and np.ptp(probs) == 0,
+    )
+
+  def alarm(self, sums, classes):
+    if len(classes) < 2 or sums["examples"] < 10 or len(sums["classes"]) > 1:
+      return ""
+    (k,) = sums["classes"]
+    return f"all {sums['examples']} images are of class {classes[int(k)]!r}."
+
+  def measure(self, arrays):
+    return arrays["probs"] > 0
+
+  def summarize(self, measured, classes):
+    yield f"  {measured.sum(1).mean():.3g} classes an image"
+    yield from field.list_classes(measured.sum(0), classes, "{:,.0f} images")
+
+  def amounts(self, arrays):
+    return arrays["probs"]
+
+  def caption(self, arrays, classes):
+    probs = self.amounts(arrays)
+    form = "{0}" if set(probs) <= {0, 1} else "{0} {1:.2f}"
+    shown = [form.format(classes[k], probs[k]) for k in field.ranked(probs)]
+    return ", ".join(shown) or "none"
+
+  def num_elements(self, cells):
+    return self.num_classes

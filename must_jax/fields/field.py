@@ -1,0 +1,338 @@
+"""What a kind of label field is: everything that the rest asks of one.
+
+Importing, storing, reading, cropping, labelling, planning and reports go
+through this interface; nothing outside `fields/` asks which kind a field is of.
+A kind imports TensorFlow inside the functions that store, parse and move with
+it, so that the core runs where TensorFlow is not installed.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+import jax
+import numpy as np
+
+from must_jax.fields.placement import Cells, Placement
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+Tensors: TypeAlias = "dict[str, tf.Tensor]"
+# How a field is listed in an index or manifest: {"kind": ..., "classes": [...],
+# "unit": ...}, the last two where it has them.
+Description: TypeAlias = Mapping[str, Any]
+
+_MAX_LISTED = 20  # classes named in a summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Field(abc.ABC):
+  """One kind of label field. Subclasses say how it is read as attributes.
+
+  Every field of a batch also has `present` [B] bool: False where an example has
+  no such label.
+
+  Attributes:
+    needed: names of the arrays that a label has when it is stored.
+    optional: names of those that it may have.
+    features: {name: type} of a record's features that hold a label, where type
+      is "bytes", "float" (one of them), "ints" or "floats" (any number).
+    has_classes: whether its labels name classes.
+    read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
+      making of an example (docs/results.md, "Data and operations").
+    store_cost: core-seconds and bytes to store a pseudo label, for each of
+      `num_elements` (docs/scale.md, "Labels").
+  """
+
+  needed: ClassVar[tuple[str, ...]]
+  optional: ClassVar[tuple[str, ...]] = ()
+  features: ClassVar[Mapping[str, str]]
+  has_classes: ClassVar[bool] = False
+  read_seconds: ClassVar[float] = 0.0
+  store_cost: ClassVar[tuple[float, float]]
+
+  # What it is.
+
+  @classmethod
+  def of(cls, description: Description) -> Self:
+    """The field as an index or manifest lists it, whatever its scores."""
+    options = {
+      "num_classes": len(description.get("classes", ())),
+      "min_score": 0.0,
+      "unit": description.get("unit", ""),
+    }
+    known = {option.name for option in dataclasses.fields(cls)}
+    return cls(**{k: v for k, v in options.items() if k in known})
+
+  @classmethod
+  def check_description(cls, description: Description) -> None:
+    """Checks what an index lists for this kind.
+
+    Raises:
+      ValueError: classes are missing or double, or do not fit the kind.
+    """
+    classes = description.get("classes") or []
+    if cls.has_classes and (not classes or len(set(classes)) != len(classes)):
+      raise ValueError(
+        f"of kind {cls.__name__} has classes {classes!r}; expected a list of"
+        " different names."
+      )
+
+  def describe(self, classes: Sequence[str]) -> dict[str, Any]:
+    """How an index or manifest lists the field.
+
+    Args:
+      classes: names in order of their ids.
+    """
+    description: dict[str, Any] = {"kind": type(self).__name__}
+    return description | ({"classes": list(classes)} if classes else {})
+
+  def unfiltered(self) -> Self:
+    """The same field without a threshold of scores."""
+    if "min_score" not in {option.name for option in dataclasses.fields(self)}:
+      return self
+    return dataclasses.replace(self, min_score=0.0)  # type: ignore[call-arg]
+
+  def check_stored(self, description: Description) -> None:
+    """Checks that stored labels can be read as this field asks.
+
+    Args:
+      description: of the stored labels, of the same kind.
+
+    Raises:
+      ValueError: they cannot.
+    """
+    del description
+
+  # On disk.
+
+  @abc.abstractmethod
+  def encode(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """One label as features of a record.
+
+    Args:
+      arrays: all of `needed` and some of `optional`.
+
+    Returns:
+      {feature: bytes, or integers or floats [n]}, names out of `features`.
+
+    Raises:
+      ValueError: a value out of its range, or a shape that does not fit.
+    """
+
+  @abc.abstractmethod
+  def parse(
+    self, name: str, features: Tensors, table: "tf.Tensor | None"
+  ) -> Tensors:
+    """The reverse of `encode`, in a graph, thresholds applied.
+
+    What a record holds is checked once more: what is out of its range raises
+    `tf.errors.InvalidArgumentError`, which costs the record, not the run.
+
+    Args:
+      name: of the field, for messages.
+      features: all of `features`, empty or 0 where the record has none, and
+        `present` (bool), whether it has a label.
+      table: int32 [K], from the record's class ids to those of the field,
+        negative for ids that the record may not have; None where they are the
+        same.
+    """
+
+  def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
+    """Checks that maps have the proportions of their image, within a pixel.
+
+    Args:
+      arrays: of a label, as stored or as parsed.
+      size: height and width of the image.
+
+    Raises:
+      ValueError: names the array and both sizes.
+    """
+    del arrays, size
+
+  # In a batch.
+
+  @abc.abstractmethod
+  def move(
+    self, arrays: Tensors, placement: Placement, cells: Cells
+  ) -> Tensors:
+    """A parsed label as it is in a batch, without `present`.
+
+    Args:
+      arrays: from `parse`.
+      placement: of the image in the network input.
+      cells: where the cells of maps lie.
+    """
+
+  @abc.abstractmethod
+  def batch_arrays(
+    self, cells: tuple[int, int]
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what `move` returns.
+
+    Args:
+      cells: height and width of maps.
+    """
+
+  def scaled(self, arrays: Arrays, scale: np.ndarray) -> dict[str, np.ndarray]:
+    """A label or prediction of one example, for a picture of another size.
+
+    Args:
+      arrays: as in a batch; maps fit a picture of any size.
+      scale: float [2], of height and width.
+    """
+    del scale
+    return dict(arrays)
+
+  # Summed up.
+
+  @abc.abstractmethod
+  def sums(self, arrays: Arrays) -> dict[str, Any]:
+    """What a label adds to the statistics of its set, see `fields.statistics`.
+
+    Args:
+      arrays: as `encode` takes them.
+    """
+
+  def alarm(self, sums: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Why labels with these sums cannot be right; empty if they may be.
+
+    Args:
+      sums: over a whole set.
+      classes: names in order of their ids.
+    """
+    del sums, classes
+    return ""
+
+  # For people.
+
+  @abc.abstractmethod
+  def measure(self, arrays: Arrays) -> np.ndarray:
+    """Numbers [n] of a parsed label, of which `summarize` tells."""
+
+  @abc.abstractmethod
+  def summarize(
+    self, measured: np.ndarray, classes: Sequence[str]
+  ) -> Iterator[str]:
+    """Lines about labels.
+
+    Args:
+      measured: [labels, n], a row of `measure` for each; at least one.
+      classes: names in order of their ids.
+    """
+
+  def amounts(self, arrays: Arrays) -> np.ndarray:
+    """How much of each class a label in a batch has, [K]; [0] without classes.
+
+    Probability, boxes or pixels.
+    """
+    del arrays
+    return np.zeros(0)
+
+  @abc.abstractmethod
+  def caption(self, arrays: Arrays, classes: Sequence[str]) -> str:
+    """A line below the picture of a label in a batch."""
+
+  # What it costs.
+
+  @abc.abstractmethod
+  def num_elements(self, cells: float) -> float:
+    """Of a pseudo label, what `store_cost` counts: classes, boxes or cells.
+
+    Args:
+      cells: of a map, those of the image's content.
+    """
+
+
+def ranked(amounts: np.ndarray) -> list[int]:
+  """Classes of which there is something, the most first."""
+  return [int(k) for k in np.argsort(-amounts, kind="stable") if amounts[k]]
+
+
+def list_classes(
+  counts: np.ndarray, classes: Sequence[str], form: str
+) -> Iterator[str]:
+  """Lines on the most frequent classes, and how many others there are.
+
+  Args:
+    counts: [K] of each class.
+    classes: their names.
+    form: of a count, "{:,.0f} boxes".
+  """
+  for k in np.argsort(-counts, kind="stable")[:_MAX_LISTED]:
+    yield f"    {classes[k]:<24} {form.format(counts[k])}"
+  if len(classes) > _MAX_LISTED:
+    yield f"    ... and {len(classes) - _MAX_LISTED:,} classes more"
+  if missing := int((counts == 0).sum()):
+    yield f"    {missing:,} of the {len(classes):,} classes do not occur"
+
+
+def check_class_ids(classes: np.ndarray, num_classes: int) -> None:
+  """Checks ids that are to be stored.
+
+  Raises:
+    ValueError: one is out of range, or they are no integers.
+  """
+  wrong = classes[(classes < 0) | (classes >= num_classes)]
+  if wrong.size or (classes.size and classes.dtype.kind not in "iu"):
+    raise ValueError(
+      f"class {wrong[:1].tolist() or classes.dtype}; expected integers from 0"
+      f" to {num_classes - 1}"
+    )
+
+
+def check_unit_range(
+  name: str, values: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Scores float32 that are to be stored, within 0 and 1.
+
+  Raises:
+    ValueError: they are not, or their shape is another.
+  """
+  values = np.asarray(values, np.float32)
+  if values.shape != shape:
+    raise ValueError(f"{name} have shape {values.shape}; expected {shape}")
+  if not ((values >= 0) & (values <= 1 + 1e-5)).all():  # no nan is
+    raise ValueError(f"{name} are not within 0 and 1")
+  return np.minimum(values, 1)
+
+
+def require(condition: "tf.Tensor", what: str):
+  """Raises where a record is broken, before what is done in its context."""
+  import tensorflow as tf
+
+  check = tf.debugging.Assert(condition, [f"{what} is not as it must be"])
+  return tf.control_dependencies([check] if check is not None else [])
+
+
+def parse_class_ids(
+  name: str, ids: "tf.Tensor", num_classes: int, table: "tf.Tensor | None"
+) -> "tf.Tensor":
+  """A field's class ids, int32 [n], of those in a record; see `Field.parse`."""
+  import tensorflow as tf
+
+  limit = num_classes if table is None else tf.size(table, tf.int64)
+  fine = tf.reduce_all((ids >= 0) & (ids < limit))
+  with require(fine, f"{name}: class id"):
+    ids = tf.cast(ids, tf.int32)
+  if table is None:
+    return ids
+  ids = tf.gather(table, ids)
+  with require(tf.reduce_all(ids >= 0), f"{name}: class id"):
+    return tf.identity(ids)
+
+
+def parse_scores(
+  name: str, values: "tf.Tensor", classes: "tf.Tensor"
+) -> "tf.Tensor":
+  """Scores of the classes; 1 where a record has none."""
+  import tensorflow as tf
+
+  none = tf.size(values) == 0
+  values = tf.cond(none, lambda: tf.ones(tf.shape(classes)), lambda: values)
+  fine = tf.reduce_all((values >= 0) & (values <= 1))  # no nan is
+  with require(fine & (tf.size(values) == tf.size(classes)), name):
+    return tf.identity(values)

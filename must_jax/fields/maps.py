@@ -1,0 +1,116 @@
+"""What maps share: they are stored as PNGs of integer codes."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from must_jax.fields.field import Arrays, Field, Tensors, require
+from must_jax.types import MAX_PIXELS
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+
+MAX_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
+
+
+class MapField(Field):
+  """A map over the extent of its image, at any resolution.
+
+  Attributes:
+    map_array: name of the array that is the map.
+  """
+
+  map_array: ClassVar[str]
+
+  def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
+    height, width = np.shape(arrays[self.map_array])[:2]
+    if abs(height * size[1] - width * size[0]) > sum(size):
+      raise ValueError(
+        f"{self.map_array} are {height} x {width} pixels; expected the"
+        f" proportions of the image, {size[0]} x {size[1]}"
+      )
+
+  def num_elements(self, cells: float) -> float:
+    return cells
+
+
+def check_map(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
+  """A map that is to be stored.
+
+  Raises:
+    ValueError: it has another number of dimensions, or no pixel.
+  """
+  if array.ndim != ndim or 0 in array.shape:
+    raise ValueError(
+      f"{name} have shape {array.shape}; expected {ndim} dimensions and at"
+      " least 1 pixel"
+    )
+  return array
+
+
+def check_valid(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
+  """Which pixels are valid, bool; all where nothing is said.
+
+  Raises:
+    ValueError: its shape is another.
+  """
+  valid = arrays.get("valid", np.ones(shape, bool)).astype(bool)
+  if valid.shape != shape:
+    raise ValueError(f"valid has shape {valid.shape}; expected {shape}")
+  return valid
+
+
+def check_finite(name: str, values: np.ndarray) -> None:
+  """Raises `ValueError` for values that are not finite."""
+  if not np.isfinite(values).all():
+    raise ValueError(f"{name} are not finite where they are valid")
+
+
+def encode_png(codes: np.ndarray) -> bytes:
+  """PNG of codes uint8 or uint16, [h, w] or [h, w, channels]."""
+  import tensorflow as tf
+
+  if codes.ndim == 2:
+    codes = codes[..., None]
+  return tf.io.encode_png(codes).numpy()
+
+
+def decode_map(
+  name: str, features: Tensors, channels: int, dtype: "tf.DType"
+) -> "tf.Tensor":
+  """The map [h, w, channels] of a field's features, which must have one."""
+  import tensorflow as tf
+
+  has_map = tf.strings.length(features["png"]) > 0
+  require(has_map | ~features["present"], f"{name}/png")
+  return decode_png(name, features["png"], channels, dtype)
+
+
+def decode_png(
+  name: str, png: "tf.Tensor", channels: int, dtype: "tf.DType"
+) -> "tf.Tensor":
+  """A map [h, w, channels]; one pixel of zeros where there is none."""
+  import tensorflow as tf
+
+  def decode() -> "tf.Tensor":
+    pixels = tf.reduce_prod(tf.cast(png_size(png), tf.int64))
+    fine = (pixels > 0) & (pixels <= MAX_PIXELS)
+    with require(fine, f"{name}: size of the map"):
+      return tf.io.decode_png(png, channels, dtype)
+
+  codes = tf.cond(
+    tf.strings.length(png) > 0,
+    decode,
+    lambda: tf.zeros([1, 1, channels], dtype),
+  )
+  return tf.ensure_shape(codes, [None, None, channels])
+
+
+def png_size(png: "tf.Tensor") -> "tf.Tensor":
+  """Height and width from the header, int32 [2]."""
+  import tensorflow as tf
+
+  magic = tf.strings.substr(png, 0, 8) == b"\x89PNG\r\n\x1a\n"
+  with require(magic, "PNG"):
+    header = tf.strings.substr(png, 16, 8)
+  return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]

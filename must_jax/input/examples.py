@@ -1,0 +1,170 @@
+"""The graph that makes examples of records: parse, decode, place, colour."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import tensorflow as tf
+
+from must_jax.fields.placement import Placement
+from must_jax.input import geometry
+from must_jax.input.geometry import AugmentOptions
+from must_jax.input.union import Union
+from must_jax.storage import records
+
+Example = dict[str, Any]
+Plan = dict[str, Any]
+
+
+class ExampleGraph(NamedTuple):
+  """How records become examples, in two steps.
+
+  Attributes:
+    plan: from positions, numbers of sources (int64 [n]), image records (string
+      [n]) and sidecars (string [n, tasks]; see `union.Record`) to all that is
+      said about the examples before decoding, [n, ...]. Many small operations,
+      which take little time for many records at once. An image record may have
+      no more than a key.
+    make: from one row of a plan to the example.
+  """
+
+  plan: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], Plan]
+  make: Callable[[Plan], Example]
+
+
+@functools.lru_cache(16)  # a labelling job makes a loader for each shard
+def example_graph(
+  union: Union,
+  image_size: tuple[int, int] | None,
+  label_stride: int,
+  augment: AugmentOptions,
+  seed: int,
+  views: int = 1,
+) -> ExampleGraph:
+  """The graph that makes examples.
+
+  Args:
+    union: whose records it reads.
+    image_size: (H, W) of the network input; None leaves images as they are.
+    label_stride: network pixels per cell of a map.
+    augment: how images vary.
+    seed: of the augmentation.
+    views: of each image; with more than one "image" has a dimension of them.
+  """
+
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([None], tf.int64),
+      tf.TensorSpec([None], tf.int64),
+      tf.TensorSpec([None], tf.string),
+      tf.TensorSpec([None, len(union.tasks)], tf.string),
+    ],
+    autograph=False,
+  )
+  def plan(
+    positions: tf.Tensor,
+    sources: tf.Tensor,
+    images: tf.Tensor,
+    sidecars: tf.Tensor,
+  ) -> Plan:
+    head = records.parse_image(images)
+    randoms = [
+      geometry.random_numbers(seed, positions, view) for view in range(views)
+    ]
+    placements = [
+      geometry.whole_image(head["size"])
+      if image_size is None
+      else geometry.choose_placement(head["size"], image_size, augment, random)
+      for random in randoms
+    ]
+    return head | {
+      "position": positions,
+      "source": sources,
+      "image_record": images,
+      "sidecars": sidecars,
+      "views": tuple(zip(placements, randoms, strict=True)),
+    }
+
+  def make_view(
+    plan: Plan, placement: Placement, random: tf.Tensor
+  ) -> tf.Tensor:
+    pixels = records.decode_image(
+      plan["image"], plan["size"], placement.window, placement.reduction
+    )
+    if image_size is None:
+      return pixels
+    return geometry.transform_image(
+      pixels, placement, image_size, augment, random
+    )
+
+  @tf.function(autograph=False)
+  def make(plan: Plan) -> Example:
+    pixels = [make_view(plan, *view) for view in plan["views"]]
+    placement, _ = plan["views"][0]
+    sidecars = tf.unstack(plan["sidecars"], len(union.tasks))
+    labels = {}
+    for sidecar, (task, fields) in zip(
+      sidecars, union.tasks.items(), strict=True
+    ):
+      record, is_sidecar = _choose_record(
+        union, task, plan["image_record"], sidecar, plan["source"]
+      )
+      parsed = records.parse_labels(
+        record,
+        fields,
+        plan["key"],
+        _class_tables(union, task, plan["source"], is_sidecar),
+      )
+      labels[task] = geometry.place_labels(
+        parsed,
+        fields,
+        placement,
+        cast(tuple[int, int], image_size),
+        label_stride,
+      )
+    return {
+      "image": pixels[0] if views == 1 else tf.stack(pixels),
+      "valid": tf.strings.length(plan["image"]) > 0,
+      "content_size": tf.cast(placement.content, tf.float32),
+      "original_size": tf.cast(placement.window[2:], tf.float32),
+      "position": tf.cast(plan["position"], tf.int32),
+      "key": plan["key"],
+      "labels": labels,
+    }
+
+  return ExampleGraph(plan, make)
+
+
+def _choose_record(
+  union: Union,
+  task: str,
+  image: tf.Tensor,
+  sidecar: tf.Tensor,
+  source: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """The record that has a task's labels, and whether that is the sidecar."""
+  column = list(union.tasks).index(task)
+  reads_own = union.reads_own[:, column]
+  if not reads_own.any():
+    return sidecar, tf.constant(True)
+  if reads_own.all() and not union.reads_sidecar[:, column].any():
+    return image, tf.constant(False)
+  own = tf.gather(reads_own, source) & (
+    (tf.strings.length(sidecar) == 0)
+    | records.has_labels(image, list(union.tasks[task]))
+  )
+  return tf.cond(own, lambda: image, lambda: sidecar), ~own
+
+
+def _class_tables(
+  union: Union, task: str, source: tf.Tensor, is_sidecar: tf.Tensor
+) -> dict[str, tf.Tensor]:
+  """For a task's fields the class ids of a record, see `parse_labels`."""
+  return {
+    name: tf.where(
+      is_sidecar,
+      tf.gather(tables.sidecar, source),
+      tf.gather(tables.own, source),
+    )
+    for name, tables in union.class_tables.get(task, {}).items()
+  }

@@ -1,0 +1,221 @@
+"""Label sets as they are made: one directory per image set and teacher.
+
+  DIR/job.json           what is labelled, by whom and how; written first
+  DIR/SHARD.tfrecord     label records, aligned with the image shard's records
+  DIR/SHARD.offsets      where they begin
+  DIR/SHARD.json         commit record; a shard without one does not count
+  DIR/leases/            who works on what; gone when the set is finished
+  DIR/manifest.json      all of the set for its readers; written last
+
+The protocol is that of `commits`. Apart from the leases every byte follows from
+the images, the teacher and the settings: there are no times and no host names
+in it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, ClassVar, Self
+
+from absl import logging
+
+from must_jax.config import differences
+from must_jax.fields import Description, alarms
+from must_jax.fields.statistics import add
+from must_jax.storage import path as path_lib
+from must_jax.storage.commits import JOB_FILE, Commit, CommitDirectory
+from must_jax.storage.path import Path, PathLike
+from must_jax.storage.sets import (
+  LABEL_SCHEMA_VERSION,
+  ImageSet,
+  read_versioned_json,
+)
+
+# The label record's key where the image record cannot be read at all.
+UNKNOWN_KEY = b""
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "tensorflow")
+_MAX_LISTED = 1000  # undecodable records in a manifest; commit records have all
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCommit(Commit):
+  """A finished shard of labels; its `keys` are those of the image shard.
+
+  Attributes:
+    teacher: digest of the teacher's checkpoint.
+    undecodable: records without a label, {"index", "key", "reason"} each.
+    statistics: sums over the shard's labels by field, see `Field.sums`.
+  """
+
+  VERSION: ClassVar[int] = LABEL_SCHEMA_VERSION
+
+  teacher: str
+  undecodable: tuple[dict[str, Any], ...]
+  statistics: dict[str, dict[str, Any]]
+
+  @classmethod
+  def from_value(cls, value: Mapping[str, Any]) -> Self:
+    """See `Commit`."""
+    listed = {"undecodable": tuple(value["undecodable"])}
+    return super().from_value({**value, **listed})
+
+
+LabelDirectory = CommitDirectory[LabelCommit]
+
+
+def describe_job(
+  image_set: ImageSet,
+  fields: Mapping[str, Description],
+  teacher: Mapping[str, Any],
+  settings: Mapping[str, Any],
+) -> dict[str, Any]:
+  """The contents of `job.json`: all that the labels depend on.
+
+  Args:
+    image_set: what is labelled.
+    fields: as in the index of an image set.
+    teacher: JSON; "digest" identifies the checkpoint.
+    settings: JSON; whatever else the labels depend on, as the batch size.
+  """
+  job = {
+    "schema_version": LABEL_SCHEMA_VERSION,
+    "image_set": {
+      "name": image_set.name,
+      "split": image_set.split,
+      "licence": image_set.licence,
+      "num_records": image_set.num_records,
+      "shards": [dataclasses.asdict(shard) for shard in image_set.shards],
+    },
+    "fields": fields,
+    "teacher": teacher,
+    "settings": settings,
+    "versions": _versions(),
+  }
+  return json.loads(json.dumps(job))  # as it will be read, without tuples
+
+
+def _versions() -> dict[str, str]:
+  versions = {}
+  for library in _LIBRARIES:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      versions[library] = metadata.version(library)
+  return versions
+
+
+def json_digest(value: Any) -> str:
+  """Digest of a JSON value, hexadecimal blake2b-16."""
+  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+  return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _without_versions(job: Mapping[str, Any]) -> dict[str, Any]:
+  """What decides whether two jobs may share a directory."""
+  return {k: v for k, v in job.items() if k != "versions"}
+
+
+def open_directory(
+  directory: PathLike, job: Mapping[str, Any]
+) -> LabelDirectory:
+  """The directory of a job that has it already.
+
+  Args:
+    directory: of the label set.
+    job: contents of its `job.json`.
+  """
+  digest = json_digest(_without_versions(job))
+  return LabelDirectory(directory, digest, LabelCommit)
+
+
+def claim_directory(
+  directory: Path, job: dict[str, Any]
+) -> tuple[LabelDirectory, dict[str, Any]]:
+  """Makes the directory the job's own, or checks that it already is.
+
+  Returns:
+    The directory, and the job as it is there; only library versions may differ.
+
+  Raises:
+    ValueError: the directory belongs to another job or to something else.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  path = directory / JOB_FILE
+  # Looked for first: other workers may begin while this one looks.
+  strangers = [
+    name
+    for name in path_lib.list_names(directory)
+    if name.endswith(".tfrecord")
+  ]
+  if strangers and not path.exists():
+    raise ValueError(
+      f"{directory} holds {strangers[0]} but no {JOB_FILE}, so it is"
+      " no label set; labels would overwrite it. Choose another directory."
+    )
+  if path_lib.create_json(path, job):
+    return open_directory(directory, job), job
+  found = read_versioned_json(
+    path, LABEL_SCHEMA_VERSION, "delete the directory to label anew."
+  )
+  different = differences(_without_versions(found), _without_versions(job))
+  if different:
+    raise ValueError(
+      f"{directory} holds labels of another job. Different:"
+      f" {'; '.join(different)}. Choose another directory, or delete this one"
+      " to label anew."
+    )
+  if found["versions"] != job["versions"]:
+    logging.warning(
+      "%s was begun with other library versions, so that its shards may"
+      " differ in the last bits: %s",
+      directory,
+      "; ".join(differences(found["versions"], job["versions"])),
+    )
+  return open_directory(directory, found), found
+
+
+def read_job(directory: PathLike) -> dict[str, Any]:
+  """Reads `job.json`.
+
+  Raises:
+    ValueError: the directory is no label set, or of an unknown version.
+  """
+  return read_versioned_json(
+    Path(directory) / JOB_FILE,
+    LABEL_SCHEMA_VERSION,
+    "the directory is no label set.",
+  )
+
+
+def make_manifest(
+  job: Mapping[str, Any], commits: Sequence[LabelCommit]
+) -> dict[str, Any]:
+  """The contents of `manifest.json`.
+
+  Args:
+    job: contents of `job.json`.
+    commits: of all shards, in order.
+  """
+  totals: dict[str, dict[str, Any]] = {}
+  for commit in commits:
+    totals = add(totals, commit.statistics)
+  num_records = sum(c.shard.num_records for c in commits)
+  num_bytes = sum(c.shard.num_bytes for c in commits)
+  undecodable = [
+    {"shard": c.shard.file, **record}
+    for c in commits
+    for record in c.undecodable
+  ]
+  return {
+    **job,
+    "shards": [dataclasses.asdict(c.shard) for c in commits],
+    "num_records": num_records,
+    "num_bytes": num_bytes,
+    "bytes_per_image": round(num_bytes / max(num_records, 1), 1),
+    "num_undecodable": len(undecodable),
+    "undecodable": undecodable[:_MAX_LISTED],
+    "statistics": totals,
+    "alarms": alarms(job["fields"], totals),
+  }

@@ -1,0 +1,93 @@
+"""Image sets and label sets of every version that was written still read."""
+
+import importlib.util
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import SUPERVISED, Source
+from must_jax.pseudo_label import worker
+from must_jax.storage.set_writer import write_image_set
+
+READ = {
+  "label": ClassVector(3),
+  "objects": Boxes(3, max_boxes=4),
+  "mask": ClassMap(3),
+  "depth": ValueMap("inverse"),
+  "normals": VectorMap(),
+}
+
+
+def _script():
+  path = pathlib.Path(__file__).with_name("make_golden_sets.py")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+golden = _script()
+
+
+@pytest.fixture
+def sets(tmp_path):
+  shutil.unpack_archive(golden.GOLDEN / f"{golden.NAME}.zip", tmp_path)
+  return tmp_path
+
+
+def contents(directory):
+  return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("labels", ["supervised", "labels"])
+def test_batches_are_what_they_were(sets, labels):
+  origin = SUPERVISED if labels == "supervised" else str(sets / labels)
+  source = Source(str(sets / "images"), "train", dict.fromkeys(READ, origin))
+  batch = next(
+    eval_batches(
+      [source],
+      {name: {name: field} for name, field in READ.items()},
+      batch_size=golden.COUNT,
+      image_size=(24, 24),
+    )
+  )
+  found = golden.flatten(batch)
+  with np.load(golden.GOLDEN / f"{golden.NAME}.npz") as file:
+    expected = {
+      name.removeprefix(labels): file[name]
+      for name in file.files
+      if name.startswith(f"{labels}/")
+    }
+  assert set(found) == set(expected)
+  for name, array in expected.items():
+    assert found[name].dtype == array.dtype
+    np.testing.assert_allclose(found[name], array, atol=1e-5, err_msg=name)
+
+
+def test_an_image_set_has_the_same_bytes(sets, tmp_path):
+  write_image_set(
+    tmp_path / "again",
+    "golden",
+    "train",
+    golden.make_examples(),
+    golden.FIELDS,
+    "CC0-1.0",
+    num_shards=2,
+  )
+  assert contents(tmp_path / "again") == contents(sets / "images")
+
+
+def test_a_labelling_job_goes_on(sets):
+  """Shards of before stay; what is new has the bytes that it would have had."""
+  unfinished = sets / "unfinished"
+  before = contents(unfinished)
+  worker.label_images(
+    golden.Teacher(), sets / "images", "train", unfinished, batch_size=4
+  )
+  after = contents(unfinished)
+  assert after == contents(sets / "labels")
+  assert {name: after[name] for name in before} == before

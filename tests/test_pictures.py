@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from must_jax import pictures
+from must_jax.types import IGNORE_LABEL
+
+IMAGE = np.full((48, 64, 3), 100, np.uint8)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "expected"),
+  [
+    (2, 4, [0, 0, 1, 1]),
+    (4, 2, [1, 3]),  # equally near: the right one
+    (3, 2, [0, 2]),
+    (2, 3, [0, 1, 1]),
+    (5, 5, [0, 1, 2, 3, 4]),
+  ],
+)
+def test_maps_are_resized_to_the_nearest_pixel(old, new, expected):
+  x = np.arange(old, dtype=np.uint8)
+  row = pictures.resize_map(x.reshape(1, old), (1, new))
+  assert row.dtype == np.uint8
+  np.testing.assert_array_equal(row[0], expected)
+  column = pictures.resize_map(x.reshape(old, 1, 1), (new, 1))
+  np.testing.assert_array_equal(column[:, 0, 0], expected)
+
+
+def test_palette_has_distinct_colours():
+  colors = pictures.palette(40).astype(int)
+  distance = np.abs(colors[:, None] - colors[None]).sum(-1)
+  assert (distance + 1000 * np.eye(40) > 10).all()
+
+
+def test_boxes_are_framed_and_nothing_else_changes():
+  colors = np.array([[255, 0, 0]], np.uint8)
+  drawn = pictures.draw_boxes(IMAGE, np.array([[10, 20, 30, 50.0]]), colors)
+  changed = (drawn != IMAGE).any(-1)
+  rows, columns = np.nonzero(changed)
+  assert (rows.min(), rows.max()) == (10, 30)
+  assert (columns.min(), columns.max()) == (20, 50)
+  assert not changed[11:30, 21:50].any()
+  assert (IMAGE == 100).all()
+
+
+def test_boxes_beyond_the_image_are_framed_at_its_edge():
+  colors = np.zeros((1, 3), np.uint8)
+  drawn = pictures.draw_boxes(IMAGE, np.array([[-5, -5, 99, 99.0]]), colors)
+  assert not drawn[0].any() and not drawn[-1].any()
+  assert (drawn[1:-1, 1:-1] == 100).all()
+
+
+def test_unknown_pixels_are_dark():
+  classes = np.zeros((48, 64), int)
+  classes[:, 32:] = IGNORE_LABEL
+  drawn = pictures.draw_classes(IMAGE, classes)
+  assert (drawn[:, 32:] == 35).all()
+  assert (drawn[:, :32] != 35).any()
+
+
+@pytest.mark.parametrize("is_distance", [False, True])
+def test_near_is_bright(is_distance):
+  values = np.tile(np.linspace(0, 1, 64), (48, 1))
+  valid = values < 0.9
+  drawn = pictures.draw_nearness(values, valid, is_distance=is_distance)
+  brightness = drawn.sum(-1).astype(int)
+  assert (brightness[~valid] == 0).all()
+  rises = brightness[0, 50] > brightness[0, 5]
+  assert rises != is_distance
+  nothing = pictures.draw_nearness(values, valid & False, is_distance=False)
+  assert not nothing.any()
+
+
+def test_a_surface_that_faces_the_camera_is_blue():
+  vectors = np.tile([0.0, 0.0, -1.0], (4, 4, 1))
+  valid = np.eye(4) > 0
+  drawn = pictures.draw_normals(vectors, valid)
+  assert drawn[0, 0].tolist() == [127, 127, 255]
+  assert drawn[0, 1].tolist() == [0, 0, 0]
+
+
+def test_galleries_pad_their_cells():
+  small = np.zeros((10, 20, 3), np.uint8)
+  drawn = pictures.gallery([(IMAGE, small), (small, small)], (48, 64))
+  assert drawn.shape == (96, 128, 3)
+  assert (drawn[:48, :64] == IMAGE).all()
+  assert (drawn[48:58, :20] == 0).all() and (drawn[58:, :64] == 255).all()
+
+
+def test_sheets_hold_every_tile_and_colour():
+  picture = np.full((100, 256, 3), 7, np.uint8)
+  tiles = [[pictures.Panel(picture, f"image {i}")] * 2 for i in range(4)]
+  sheet = np.asarray(
+    pictures.contact_sheet("A title", tiles, {"what": {"cat": (250, 1, 2)}})
+  )
+  assert (sheet == 7).all(-1).sum() == 8 * 100 * 256
+  assert (sheet == (250, 1, 2)).all(-1).sum() > 100

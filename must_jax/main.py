@@ -1,4 +1,14 @@
-"""Flags, platform set-up, and dispatch on `config.stage`."""
+"""Flags, platform set-up, and dispatch on `config.stage`.
+
+The stages, all with the config of the run and its directory:
+
+  train     trains (the default), and goes on where the run was; a teacher, a
+            student and a fine-tuned model are configs of it
+  label     labels the images of `config.label.dataset` with the checkpoint
+            `config.label.teacher`; workdir: of the label set
+  evaluate  evaluates the latest checkpoint in the workdir on
+            `config.evaluate_on`, and logs the metrics
+"""
 
 import logging as std_logging
 import os
@@ -15,7 +25,12 @@ from must_jax import config as config_lib
 from must_jax.input.quarantine import TooManyBad
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "configs/NAME.py, or configs/NAME.py:ARG.", lock_config=True
+  "config",
+  None,
+  "configs/NAME.py, or configs/NAME.py:ARG. --config.stage says what is done"
+  " with it: train (the default), label, or evaluate (metrics of the workdir's"
+  " latest checkpoint on config.evaluate_on, which are logged).",
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: checkpoints, metrics, labels."
@@ -23,10 +38,11 @@ _WORKDIR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer(
   "num_processes",
   None,
-  "Processes of the run, where the platform (TPU, SLURM, Open MPI) does not"
-  " say.",
+  "Processes of the run, where no launcher (TPU, SLURM, Open MPI) says it.",
 )
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number.")
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "This process's id among them, from 0."
+)
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "host:port of process 0."
 )
@@ -79,11 +95,13 @@ def run_stage(config: ConfigDict, workdir: str) -> Any:
     from must_jax.pseudo_label import worker
 
     return worker.label(config, workdir)
-  from must_jax.train import loop
-
   if config.stage == "evaluate":
-    return loop.evaluate_checkpoint(config, workdir)
-  return loop.train(config, workdir)
+    from must_jax.train.evaluate import evaluate_checkpoint
+
+    return evaluate_checkpoint(config, workdir)
+  from must_jax.train.loop import train
+
+  return train(config, workdir)
 
 
 def initialize_distributed() -> None:
@@ -94,10 +112,10 @@ def initialize_distributed() -> None:
   """
   import jax
 
-  from must_jax.train.place import find_place
+  from must_jax.train.launcher import find_launch
 
-  flags_of_place = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
-  missing = [flag.name for flag in flags_of_place if flag.value is None]
+  needed = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+  missing = [flag.name for flag in needed if flag.value is None]
   if not missing:
     launcher = "--num_processes"
     if not re.fullmatch(r".+:\d+", _COORDINATOR.value or ""):
@@ -105,13 +123,13 @@ def initialize_distributed() -> None:
         f"--coordinator is {_COORDINATOR.value!r}; expected HOST:PORT, which"
         " process 0 listens at and all others reach."
       )
-  elif len(missing) < len(flags_of_place):
+  elif len(missing) < len(needed):
     raise ValueError(
       "--coordinator, --num_processes and --process_id say together where a"
       f" process belongs; not given: {', '.join(missing)}."
     )
-  elif (place := find_place(os.environ)).processes > 1:
-    launcher = place.launcher
+  elif (launch := find_launch(os.environ)).num_processes > 1:
+    launcher = launch.launcher
   else:
     return
 

@@ -104,7 +104,7 @@ class Program:
 
   @functools.cached_property
   def abstract_state(self) -> TrainState:
-    """Shapes and places of a state, as `jax.ShapeDtypeStruct`."""
+    """Shapes and shardings of a state, as `jax.ShapeDtypeStruct`."""
     shapes = jax.eval_shape(self._init, jax.random.key(0))
     return jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(
@@ -132,7 +132,7 @@ class Program:
 
   @property
   def abstract_batch(self) -> PyTree:
-    """Shapes and places of a batch, likewise."""
+    """Shapes and shardings of a batch, likewise."""
     data = self.config.data
     return abstract_batch(
       {name: task.fields for name, task in self.tasks.items()},
@@ -167,7 +167,7 @@ def build(
   """Builds all that a run computes with; nothing is compiled yet.
 
   Args:
-    config: with class names filled in (`data.sources.resolve`).
+    config: with class names filled in (`must_jax.input.sources.resolve`).
     weights: of the tasks' losses; 1 by default.
     devices: all by default.
 

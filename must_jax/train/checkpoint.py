@@ -23,8 +23,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.storage.tfrecord import is_local
-from must_jax.train import processes
+from must_jax.storage.path import is_local
+from must_jax.train import runtime
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
 
@@ -46,7 +46,7 @@ class CheckpointNotSavedError(OSError):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Leaves questions about preemption to `Checkpoints`.
+  """Leaves questions about preemption to `must_jax.train.runtime.Preemption`.
 
   Processes agree on a number; those of orbax, which are steps, would be other
   numbers than those of the questions.
@@ -68,7 +68,6 @@ class Checkpoints:
       config: of the run, with class names filled in.
     """
     self._config = json.loads(config_lib.to_json(config))
-    self._polls, self._told = 0, False
     self._num_bytes = 0
     self._manager = _Manager(
       epath.Path(workdir).absolute() / "checkpoints",
@@ -82,6 +81,9 @@ class Checkpoints:
 
   def save(self, state: TrainState) -> None:
     """Saves in the background; a step that is already there is left alone.
+
+    Args:
+      state: of a step after all those that are there.
 
     Raises:
       CheckpointNotSavedError: this one, or the one before, cannot be written.
@@ -132,13 +134,13 @@ class Checkpoints:
   def restore(
     self, abstract: TrainState, latest: int | None = None
   ) -> TrainState | None:
-    """The latest intact state; None if nothing was saved.
+    """The latest intact state; None if there is no checkpoint to look at.
 
     A checkpoint that cannot be read, or whose digest does not match, is put
     aside, loudly, and the one before it is used.
 
     Args:
-      abstract: shapes and places of the state.
+      abstract: shapes and shardings of the state.
       latest: step after which no checkpoint is looked at.
 
     Raises:
@@ -184,7 +186,7 @@ class Checkpoints:
     except Exception as error:  # as it comes: KeyError, JSONDecodeError, ...
       problem = str(_corrupt(path, error))
     # Another process may see what this one does not.
-    for seen in processes.gather(problem.encode()):
+    for seen in runtime.gather(problem.encode()):
       if seen:
         raise CorruptCheckpointError(seen.decode())
     _check(digests, _digests(state), path)
@@ -199,11 +201,23 @@ class Checkpoints:
         if aside.exists():
           aside.rmtree()
         path.rename(aside)
-    processes.gather(b"")  # all wait for the first
+    runtime.gather(b"")  # all wait for the first
     self._manager.reload()
 
   def roll_back(self, abstract: TrainState, step: int) -> TrainState | None:
-    """The latest intact state up to a step; later checkpoints are deleted."""
+    """The latest intact state up to a step; later checkpoints are deleted.
+
+    Args:
+      abstract: shapes and shardings of the state.
+      step: the latest to go back to.
+
+    Returns:
+      The state; None, and nothing is deleted, if there is none so early.
+
+    Raises:
+      CheckpointNotSavedError: what is being saved cannot be written.
+      CorruptCheckpointError: there are some so early, but none is intact.
+    """
     self._wait()
     state = self.restore(abstract, latest=step)
     if state is not None:
@@ -211,17 +225,6 @@ class Checkpoints:
         if later > int(state.step):
           self._manager.delete(later)
     return state
-
-  def reached_preemption(self) -> bool:
-    """True once the platform has announced to every process that it ends.
-
-    Every process must ask equally often: they agree on a question to say yes
-    to, and so do the same last step, or batch of an evaluation.
-    """
-    self._polls += 1
-    # The platform says yes to one question only.
-    self._told |= multihost_utils.reached_preemption_sync_point(self._polls)
-    return self._told
 
   def close(self) -> None:
     """Waits for pending saves.

@@ -1,50 +1,160 @@
 """Evaluation: every example once, the last partial batch included."""
 
+import itertools
 import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from must_jax.input import sources
+from must_jax.input.quarantine import Quarantine
 from must_jax.metrics.metric import Metric
+from must_jax.models.must import MustModel
 from must_jax.tasks import Task
+from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
-from must_jax.train import processes
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.step import make_predict_step
 from must_jax.types import PyTree
 
 
-def evaluate(
+def evaluate_checkpoint(
+  config: ConfigDict, workdir: epath.PathLike
+) -> dict[str, float]:
+  """The stage `evaluate`: a run's latest checkpoint on `config.evaluate_on`.
+
+  Args:
+    config: of the run; data of evaluation and mesh may be others.
+    workdir: of the run. Only its `quarantine/` is written to.
+
+  Returns:
+    {"dataset/task/metric": value}.
+
+  Raises:
+    FileNotFoundError: `workdir` holds no checkpoint.
+    CorruptCheckpointError: its latest one is not what was saved.
+    ValueError: the config does not fit the data or the devices.
+  """
+  config = sources.resolve(config)
+  tasks = build_tasks(config)
+  mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp)
+  variables = jax.device_put(
+    checkpoint.load_variables(workdir), mesh_lib.replicated(mesh)
+  )
+  evaluator = Evaluator(
+    config,
+    build_model(config, tasks),
+    tasks,
+    mesh,
+    runtime.open_quarantine(workdir),
+  )
+  metrics = evaluator(variables)
+  assert metrics is not None  # nobody abandons it
+  return metrics
+
+
+class Evaluator:
+  """Evaluates a model on every dataset of `config.evaluate_on`."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    model: MustModel,
+    tasks: dict[str, Task],
+    mesh: Mesh,
+    quarantine: Quarantine,
+  ):
+    """Prepares the steps; nothing is compiled yet.
+
+    Args:
+      config: of the run, with class names filled in.
+      model: with a head for each task.
+      tasks: of the model. Each dataset is evaluated on those that it has
+        labels for.
+      mesh: devices of all processes.
+      quarantine: gets the records that cannot be used.
+
+    Raises:
+      ValueError: the devices cannot share a batch.
+    """
+    self._config, self._mesh, self._quarantine = config, mesh, quarantine
+    self._steps: dict[str, tuple[dict[str, Task], Callable[..., Any]]] = {}
+    for dataset in config.evaluate_on:
+      names = sources.tasks_of(config, dataset)
+      chosen = {name: tasks[name] for name in names}
+      step = make_predict_step(model, chosen, mesh, map_stride=1)
+      self._steps[dataset] = chosen, step
+    if self._steps:
+      mesh_lib.check_batch_size(
+        "data.eval_batch_size", config.data.eval_batch_size, mesh
+      )
+
+  def __call__(
+    self, variables: PyTree, stop: Callable[[int], bool] = lambda _: False
+  ) -> dict[str, float] | None:
+    """Metrics on all datasets; {} if there are none to evaluate on.
+
+    Args:
+      variables: of the model.
+      stop: asked before each batch, with its number from 1, counted over the
+        datasets; if true, the evaluation is abandoned.
+
+    Returns:
+      {"dataset/task/metric": value}; None if abandoned.
+    """
+    numbers = itertools.count(1)
+    results: dict[str, float] = {}
+    for dataset, (tasks, predict) in self._steps.items():
+      metrics = _evaluate(
+        predict,
+        variables,
+        sources.eval_batches(self._config, dataset, self._quarantine),
+        tasks,
+        self._mesh,
+        lambda: stop(next(numbers)),
+      )
+      if metrics is None:
+        return None
+      results |= {f"{dataset}/{key}": value for key, value in metrics.items()}
+    return results
+
+
+def _evaluate(
   predict: Callable[[PyTree, Any, Any], dict[str, dict[str, Any]]],
   variables: PyTree,
   batches: Iterable[dict[str, Any]],
   tasks: dict[str, Task],
   mesh: Mesh,
-  stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
-  """Metrics of every task, over all processes' examples.
+  stop: Callable[[], bool],
+) -> dict[str, float] | None:
+  """Metrics of every task on one dataset, over all processes' examples.
 
   Args:
     predict: from `make_predict_step`, for these tasks.
     variables: of the model.
-    batches: this process's part, from the data pipeline.
+    batches: this process's part of the dataset.
     tasks: tasks to evaluate.
     mesh: devices of all processes.
-    stop: asked between batches; if true, the evaluation is abandoned.
+    stop: asked before each batch; if true, the evaluation is abandoned.
 
   Returns:
-    {"task/metric": value}; empty if abandoned.
+    {"task/metric": value}; None if abandoned.
   """
   metrics = {name: task.make_metrics() for name, task in tasks.items()}
   for batch in batches:
     if stop():
-      return {}
+      return None
     inputs = batch["image"], batch["content_size"]
     outputs = predict(variables, *mesh_lib.to_device(inputs, mesh))
-    outputs = jax.tree.map(_local_rows, outputs)
+    outputs = jax.tree.map(_local_examples, outputs)
     for name, metric in metrics.items():
-      metric.update(outputs[name], batch["labels"][name], batch)
+      label = batch["labels"][name][tasks[name].measured]
+      metric.update(outputs[name], label, batch)
   return {
     f"{name}/{key}": value
     for name, metric in metrics.items()
@@ -52,8 +162,8 @@ def evaluate(
   }
 
 
-def _local_rows(x: jax.Array) -> np.ndarray:
-  """This process's rows of a global array, in order."""
+def _local_examples(x: jax.Array) -> np.ndarray:
+  """This process's examples of a global array, in order."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
   return np.concatenate([np.asarray(s.data) for s in shards])
 
@@ -63,7 +173,7 @@ def _merge_processes(metric: Metric) -> Metric:
   if jax.process_count() == 1:
     return metric
   merged: Metric | None = None
-  for payload in processes.gather(pickle.dumps(metric)):
+  for payload in runtime.gather(pickle.dumps(metric)):
     # The bytes come from the run's own processes.
     other = pickle.loads(payload)
     if merged is None:

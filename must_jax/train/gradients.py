@@ -150,7 +150,7 @@ def make_gradients(
     )
 
   def of_batch(params, batch_stats, batch, weights, key):
-    params = mesh_lib.gather(params, mesh)
+    params = mesh_lib.gather_params(params, mesh)
     shares: Scalars = {name: jnp.ones(()) for name in tasks}
     if accumulate == 1:
       return of_part(params, batch_stats, batch, shares, weights, key)

@@ -63,13 +63,13 @@ class LoadedModel:
     mesh = mesh_lib.local_mesh()
     step = make_predict_step(self.model, chosen, mesh, map_stride)
     variables = jax.device_put(self.variables, mesh_lib.replicated(mesh))
-    rows = mesh_lib.batch_sharding(mesh)
+    sharding = mesh_lib.batch_sharding(mesh)
 
     def predict(
       images: np.ndarray, content_size: np.ndarray | None = None
     ) -> dict[str, dict[str, Any]]:
       mesh_lib.check_batch_size("The batch", len(images), mesh)
-      batch = jax.device_put((images, content_size), rows)
+      batch = jax.device_put((images, content_size), sharding)
       return jax.device_get(step(variables, *batch))
 
     return predict

@@ -1,37 +1,29 @@
 """The one training loop: teacher, student and fine-tuning differ in config."""
 
 import contextlib
-import dataclasses
-import itertools
 import json
 import sys
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
-from clu import metric_writers
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.tfrecord import atomic_write
+from must_jax.storage.path import publish
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
-from must_jax.train import processes
-from must_jax.train.build import Program, build, build_model, build_tasks
-from must_jax.train.evaluate import evaluate
-from must_jax.train.guard import TrainingDiverged
-from must_jax.train.preemption import Sigterm
-from must_jax.train.processes import Watchdog
+from must_jax.train import runtime
+from must_jax.train.build import Program, build
+from must_jax.train.evaluate import Evaluator
+from must_jax.train.metric_logger import MetricLogger
+from must_jax.train.recovery import roll_back
+from must_jax.train.runtime import Preemption, Watchdog
 from must_jax.train.state import TrainState
-from must_jax.train.step import make_predict_step
 from must_jax.weighting import paper_weights
 
 # Options that a run may change when it goes on: they suit the machines, and
@@ -54,143 +46,118 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
 
   Args:
     config: a valid config (`must_jax.config.validate`).
-    workdir: receives `config.json`, `checkpoints/`, `metrics.jsonl` and
-      TensorBoard events.
+    workdir: receives `config.json`, `checkpoints/`, `metrics.jsonl`,
+      TensorBoard events, `progress/`, `quarantine/` and `result.json`.
 
   Returns:
     The last evaluation's metrics; {} without an evaluation.
 
   Raises:
-    ValueError: the config does not fit the data or what `workdir` holds.
+    ValueError: the config does not fit the data, the devices or what `workdir`
+      holds.
+    TooManyBad: more records cannot be used than `data.max_bad` allows.
     TrainingDiverged: with the steps, the tasks' losses and the batch's keys.
-    SystemExit: with code 42, after saving, on SIGTERM or a preemption notice.
+    OSError: a checkpoint or the metrics cannot be written.
+    SystemExit: with code 42 on SIGTERM or a preemption notice, after saving;
+      within a streak of skipped steps nothing is saved, and the last checkpoint
+      is gone on from.
   """
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  logging.info("%s", processes.report())
+  logging.info("%s", runtime.report())
 
   # 1. Names become data: open the sources, fill in classes and weights.
   config = sources.resolve(config)
   _claim_workdir(config, workdir)
   program = build(config, _loss_weights(config))
-  total = config.train.steps
+  options = config.train
 
   # 2. The state: resume, or warm-start, or begin.
   checkpoints = checkpoint_lib.Checkpoints(workdir, config)
-  state = checkpoints.restore(program.abstract_state)
-  if state is not None:
-    logging.info("Resumed at step %d.", int(state.step))
-  else:
-    state = program.create_state()
-    if config.init_from:
-      state, table = checkpoint_lib.warm_start(
-        state,
-        config.init_from,
-        tuple(config.init_parts),
-        {name: task.classes for name, task in program.tasks.items()},
-        config.model,
-      )
-      logging.info("%s", table)
+  state = _initial_state(checkpoints, program)
+  step = first_step = int(state.step)
 
-  # 3. Data, and where the numbers go.
-  done = first_step = int(state.step)
-  left_out = int(state.batches_left_out)
-  quarantine = _quarantine(workdir)
-  batches = sources.train_batches(config, done + left_out, quarantine)
-  evaluator = _Evaluator(
+  # 3. Data of training and of evaluation.
+  quarantine = runtime.open_quarantine(workdir)
+  data = _TrainingData(program, quarantine, state)
+  evaluator = Evaluator(
     config, program.model, program.tasks, program.mesh, quarantine
   )
   final: dict[str, float] = {}
 
   with (
-    Sigterm() as sigterm,
+    Preemption() as preemption,
     contextlib.closing(checkpoints),
-    Watchdog(workdir, config.train.stuck_seconds) as watchdog,
-    _metric_writer(workdir) as writer,
-    _progress_bar(first_step, total) as bar,
+    Watchdog(workdir, options.stuck_seconds) as watchdog,
+    contextlib.closing(MetricLogger(config, workdir, first_step)) as logger,
   ):
-    # Once `jax.distributed` is initialised it owns SIGTERM, and tells every
-    # process the same moment to stop at.
-    def told_to_end() -> bool:
-      return sigterm.received or checkpoints.reached_preemption()
 
-    def evaluate_state() -> dict[str, float]:
-      watchdog.moved(done, "evaluates")
-      batches = itertools.count(1)
+    def due(every: int) -> bool:
+      return step == options.steps or (every > 0 and step % every == 0)
 
-      def stop() -> bool:
-        watchdog.moved(done, "evaluates", next(batches))
-        return told_to_end()
+    def save() -> None:
+      watchdog.moved(step, "saves")
+      checkpoints.save(state)
 
-      return evaluator(state, stop)
+    def evaluate() -> dict[str, float] | None:
+      def stop(batch: int) -> bool:
+        watchdog.moved(step, "evaluates", batch)
+        return preemption.reached()
+
+      watchdog.moved(step, "evaluates")
+      return evaluator(state.variables, stop)
 
     # 4. Train.
-    history = _History(config)
-    while done < total:
-      watchdog.moved(done, "waits for data")
-      batch = next(batches)
-      keys = batch.pop("key")
-      watchdog.moved(done, "compiles" if done == first_step else "computes")
-      state, metrics = program.train_step(
-        state, mesh_lib.to_device(batch, program.mesh)
-      )
-      history.add(done, keys, metrics)
-      done += 1
-      bar.update()
-      is_last, ends = done == total, told_to_end()
-      log = is_last or _due(done, config.train.log_every)
-      save = is_last or ends or _due(done, config.train.checkpoint_every)
-      tests = is_last or _due(done, config.train.evaluate_every)
-
-      # What a step says is looked at rarely, for that waits for the device.
-      # Whoever is told to end leaves it to the next start to go back, at the
-      # step where this one would have.
-      bad = history.read() if log or save or tests else None
-      if bad and not ends:
-        state = _roll_back(checkpoints, program, state, bad)
-        logging.error("Went back to step %d, other data.", int(state.step))
-        bar.update(int(state.step) - done)
-        done, left_out = int(state.step), int(state.batches_left_out)
-        batches = sources.train_batches(config, done + left_out, quarantine)
-        history = _History(config)
+    while step < options.steps:
+      watchdog.moved(step, "waits for data")
+      keys, batch = next(data)
+      watchdog.moved(step, "compiles" if step == first_step else "computes")
+      state, metrics = program.train_step(state, batch)
+      logger.add(step, keys, metrics)
+      step += 1
+      ends = preemption.reached()
+      writes, saves = due(options.log_every), due(options.checkpoint_every)
+      evaluates = due(options.evaluate_every)
+      if not (writes or saves or evaluates or ends):
         continue
 
-      if log:
+      # Reading waits for the device, so it is done rarely. Whoever is told to
+      # end leaves it to the next start to go back, at the step where this one
+      # would have.
+      streak = logger.read()
+      if streak and not ends:
+        state = roll_back(checkpoints, program, state, streak)
+        step = int(state.step)
+        data.seek(state)
+        logger.restart(step)
+        continue
+
+      # Within a streak of skipped steps there is nothing to go on from.
+      resumable = not streak and (
+        step == options.steps or not logger.is_skipping
+      )
+      if writes:
         checkpoints.check()
-        scalars = history.scalars()
-        scalars["lr"] = float(program.schedule(done - 1))
-        for name, count in zip(
-          config.train_on, batches.counts(done + left_out), strict=True
-        ):
-          scalars[f"examples/{name}"] = float(count)
-        writer.write_scalars(done, scalars)
-        bar.set_postfix(loss=f"{scalars['loss']:.4f}")
-
-      # A row of skipped steps is no place to go on from.
-      resumable = not bad and (is_last or not history.is_skipping)
-      if save and resumable:
-        watchdog.moved(done, "saves")
-        checkpoints.save(state)
-
-      if tests and not ends:
-        final = evaluate_state()
-        if final:
-          writer.write_scalars(done, final)
-        elif config.evaluate_on:
-          ends = True
-          if resumable:
-            checkpoints.save(state)
-        history.rest()
-
+        lr = float(program.schedule(step - 1))
+        logger.write(step, {"lr": lr} | data.counts())
+      if saves and resumable:
+        save()
+      if evaluates and not ends:
+        found = evaluate()
+        ends, final = found is None, found or {}
+        logger.write_evaluation(step, final)
       if ends:
-        logging.info("Told to end at step %d; the same command goes on.", done)
+        if resumable:
+          save()
+        logging.info("Told to end at step %d; the same command goes on.", step)
         sys.exit(PREEMPTED)
 
     # 5. Done. An old run that is merely opened again is evaluated anew.
-    if first_step >= total:
-      final = evaluate_state()
-      if config.evaluate_on and not final:
+    if first_step >= options.steps:
+      found = evaluate()
+      if found is None:
         sys.exit(PREEMPTED)
+      final = found
   if jax.process_index() == 0 and final:
     (workdir / "result.json").write_text(
       json.dumps(final, indent=2, sort_keys=True) + "\n"
@@ -198,181 +165,58 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
   return final
 
 
-def evaluate_checkpoint(
-  config: ConfigDict, workdir: epath.PathLike
-) -> dict[str, float]:
-  """Evaluates `workdir`'s latest checkpoint on `config.evaluate_on`."""
-  config = sources.resolve(config)
-  tasks = build_tasks(config)
-  mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp)
-  variables = jax.device_put(
-    checkpoint_lib.load_variables(workdir), mesh_lib.replicated(mesh)
-  )
-  evaluator = _Evaluator(
-    config,
-    build_model(config, tasks),
-    tasks,
-    mesh,
-    _quarantine(epath.Path(workdir)),
-  )
-  return evaluator.run(variables)
-
-
-class _History:
-  """The steps since the last look at the device's numbers."""
-
-  def __init__(self, config: ConfigDict):
-    self._batch_size = config.data.batch_size
-    self._max_skipped = config.train.max_skipped
-    self._unread: list[tuple[int, Any, dict[str, Any]]] = []
-    self._latest: dict[str, float] = {}
-    self._unusable = 0.0
-    self.rest()
-
-  def rest(self) -> None:
-    """The time until now counts for no step."""
-    self._clock, self._steps = time.monotonic(), 0
-
-  def add(self, step: int, keys: Any, metrics: dict[str, Any]) -> None:
-    """Remembers what a step will say, and the keys of its batch."""
-    self._unread.append((step, keys, metrics))
-    self._steps += 1
-
-  def read(self) -> "_Trouble | None":
-    """Waits for the steps; tells of those that were skipped."""
-    worst: _Trouble | None = None
-    for step, keys, metrics in self._unread:
-      latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
-      self._latest = latest
-      self._unusable += latest["unusable_examples"]
-      in_a_row = int(latest["skipped_in_a_row"])
-      if in_a_row:
-        trouble = _Trouble(step, in_a_row, keys, latest)
-        logging.warning("Skipped: %s", trouble.describe())
-        if in_a_row >= self._max_skipped:
-          worst = trouble
-    self._unread = []
-    return worst
-
-  @property
-  def is_skipping(self) -> bool:
-    """Whether the latest step that was read was skipped."""
-    return bool(self._latest.get("skipped_in_a_row"))
-
-  def scalars(self) -> dict[str, float]:
-    """The latest step's metrics, and what is counted since the last call."""
-    seconds = time.monotonic() - self._clock
-    scalars = self._latest | {
-      "unusable_examples": self._unusable,
-      "images_per_second": self._steps * self._batch_size / seconds,
-    }
-    self._unusable = 0.0
-    self.rest()
-    return scalars
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trouble:
-  """The last of a row of skipped steps."""
-
-  step: int
-  in_a_row: int
-  keys: Any
-  metrics: dict[str, float]
-
-  @property
-  def first(self) -> int:
-    """The first step of the row."""
-    return self.step - self.in_a_row + 1
-
-  def describe(self) -> str:
-    losses = {k: v for k, v in self.metrics.items() if k.endswith("/loss")}
-    shown = b", ".join(self.keys[:8]).decode(errors="replace")
-    return (
-      f"step {self.step}: loss {self.metrics['loss']}, gradient norm"
-      f" {self.metrics['grad_norm']}; losses of the tasks {losses}; the batch"
-      f" begins with the keys {shown}."
-    )
-
-
-def _roll_back(
-  checkpoints: checkpoint_lib.Checkpoints,
-  program: Program,
-  state: TrainState,
-  trouble: _Trouble,
+def _initial_state(
+  checkpoints: checkpoint_lib.Checkpoints, program: Program
 ) -> TrainState:
-  """The last state before the trouble, to go on with the data behind it.
-
-  Args:
-    checkpoints: of the run.
-    program: of the run.
-    state: after the trouble.
-    trouble: the latest.
-
-  Raises:
-    TrainingDiverged: there is none, or it was done too often.
-  """
-  report = (
-    f"{trouble.in_a_row} steps in a row could not be learned from, the last:"
-    f" {trouble.describe()} Look at these examples, or start from a"
-    " checkpoint in another --workdir (init_from) with a lower optimizer.lr or"
-    " an optimizer.clip_norm."
-  )
-  logging.error("%s", report)
-  before = checkpoints.roll_back(program.abstract_state, trouble.first)
-  if before is None:
-    raise TrainingDiverged(f"{report} There is no checkpoint before them.")
-  # Those that no checkpoint has seen count, too.
-  rollbacks = int(state.rollbacks)
-  if rollbacks >= program.config.train.max_rollbacks:
-    raise TrainingDiverged(
-      f"{report} The run has gone back {rollbacks} times already"
-      f" (train.max_rollbacks); its last good checkpoint is that of step"
-      f" {int(before.step)}."
+  """The latest one of the run; else a fresh one, warm-started if asked for."""
+  state = checkpoints.restore(program.abstract_state)
+  if state is not None:
+    logging.info("Resumed at step %d.", int(state.step))
+    return state
+  config, state = program.config, program.create_state()
+  if config.init_from:
+    state, table = checkpoint_lib.warm_start(
+      state,
+      config.init_from,
+      tuple(config.init_parts),
+      {name: task.classes for name, task in program.tasks.items()},
+      config.model,
     )
-  position = int(state.step) + int(state.batches_left_out)
-  counters = jax.device_put(
-    (np.int32(rollbacks + 1), np.int32(position - int(before.step))),
-    mesh_lib.replicated(program.mesh),
-  )
-  return before.replace(rollbacks=counters[0], batches_left_out=counters[1])
+    logging.info("%s", table)
+  return state
 
 
-class _Evaluator:
-  """Evaluates a state on every dataset of `config.evaluate_on`."""
+class _TrainingData:
+  """The batches of a run, from where a state is in their order."""
 
-  def __init__(self, config, model, tasks, mesh, on_bad):
-    self._config, self._tasks, self._mesh = config, tasks, mesh
-    self._on_bad = on_bad
-    self._steps = {}
-    for dataset in config.evaluate_on:
-      names = sources.tasks_of(config, dataset)
-      chosen = {name: tasks[name] for name in names}
-      step = make_predict_step(model, chosen, mesh, map_stride=1)
-      self._steps[dataset] = chosen, step
-    if self._steps:
-      mesh_lib.check_batch_size(
-        "data.eval_batch_size", config.data.eval_batch_size, mesh
-      )
+  def __init__(
+    self, program: Program, quarantine: Quarantine, state: TrainState
+  ):
+    self._config, self._mesh = program.config, program.mesh
+    self._quarantine = quarantine
+    self.seek(state)
 
-  def __call__(self, state, stop) -> dict[str, float]:
-    return self.run(state.variables, stop)
+  def seek(self, state: TrainState) -> None:
+    """Makes the batch of a state's next step the next one."""
+    self._position = int(state.step) + int(state.batches_left_out)
+    self._batches = sources.train_batches(
+      self._config, self._position, self._quarantine
+    )
 
-  def run(self, variables, stop=lambda: False) -> dict[str, float]:
-    results: dict[str, float] = {}
-    for dataset, (tasks, predict) in self._steps.items():
-      metrics = evaluate(
-        predict,
-        variables,
-        sources.eval_batches(self._config, dataset, self._on_bad),
-        tasks,
-        self._mesh,
-        stop,
-      )
-      if not metrics:
-        return {}
-      results |= {f"{dataset}/{key}": value for key, value in metrics.items()}
-    return results
+  def __next__(self) -> tuple[Any, dict[str, Any]]:
+    """The keys of this process's examples; the global batch, on the devices."""
+    batch = next(self._batches)
+    self._position += 1
+    keys = batch.pop("key")
+    return keys, mesh_lib.to_device(batch, self._mesh)
+
+  def counts(self) -> dict[str, float]:
+    """{"examples/dataset": number} of the global batches before the next."""
+    counts = self._batches.counts(self._position)
+    return {
+      f"examples/{name}": float(count)
+      for name, count in zip(self._config.train_on, counts, strict=True)
+    }
 
 
 def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
@@ -392,13 +236,8 @@ def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
       " one."
     )
   if jax.process_index() == 0 and (before != text or not path.exists()):
-    with atomic_write(path) as file:
+    with publish(path) as file:
       file.write(text.encode())
-
-
-def _quarantine(workdir: epath.Path) -> Quarantine:
-  """Where this process writes down the records that it cannot use."""
-  return Quarantine(workdir / f"quarantine/{jax.process_index():05d}.jsonl")
 
 
 def _loss_weights(config: ConfigDict) -> dict[str, float]:
@@ -422,62 +261,3 @@ def _loss_weights(config: ConfigDict) -> dict[str, float]:
     "Loss weights, method %r\n%s", config.balancing.method, "\n".join(lines)
   )
   return weights
-
-
-def _due(done: int, every: int) -> bool:
-  return every > 0 and done % every == 0
-
-
-@contextlib.contextmanager
-def _metric_writer(workdir: epath.Path) -> Iterator[Any]:
-  """TensorBoard events and `metrics.jsonl`, from the first process only."""
-  first = jax.process_index() == 0
-  path = workdir / "metrics.jsonl"
-  if first:
-    _cut_torn_line(path)
-  writer = metric_writers.create_default_writer(
-    str(workdir), just_logging=not first, asynchronous=False
-  )
-  jsonl = path.open("a") if first else None
-
-  class Writer:
-    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-      with _named(path):
-        writer.write_scalars(step, scalars)
-        if jsonl is not None:
-          jsonl.write(json.dumps({"step": step, **scalars}) + "\n")
-          jsonl.flush()
-
-  try:
-    yield Writer()
-  finally:
-    with _named(path):
-      writer.close()
-      if jsonl is not None:
-        jsonl.close()
-
-
-def _cut_torn_line(path: epath.Path) -> None:
-  """What a full disk or a kill left half written is written again."""
-  text = path.read_bytes() if path.exists() else b""
-  if text and not text.endswith(b"\n"):
-    path.write_bytes(text[: text.rfind(b"\n") + 1])
-
-
-@contextlib.contextmanager
-def _named(path: epath.Path) -> Iterator[None]:
-  """An error of writing says where, and is of one kind."""
-  try:
-    yield
-  except Exception as error:  # TensorFlow's are no OSError
-    raise OSError(
-      f"{path} and the events beside it cannot be written: {error}. Free some"
-      " space, or mend what the message says; the same command goes on."
-    ) from error
-
-
-def _progress_bar(initial: int, total: int) -> tqdm:
-  hidden = jax.process_index() != 0 or not sys.stderr.isatty()
-  return tqdm(
-    initial=initial, total=total, unit="step", disable=hidden, leave=False
-  )

@@ -86,7 +86,7 @@ def state_sharding(state: PyTree, mesh: Mesh) -> PyTree:
   return jax.tree.map(sharding, state)
 
 
-def gather(params: PyTree, mesh: Mesh) -> PyTree:
+def gather_params(params: PyTree, mesh: Mesh) -> PyTree:
   """Parameters whole on every device, in a compiled function.
 
   Else XLA may split activations after the parameters.

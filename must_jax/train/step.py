@@ -135,7 +135,7 @@ def make_predict_step(
   """
 
   def predict(variables, images, content_size):
-    variables = mesh_lib.gather(variables, mesh)
+    variables = mesh_lib.gather_params(variables, mesh)
     outputs: Any = model.apply(
       variables, images, train=False, content_size=content_size
     )
@@ -153,11 +153,11 @@ def make_predict_step(
       for name, task in tasks.items()
     }
 
-  rows = mesh_lib.batch_sharding(mesh)
+  sharding = mesh_lib.batch_sharding(mesh)
   compiled = jax.jit(
     predict,
-    in_shardings=(None, rows, rows),
-    out_shardings=rows,
+    in_shardings=(None, sharding, sharding),
+    out_shardings=sharding,
   )
 
   def call(

@@ -54,11 +54,11 @@ def test_judges_as_a_plain_loop_does(sigmas):
   expected, kept = by_hand(losses, norms, sigmas, window)
   assert answers == expected
   assert not all(answers[window:])
-  skipped = row = 0
+  skipped = streak = 0
   for good, count in zip(answers, counts, strict=True):
     skipped += not good
-    row = 0 if good else row + 1
-    assert count == (skipped, row)
+    streak = 0 if good else streak + 1
+    assert count == (skipped, streak)
   # The windows hold the latest that counted, wherever each begins.
   assert int(state.counted) == len(kept)
   latest = np.array(kept[-window:], np.float32)

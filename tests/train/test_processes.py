@@ -17,7 +17,7 @@ import pytest
 
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED, base_config, dataset, task
-from must_jax.train import checkpoint, processes
+from must_jax.train import checkpoint, runtime
 
 ROOT = pathlib.Path(config_lib.__file__).parent.parent
 TIMEOUT = 240.0  # seconds, of a run on a machine that does other things, too
@@ -27,7 +27,7 @@ TIMEOUT = 240.0  # seconds, of a run on a machine that does other things, too
 MAIN = """
 import os, time
 import jax
-from must_jax.data import sources
+from must_jax.input import sources
 from must_jax.main import run
 
 kind, processes, at, path = os.environ["HOLD"].split(":")
@@ -324,7 +324,7 @@ def describe(monkeypatch, tmp_path, notes):
   """The lines about the processes, in a run of so many as there are notes."""
   monkeypatch.setattr(jax, "process_count", lambda: len(notes))
   monkeypatch.setattr(time, "time", lambda: 1000.0)
-  watchdog = processes.Watchdog(tmp_path, 60.0)
+  watchdog = runtime.Watchdog(tmp_path, 60.0)
   (tmp_path / "progress").mkdir()
   for process, (step, batch, doing, since) in enumerate(notes):
     note = {"process": process, "name": f"host{process} (pid 7)"}
@@ -368,7 +368,7 @@ def test_report_says_where_a_process_is_and_for_how_long(monkeypatch, tmp_path):
 
 def test_process_without_a_readable_note_is_named(monkeypatch, tmp_path):
   monkeypatch.setattr(jax, "process_count", lambda: 1)
-  watchdog = processes.Watchdog(tmp_path, 60.0)
+  watchdog = runtime.Watchdog(tmp_path, 60.0)
   assert "process 0 has left no note" in watchdog.describe()
 
 

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 import must_jax
 from must_jax.config import base_config
@@ -23,7 +22,9 @@ from must_jax.input import sources
 from must_jax.train import checkpoint, loop
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
-from must_jax.train.guard import Guard
+from must_jax.train.evaluate import evaluate_checkpoint
+from must_jax.train.guard import Guard, TrainingDiverged
+from must_jax.train.metric_logger import MetricWriter
 from must_jax.train.state import TrainState
 
 # All runs here are this one: it is compiled once.
@@ -224,7 +225,7 @@ def test_going_back_has_an_end(config, tmp_path, caplog):
   config.train.max_rollbacks = 2
   for _ in range(2):  # starting again does not change it
     caplog.clear()
-    with data(step), pytest.raises(loop.TrainingDiverged) as error:
+    with data(step), pytest.raises(TrainingDiverged) as error:
       loop.train(config, tmp_path)
     assert caplog.text.count("Went back to step 4") == 2
     assert "gone back 2 times already" in str(error.value)
@@ -238,7 +239,7 @@ def test_divergence_without_a_checkpoint_names_step_tasks_and_keys(
 ):
   with (
     data(lambda _, batch: spoil(batch)),
-    pytest.raises(loop.TrainingDiverged) as error,
+    pytest.raises(TrainingDiverged) as error,
   ):
     loop.train(config, tmp_path)
   for words in (
@@ -274,7 +275,7 @@ def test_averages_are_tensorflows_and_what_is_used(config, tmp_path):
       tree,
     )
   # Evaluation, a teacher's name and a warm start mean the averages.
-  assert loop.evaluate_checkpoint(config, tmp_path / "run") == result
+  assert evaluate_checkpoint(config, tmp_path / "run") == result
   words = digests(tmp_path / "run")["ema"]
   name = f"{words[0]:08x}{words[1]:08x}"
   assert checkpoint.fingerprint(tmp_path / "run") == name
@@ -535,14 +536,14 @@ def test_metrics_on_a_full_disk_say_so_and_go_on_with_whole_lines(full_disk):
   with (
     full(),
     pytest.raises(OSError, match=r"metrics.jsonl .* cannot be written"),
-    loop._metric_writer(epath.Path(workdir)) as writer,
+    contextlib.closing(MetricWriter(workdir)) as writer,
   ):
     for step in range(1000):
       writer.write_scalars(step, scalars)
   path = workdir / "metrics.jsonl"
   text = path.read_text().rstrip("\n")
   path.write_text(text + '\n{"step": 7, "lo')
-  with loop._metric_writer(epath.Path(workdir)) as writer:
+  with contextlib.closing(MetricWriter(workdir)) as writer:
     writer.write_scalars(8, {"loss": 1.0})
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert lines[-1] == {"step": 8, "loss": 1.0}

@@ -1,8 +1,9 @@
-"""The processes of a run: who takes part, what they say, who is stuck."""
+"""The processes of a run: who takes part, who is stuck, when all must end."""
 
 import faulthandler
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -15,19 +16,21 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
-from must_jax.storage.tfrecord import atomic_write
+from must_jax.input.quarantine import Quarantine
+from must_jax.storage.path import publish
 
 
 def gather(payload: bytes) -> list[bytes]:
-  """What every process passes here, in the order of their numbers."""
+  """What every process passes here, in the order of their ids."""
   if jax.process_count() == 1:
     return [payload]
   sizes = multihost_utils.process_allgather(np.array(len(payload)))
   padded = np.zeros(int(sizes.max()), np.uint8)
   padded[: len(payload)] = np.frombuffer(payload, np.uint8)
-  rows = multihost_utils.process_allgather(padded)
+  gathered = multihost_utils.process_allgather(padded)
   return [
-    row[: int(size)].tobytes() for row, size in zip(rows, sizes, strict=True)
+    one[: int(size)].tobytes()
+    for one, size in zip(gathered, sizes, strict=True)
   ]
 
 
@@ -43,6 +46,12 @@ def report() -> str:
 
 def _name() -> str:
   return f"{socket.gethostname()} (pid {os.getpid()})"
+
+
+def open_quarantine(workdir: epath.PathLike) -> Quarantine:
+  """Where this process writes down the records that it cannot use."""
+  name = f"{jax.process_index():05d}.jsonl"
+  return Quarantine(epath.Path(workdir) / "quarantine" / name)
 
 
 class Watchdog:
@@ -124,7 +133,7 @@ class Watchdog:
 
   def _write(self, note: dict[str, Any]) -> None:
     try:
-      with atomic_write(self._path(self._who["process"])) as file:
+      with publish(self._path(self._who["process"])) as file:
         file.write(json.dumps(self._who | note).encode())
     except OSError as error:  # the run itself may well be fine
       logging.warning("The note of progress cannot be written: %s", error)
@@ -149,9 +158,9 @@ class Watchdog:
     now = time.time()
     lines = [f"  process {process} has left no note" for process in silent]
     for n in notes:
-      place = f"step {n['step']}" + f", batch {n['batch']}" * bool(n["batch"])
+      where = f"step {n['step']}" + f", batch {n['batch']}" * bool(n["batch"])
       lines.append(
-        f"  process {n['process']}, {n['name']}: {n['doing']} at {place}"
+        f"  process {n['process']}, {n['name']}: {n['doing']} at {where}"
         f" for {now - n['since']:.0f} s"
       )
     return (
@@ -162,3 +171,56 @@ class Watchdog:
 
   def _path(self, process: int) -> epath.Path:
     return self._directory / f"{process:05d}.json"
+
+
+class Sigterm:
+  """Within the block, SIGTERM sets `received` instead of ending the process.
+
+  Only the main thread may handle signals; elsewhere nothing changes. Nor does
+  it among the processes of `jax.distributed`, which handles the signal itself:
+  see `Preemption`.
+  """
+
+  def __init__(self) -> None:
+    self.received = False
+
+  def __enter__(self) -> Self:
+    self._is_handled = (
+      threading.current_thread() is threading.main_thread()
+      and not jax.distributed.is_initialized()
+    )
+    if self._is_handled:
+      self._previous = signal.signal(signal.SIGTERM, self._receive)
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    if self._is_handled:
+      signal.signal(signal.SIGTERM, self._previous)
+
+  def _receive(self, *_: Any) -> None:
+    self.received = True
+
+
+class Preemption(Sigterm):
+  """SIGTERM, or the platform's notice that it ends the processes of a run.
+
+  Once `jax.distributed` is initialised it takes both, and tells every process
+  the same moment to stop at.
+  """
+
+  def __init__(self) -> None:
+    super().__init__()
+    self._polls, self._reached = 0, False
+
+  def reached(self) -> bool:
+    """Whether to save and end now; once true, it stays so.
+
+    Every process must ask equally often: they agree on a question to say yes
+    to, and so do the same last step, or batch of an evaluation.
+    """
+    if self.received:
+      return True
+    self._polls += 1
+    # The platform says yes to one question only.
+    self._reached |= multihost_utils.reached_preemption_sync_point(self._polls)
+    return self._reached

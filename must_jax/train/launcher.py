@@ -1,4 +1,4 @@
-"""Where a process belongs in a run; needs no JAX."""
+"""How many processes a launcher started, and which is this; needs no JAX."""
 
 import contextlib
 import glob
@@ -10,25 +10,26 @@ from typing import NamedTuple
 TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
-class Place(NamedTuple):
-  """This process's place among the others, as JAX will find it.
+class Launch(NamedTuple):
+  """What a launcher says of this process, as `jax.distributed` will read it.
 
   Attributes:
-    launcher: who says so.
-    processes: of the run.
-    number: of this one; -1 if nobody says so.
+    launcher: its name.
+    num_processes: of the run.
+    process_id: of this process, from 0; -1 if the launcher does not say.
   """
 
   launcher: str = "no launcher"
-  processes: int = 1
-  number: int = -1
+  num_processes: int = 1
+  process_id: int = -1
 
 
-def find_place(environ: Mapping[str, str]) -> Place:
-  """Reads what jax.distributed reads.
+def find_launch(environ: Mapping[str, str]) -> Launch:
+  """Reads what `jax.distributed` reads (see jax/_src/clusters).
 
-  See jax/_src/clusters: variables of GKE, SLURM and Open MPI, or the metadata
-  of a TPU VM.
+  Args:
+    environ: with the variables of GKE, SLURM or Open MPI. On a TPU VM without
+      them the metadata server is asked.
   """
   hosts = environ.get(
     "TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -36,7 +37,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
   if hosts:
     per_slice = len(hosts.split(","))
     slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
-    return Place(
+    return Launch(
       "TPU_WORKER_HOSTNAMES",
       per_slice * slices,
       int(environ.get("TPU_WORKER_ID", -1))
@@ -47,13 +48,13 @@ def find_place(environ: Mapping[str, str]) -> Place:
     ("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
   ):
     if count in environ:
-      return Place(launcher, int(environ[count]), int(environ.get(index, -1)))
+      return Launch(launcher, int(environ[count]), int(environ.get(index, -1)))
   if any(glob.glob(files) for files in TPU_FILES):
     with contextlib.suppress(urllib.error.URLError, TimeoutError):
       hosts = tpu_metadata(environ, "worker-network-endpoints")
       index = tpu_metadata(environ, "agent-worker-number")
-      return Place("TPU VM", len(hosts.split(",")), int(index))
-  return Place()
+      return Launch("TPU VM", len(hosts.split(",")), int(index))
+  return Launch()
 
 
 def tpu_metadata(environ: Mapping[str, str], key: str) -> str:

@@ -1,0 +1,178 @@
+"""What a run says of its steps: metrics, skipped steps, a progress bar."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from clu import metric_writers
+from etils import epath
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from must_jax.train.recovery import Streak
+
+
+class MetricLogger:
+  """Keeps the steps' metrics on the device until they are asked for."""
+
+  def __init__(
+    self, config: ConfigDict, workdir: epath.PathLike, first_step: int
+  ):
+    """Opens the files of metrics and the progress bar; to be closed.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      first_step: of this start of it.
+    """
+    self._batch_size = config.data.batch_size
+    self._max_skipped = config.train.max_skipped
+    self._writer = MetricWriter(workdir)
+    self._bar = tqdm(
+      initial=first_step,
+      total=config.train.steps,
+      unit="step",
+      disable=jax.process_index() != 0 or not sys.stderr.isatty(),
+      leave=False,
+    )
+    self.restart(first_step)
+
+  def close(self) -> None:
+    """Closes what was opened.
+
+    Raises:
+      OSError: the metrics cannot be written.
+    """
+    self._bar.close()
+    self._writer.close()
+
+  def restart(self, step: int) -> None:
+    """Forgets what was added; the next step to come is this one."""
+    self._unread: list[tuple[int, Any, dict[str, Any]]] = []
+    self._latest: dict[str, float] = {}
+    self._unusable = 0.0
+    self._bar.update(step - self._bar.n)
+    self._restart_clock()
+
+  def _restart_clock(self) -> None:
+    self._clock, self._steps = time.monotonic(), 0
+
+  def add(self, step: int, keys: Any, metrics: dict[str, Any]) -> None:
+    """Remembers what a step will say, and the keys of its batch."""
+    self._unread.append((step, keys, metrics))
+    self._steps += 1
+    self._bar.update()
+
+  def read(self) -> Streak | None:
+    """Waits for the steps that were added, and warns of those skipped.
+
+    Returns:
+      The streak at whose end the run must go back, if there is one.
+    """
+    too_long: Streak | None = None
+    for step, keys, metrics in self._unread:
+      latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      self._latest = latest
+      self._unusable += latest["unusable_examples"]
+      length = int(latest["skipped_in_a_row"])
+      if length:
+        streak = Streak(step, length, keys, latest)
+        logging.warning("Skipped: %s", streak.describe())
+        if length >= self._max_skipped:
+          too_long = streak
+    self._unread = []
+    return too_long
+
+  @property
+  def is_skipping(self) -> bool:
+    """Whether the latest step that was read was skipped."""
+    return bool(self._latest.get("skipped_in_a_row"))
+
+  def write(self, step: int, more: Mapping[str, float]) -> None:
+    """Writes the latest metrics that were read, and more of the run's own.
+
+    Args:
+      step: steps done.
+      more: by name.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    seconds = time.monotonic() - self._clock
+    scalars = self._latest | {
+      "unusable_examples": self._unusable,
+      "images_per_second": self._steps * self._batch_size / seconds,
+      **more,
+    }
+    self._unusable = 0.0
+    self._restart_clock()
+    self._writer.write_scalars(step, scalars)
+    self._bar.set_postfix(loss=f"{scalars['loss']:.4f}")
+
+  def write_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes an evaluation's metrics; its time counts for no step.
+
+    Args:
+      step: steps done.
+      metrics: by name; without any nothing is written.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    if metrics:
+      self._writer.write_scalars(step, metrics)
+    self._restart_clock()
+
+
+class MetricWriter:
+  """TensorBoard events and `metrics.jsonl`, from the first process only."""
+
+  def __init__(self, workdir: epath.PathLike):
+    """Opens the files; a last line that was half written is cut off."""
+    first = jax.process_index() == 0
+    self._path = epath.Path(workdir) / "metrics.jsonl"
+    if first:
+      _cut_torn_line(self._path)
+    self._events = metric_writers.create_default_writer(
+      str(workdir), just_logging=not first, asynchronous=False
+    )
+    self._lines = self._path.open("a") if first else None
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes a line, and an event for each of its numbers."""
+    with self._named_errors():
+      self._events.write_scalars(step, scalars)
+      if self._lines is not None:
+        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._lines.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    with self._named_errors():
+      self._events.close()
+      if self._lines is not None:
+        self._lines.close()
+
+  @contextlib.contextmanager
+  def _named_errors(self) -> Iterator[None]:
+    """An error of writing says where, and is of one kind."""
+    try:
+      yield
+    except Exception as error:  # TensorFlow's are no OSError
+      raise OSError(
+        f"{self._path} and the events beside it cannot be written: {error}."
+        " Free some space, or mend what the message says; the same command"
+        " goes on."
+      ) from error
+
+
+def _cut_torn_line(path: epath.Path) -> None:
+  """What a full disk or a kill left half written is written again."""
+  text = path.read_bytes() if path.exists() else b""
+  if text and not text.endswith(b"\n"):
+    path.write_bytes(text[: text.rfind(b"\n") + 1])

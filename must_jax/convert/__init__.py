@@ -1,16 +1,14 @@
 """Published weights to checkpoints of ours: `must-jax convert`.
 
-A kind of weights is a `base.Kind` in the module of its publisher. To add one,
-write its module and add it to `_MODULES`.
+A kind of weights is a `conversion.Kind`, in `KINDS` of its publisher's module.
+To add a module, name it here.
 """
 
 import importlib
 
-from must_jax.convert.kinds import ConversionError, Kind
+from must_jax.convert.conversion import ConversionError, Kind
 
 _MODULES = ("torchvision", "torchvision_detection", "timm", "align", "midas")
-
-__all__ = ["ConversionError", "Kind", "get_kind", "kinds"]
 
 
 def kinds() -> dict[str, Kind]:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.config import base_config
-from must_jax.convert.kinds import Kind, Path, Tensor, torch_tensor
+from must_jax.convert.conversion import Kind, Path, Tensor, torch_tensor
 
 _STEM = {
   "stem_conv": "embeddings.convolution",

@@ -3,15 +3,15 @@
 import argparse
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
-import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from must_jax import config as config_lib
 from must_jax.convert import get_kind, kinds, weight_files
-from must_jax.convert.kinds import ConversionError, Path, convert
+from must_jax.convert.conversion import ConversionError, convert
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -83,10 +83,8 @@ def to_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
     "config": json.loads(config_lib.to_json(checkpoint.read_config(path))),
     "origin": checkpoint.read_origin(path),
   }
-  variables = checkpoint.load_variables(path)
-  weight_files.write(
-    out, {"/".join(p): array for p, array in _flatten(variables)}, metadata
-  )
+  variables = flatten_dict(checkpoint.load_variables(path), sep="/")
+  weight_files.write(out, variables, metadata)
 
 
 def from_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
@@ -105,7 +103,8 @@ def from_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
   config = config_lib.from_json(json.dumps(metadata["config"]))
   found = {name: value.shape for name, value in tensors.items()}
   expected = {
-    "/".join(p): tuple(leaf.shape) for p, leaf in _flatten(_expected(config))
+    name: tuple(array.shape)
+    for name, array in flatten_dict(_expected(config), sep="/").items()
   }
   if found != expected:
     differing = sorted(
@@ -117,13 +116,7 @@ def from_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
       f"{path} does not fit the model of its own config; differing:"
       f" {', '.join(differing[:10])}. It is damaged or of another version."
     )
-  variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-  for name, value in tensors.items():
-    *parents, leaf = name.split("/")
-    node = variables
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[leaf] = value
+  variables = {"batch_stats": {}} | unflatten_dict(tensors, sep="/")
   checkpoint.write_variables(out, config, variables, metadata["origin"])
 
 
@@ -139,30 +132,15 @@ def _expected(config: config_lib.ConfigDict) -> dict[str, Any]:
   )
 
 
-def _flatten(
-  tree: Mapping[str, Any], path: Path = ()
-) -> list[tuple[Path, Any]]:
-  """(path, leaf) of every array."""
-  return [
-    pair
-    for name, node in tree.items()
-    for pair in (
-      _flatten(node, (*path, name))
-      if isinstance(node, Mapping)
-      else [((*path, name), node)]
-    )
-  ]
-
-
 def _report(title: str, variables: dict[str, Any], unused: list[str]) -> str:
   lines = [title]
   modules = sorted(variables["params"])
   width = max(map(len, modules))
   for module in modules:
-    arrays: list[np.ndarray] = [
+    arrays = [
       array
-      for kind in variables.values()
-      for _, array in _flatten(kind.get(module, {}))
+      for collection in variables.values()
+      for array in jax.tree.leaves(collection.get(module, {}))
     ]
     values = sum(array.size for array in arrays)
     lines.append(

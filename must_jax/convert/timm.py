@@ -18,7 +18,7 @@ import functools
 import re
 from collections.abc import Callable
 
-from must_jax.convert.kinds import Kind, Path, Tensor, torch_tensor
+from must_jax.convert.conversion import Kind, Path, Tensor, torch_tensor
 from must_jax.convert.torchvision import classifier_config, find_resnet
 from must_jax.models.efficientnet import VARIANTS, stage_blocks
 from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD

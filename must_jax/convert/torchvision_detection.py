@@ -15,34 +15,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.config import base_config, task
-from must_jax.convert.kinds import Kind, Path, Tensor, torch_tensor
+from must_jax.convert.conversion import Kind, Path, Tensor, torch_tensor
 from must_jax.convert.torchvision import find_resnet
 
 _TASK = "detection"
 _POOLED = 7  # cells a side
-# What torchvision's detector has that our default has not. Its defaults are in
-# the arguments of `torchvision.models.detection.FasterRCNN`.
-OPTIONS: dict[str, Any] = {
+# Where torchvision's detector differs from our default: its own are in the
+# arguments of `torchvision.models.detection.FasterRCNN`.
+_OPTIONS: dict[str, Any] = {
   "anchor_scale": 8.0,  # 32 pixels at stride 4
   # Its ratios .5, 1, 2 are height / width; the order is that of the weights.
   "aspect_ratios": (2.0, 1.0, 0.5),
   "round_anchors": True,
   "half_pixel": False,
-  "rpn_convs": 2,
   "rpn_norm": False,
-  "head_convs": 4,
   "fc_norm": False,
-  "rpn_pre_nms": 1000,
-  "rpn_post_nms": 1000,
   "rpn_min_side": 1e-3,
   "roi_samples_per_bin": 2,
-  "roi_canonical_size": 224.0,
   "roi_max_level": 5,
-  "score_threshold": 0.05,
   # It takes all pairs above the threshold, at most 19 for each proposal.
   "pre_nms": 5000,
-  "nms_iou": 0.5,
-  "max_detections": 100,
   "min_side": 1e-2,
 }
 
@@ -93,12 +85,12 @@ def detector_config(
     labels={},
     classes=class_names(num_classes),
     fc_dims=outputs("roi_heads.box_head.5", 1024),
-    **OPTIONS,
+    **_OPTIONS,
   )
   return config
 
 
-def find(path: Path) -> Tensor:
+def find_detector(path: Path) -> Tensor:
   """The tensor for an array of our detector."""
   part, *scope, leaf = path[1:]
   if part == "backbone":
@@ -172,6 +164,6 @@ KINDS = (
     source="https://docs.pytorch.org/vision/stable/models.html",
     licence="BSD-3-Clause (torchvision); trained on COCO",
     make_config=functools.partial(detector_config, backbone="resnet50"),
-    find=find,
+    find=find_detector,
   ),
 )

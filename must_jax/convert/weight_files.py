@@ -5,6 +5,7 @@ for its own files.
 """
 
 import hashlib
+import importlib
 import json
 import pathlib
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.convert.kinds import ConversionError
+from must_jax.convert.conversion import ConversionError
 
 _INSTALL = "pip install 'must_jax[convert]'"
 
@@ -33,7 +34,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise FileNotFoundError(f"There is no file of weights at {path}.")
   if path.suffix == ".safetensors":
-    return _read_safetensors(path)[0]
+    return read_with_metadata(path)[0]
   if path.suffix in (".pt", ".pth", ".bin"):
     return _read_torch(path)
   raise ConversionError(
@@ -47,7 +48,16 @@ def read_with_metadata(
   """Tensors and the free text of a `.safetensors` file; see `read`."""
   if not path.is_file():
     raise FileNotFoundError(f"There is no file of weights at {path}.")
-  return _read_safetensors(path)
+  safetensors = _import("safetensors")
+  try:
+    with safetensors.safe_open(str(path), framework="np") as file:
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      return tensors, file.metadata() or {}
+  except (safetensors.SafetensorError, TypeError, OSError) as error:
+    raise ConversionError(
+      f"{path} cannot be read as safetensors ({error}). It may be truncated:"
+      " compare its size with the published one."
+    ) from None
 
 
 def write(
@@ -80,21 +90,6 @@ def sha256(path: pathlib.Path) -> str:
   """Digest of a file."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_safetensors(
-  path: pathlib.Path,
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  safetensors = _import("safetensors")
-  try:
-    with safetensors.safe_open(str(path), framework="np") as file:
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-      return tensors, file.metadata() or {}
-  except (safetensors.SafetensorError, TypeError, OSError) as error:
-    raise ConversionError(
-      f"{path} cannot be read as safetensors ({error}). It may be truncated:"
-      " compare its size with the published one."
-    ) from None
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -138,8 +133,6 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 
 def _import(name: str) -> Any:
-  import importlib
-
   try:
     return importlib.import_module(name)
   except ImportError:

@@ -1,1 +1,1 @@
-"""What a config needs of TPUs, hosts and disks, before any are at hand."""
+"""What is tried before machines are paid for: `plan` and `doctor`."""

@@ -1,12 +1,10 @@
-"""Compiles the steps of a config for chips that are not at hand.
-
-All that planning knows of `train/` is here.
-"""
+"""Compiles the steps of a config for chips that are not at hand."""
 
 import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.input import preprocess
-from must_jax.preflight.hlo import Collective, collectives
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build, build_model, build_tasks
@@ -34,7 +31,7 @@ LEAST_EFFORT = -1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Lowered:
+class LoweredStep:
   """A step before it is compiled.
 
   Attributes:
@@ -43,6 +40,7 @@ class Lowered:
     loops: how often the loop over parts of the batch runs.
     state: bytes of what a checkpoint holds.
     parameters: number of the model's.
+    sent: bytes that a chip sends, see `sent_bytes`; none in labelling.
     outputs: shapes of the predictions of one task; {} in training.
   """
 
@@ -51,12 +49,13 @@ class Lowered:
   loops: int
   state: int
   parameters: int
+  sent: float
   outputs: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
-  """What the compiler says of a step, for each chip.
+class StepCost:
+  """What a step costs each chip.
 
   Attributes:
     hbm: bytes that it needs; at least, if it does not fit.
@@ -66,7 +65,7 @@ class Compiled:
       once, temporary arrays at their peak twice.
     xla_bytes: as XLA counts them: operands and results of each operation, also
       where they stay on the chip.
-    collectives: what is sent.
+    sent: bytes that it sends, of the step before it was compiled.
     seconds: that compiling took.
   """
 
@@ -75,13 +74,13 @@ class Compiled:
   flops: float = 0.0
   least_bytes: float = 0.0
   xla_bytes: float = 0.0
-  collectives: tuple[Collective, ...] = ()
+  sent: float = 0.0
   seconds: float = 0.0
 
 
 def lower_training(
   config: ConfigDict, devices: list[jax.Device] | None = None
-) -> Lowered:
+) -> LoweredStep:
   """The training step of a config whose classes are known.
 
   Args:
@@ -89,18 +88,21 @@ def lower_training(
     devices: see there.
   """
   program = build(config, devices=devices)
-  state = program.abstract_state
-  return Lowered(
+  state, loops = program.abstract_state, config.train.accumulate
+  return LoweredStep(
     step=program.lower(),
     batch_size=config.data.batch_size,
-    loops=config.train.accumulate,
-    state=_num_bytes(state),
+    loops=loops,
+    state=tree_bytes(state),
     parameters=_size(state.params),
+    sent=sent_bytes(
+      state.params, config.freeze, loops, jnp.dtype(config.model.dtype).itemsize
+    ),
     outputs={},
   )
 
 
-def lower_one_image(config: ConfigDict) -> Lowered:
+def lower_one_image(config: ConfigDict) -> LoweredStep:
   """The training step as the model is written, for an image on a CPU.
 
   Args:
@@ -119,7 +121,7 @@ def lower_labelling(
   batch_size: int,
   devices: list[jax.Device] | None = None,
   map_stride: int = 0,
-) -> Lowered:
+) -> LoweredStep:
   """The prediction step of a labelling worker.
 
   Args:
@@ -132,7 +134,7 @@ def lower_labelling(
   mesh = mesh_lib.make_mesh(devices=devices)
   mesh_lib.check_batch_size("label.batch_size", batch_size, mesh)
   model = build_model(teacher, build_tasks(teacher))
-  height, width = image_size(teacher)
+  height, width = input_size(teacher)
   # Published rules give images that were interpolated on the host.
   is_padded = teacher.data.resize == preprocess.PAD
   everywhere = mesh_lib.replicated(mesh)
@@ -156,17 +158,18 @@ def lower_labelling(
   predict = jax.jit(
     make_predict_step(model, {task.name: task}, mesh, map_stride)
   )
-  return Lowered(
+  return LoweredStep(
     step=predict.lower(*arguments),
     batch_size=batch_size,
     loops=1,
-    state=_num_bytes(variables),
+    state=tree_bytes(variables),
     parameters=_size(variables["params"]),
+    sent=0.0,
     outputs=jax.eval_shape(predict, *arguments)[task.name],
   )
 
 
-def image_size(config: ConfigDict) -> tuple[int, int]:
+def input_size(config: ConfigDict) -> tuple[int, int]:
   """(H, W) of what the network gets, for a photo of 4:3."""
   height, width = config.data.image_size
   if config.data.resize == preprocess.PAD:
@@ -177,7 +180,39 @@ def image_size(config: ConfigDict) -> tuple[int, int]:
   return canvas.shape[0], canvas.shape[1]
 
 
-def flops_per_image(lowered: Lowered) -> float:
+def sent_bytes(
+  params: PyTree, frozen: Sequence[str], parts: int, itemsize: int
+) -> float:
+  """Bytes that a chip sends at least in a training step.
+
+  An estimate by where parameters live: gradients are summed over all chips, and
+  parameters that are split are gathered once. What compiled steps send besides
+  is a tenth or less (docs/scale.md), but for methods of balancing that look at
+  each task's gradient.
+
+  Args:
+    params: {"backbone": ..., ...} of `jax.ShapeDtypeStruct` with shardings.
+    frozen: parts without a gradient.
+    parts: of the batch, each of which has a gradient to sum.
+    itemsize: bytes of a gradient's element while it is summed.
+  """
+  sent = 0.0
+  for name, arrays in params.items():
+    for x in jax.tree.leaves(arrays):
+      whole = math.prod(x.shape)
+      own = math.prod(x.sharding.shard_shape(x.shape))
+      elsewhere = whole - own
+      sent += elsewhere * x.dtype.itemsize
+      if name not in frozen:
+        # Each chip's part is summed for it, and then among the chips that have
+        # the same part, in a ring.
+        copies = x.sharding.num_devices * own / whole
+        ring = 2 * own * (copies - 1) / copies
+        sent += parts * (elsewhere + ring) * itemsize
+  return sent
+
+
+def flops_per_image(lowered: LoweredStep) -> float:
   """Operations of the model for an image, as written.
 
   Args:
@@ -188,13 +223,12 @@ def flops_per_image(lowered: Lowered) -> float:
 
 
 def compile_step(
-  lowered: Lowered, num_devices: int, effort: float = LEAST_EFFORT
-) -> Compiled:
+  lowered: LoweredStep, effort: float = LEAST_EFFORT
+) -> StepCost:
   """Compiles a step; takes minutes.
 
   Args:
     lowered: for devices of a description.
-    num_devices: their number.
     effort: of XLA.
   """
   start = time.monotonic()
@@ -202,7 +236,7 @@ def compile_step(
   try:
     compiled = lowered.step.compile(options)
   except jax.errors.JaxRuntimeError as error:
-    return Compiled(
+    return StepCost(
       hbm=_missing_memory(str(error)),
       fits=False,
       seconds=time.monotonic() - start,
@@ -211,19 +245,34 @@ def compile_step(
   costs: Any = compiled.cost_analysis()
   arguments = memory.argument_size_in_bytes
   results = memory.output_size_in_bytes
-  return Compiled(
-    hbm=arguments
-    + results
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes,
+  return StepCost(
+    hbm=needed_memory(compiled),
     fits=True,
     # XLA counts what a loop does once.
     flops=lowered.loops * costs["flops"],
     least_bytes=arguments + results + 2 * memory.temp_size_in_bytes,
     xla_bytes=lowered.loops * costs["bytes accessed"],
-    collectives=tuple(collectives(compiled.as_text() or "", num_devices)),
+    sent=lowered.sent,
     seconds=time.monotonic() - start,
+  )
+
+
+def needed_memory(compiled: jax.stages.Compiled) -> int:
+  """Bytes that a compiled program needs of each device."""
+  memory: Any = compiled.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes  # arguments that become results
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+
+
+def tree_bytes(tree: PyTree) -> int:
+  """Bytes of a tree of arrays or `jax.ShapeDtypeStruct`."""
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
@@ -237,13 +286,6 @@ def _missing_memory(message: str) -> float:
   if not found:
     raise ValueError(f"The step cannot be compiled: {message[:2000]}") from None
   return float(found[1]) * 1024.0 ** " KMGT".index(found[2])
-
-
-def _num_bytes(tree: PyTree) -> int:
-  return sum(
-    math.prod(x.shape) * np.dtype(x.dtype).itemsize
-    for x in jax.tree.leaves(tree)
-  )
 
 
 def _size(tree: PyTree) -> int:

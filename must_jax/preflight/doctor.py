@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from must_jax.train.place import TPU_FILES, find_place
+from must_jax.train.launcher import TPU_FILES, find_launch
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
@@ -267,21 +267,21 @@ def check_files(case: Case) -> Finding:
 
 def check_processes(case: Case) -> Finding:
   """The number of processes that jax.distributed will find."""
-  env, place = case.environ, find_place(case.environ)
-  found = f"{place.processes}, by {place.launcher}"
-  if place.number >= 0:
-    found += f"; this is number {place.number}"
-  if place.launcher == "SLURM" and place.processes > 1:
+  env, launch = case.environ, find_launch(case.environ)
+  found = f"{launch.num_processes}, by {launch.launcher}"
+  if launch.process_id >= 0:
+    found += f"; this is number {launch.process_id}"
+  if launch.launcher == "SLURM" and launch.num_processes > 1:
     # An allocation has the number of tasks, only a step has places for them.
-    if place.number < 0 or "SLURM_STEP_NODELIST" not in env:
+    if launch.process_id < 0 or "SLURM_STEP_NODELIST" not in env:
       return Finding(FAIL, f"{found}, but this is no step", "start it by srun")
-  elif place.launcher == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in env:
+  elif launch.launcher == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in env:
     return Finding(
       FAIL,
       f"{found}, but its version 5 doesn't say where the first process is",
       "give main.py --coordinator, --num_processes and --process_id",
     )
-  if case.processes not in (None, place.processes):
+  if case.processes not in (None, launch.num_processes):
     return Finding(
       FAIL,
       f"{found}; expected {case.processes}",
@@ -289,7 +289,7 @@ def check_processes(case: Case) -> Finding:
       " --process_id",
     )
   proxies = [name for name in env if name.lower().endswith("_proxy")]
-  if place.processes > 1 and proxies:
+  if launch.num_processes > 1 and proxies:
     return Finding(
       WARN,
       f"{found}; {', '.join(proxies)} may keep them from finding each other",
@@ -309,8 +309,9 @@ def coordinator_port(environ: Mapping[str, str]) -> int:
 
 def check_port(case: Case) -> Finding | None:
   """Whether process 0 could listen here for the others."""
-  place = find_place(case.environ)
-  if max(case.processes or 1, place.processes) == 1 or place.number > 0:
+  launch = find_launch(case.environ)
+  several = max(case.processes or 1, launch.num_processes) > 1
+  if not several or launch.process_id > 0:
     return None
   port = coordinator_port(case.environ)
   both = socket.has_dualstack_ipv6()
@@ -410,13 +411,13 @@ def state_bytes(config: ConfigDict) -> int:
   import jax
 
   from must_jax.input import sources
+  from must_jax.preflight import compiled
   from must_jax.train import build
 
   config = sources.resolve(config)
   config.mesh.update({"data": 1, "fsdp": 1})
   program = build.build(config, devices=jax.local_devices()[:1])
-  leaves = jax.tree.leaves(program.abstract_state)
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  return compiled.tree_bytes(program.abstract_state)
 
 
 # The config
@@ -435,7 +436,7 @@ def check_data(case: Case) -> Finding | None:
   config = case.config
   if config is None:
     return None
-  from must_jax.input.source import Source
+  from must_jax.input.origins import Source
   from must_jax.storage import sets
   from must_jax.train import checkpoint
 
@@ -472,16 +473,11 @@ def check_compile(case: Case, compile_step: CompileStep) -> Finding | None:
   import jax
 
   from must_jax.input import sources
+  from must_jax.preflight import compiled
 
   begin = time.monotonic()
-  memory = compile_step(sources.resolve(config)).memory_analysis()
+  need = compiled.needed_memory(compile_step(sources.resolve(config)))
   seconds = time.monotonic() - begin
-  need = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes  # arguments that become outputs
-  )
   found = f"in {seconds:.0f} s; needs {need / 1e9:.2f} GB a device"
   statistics = jax.local_devices()[0].memory_stats() or {}
   if limit := statistics.get("bytes_limit"):  # CPUs don't say

@@ -3,15 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 
+from must_jax.fields import Field
 from must_jax.preflight.chips import Chip
-from must_jax.types import (
-  Boxes,
-  ClassMap,
-  ClassVector,
-  Field,
-  ValueMap,
-  VectorMap,
-)
 
 # Part of the peak that convolutional networks reach: ResNet-50 and Mask R-CNN
 # of MLPerf Training v0.7 to v3.0 on TPU v3 and v4, A100 and H100.
@@ -23,21 +16,6 @@ IMAGE_BYTES = 115_000
 # Read, decode and augment: 934 images a second of 500 x 375 to 224 x 224, and
 # 339 of 640 x 480 to 640 x 640, both with classes.
 _SMALL, _LARGE = (224**2, 1 / 934), (640**2, 1 / 339)
-_READ_SECONDS = {  # of labels, at 640 x 640: what they add
-  Boxes: 0.0,  # less than the rates differ from run to run
-  ClassMap: 1 / 310 - 1 / 339,
-  ValueMap: 1 / 282 - 1 / 339,
-  VectorMap: 1 / 177 - 1 / 339,
-}
-# Seconds and bytes to store a pseudo label, for each class of a vector, each
-# box and each cell of a map (docs/scale.md, "Labels").
-_STORE = {
-  ClassVector: (3.6e-7, 6.0),
-  Boxes: (1.6e-6, 24.6),
-  ClassMap: (1.5e-7, 0.45),
-  ValueMap: (2.4e-7, 1.44),
-  VectorMap: (3.4e-7, 5.4),
-}
 
 
 def bounds(
@@ -83,7 +61,7 @@ def input_seconds(
   """
   pixels = math.prod(image_size)
   slope = (_LARGE[1] - _SMALL[1]) / (_LARGE[0] - _SMALL[0])
-  labels = sum(_READ_SECONDS.get(type(field), 0.0) for field in fields)
+  labels = sum(field.read_seconds for field in fields)
   return _LARGE[1] + slope * (pixels - _LARGE[0]) + labels * pixels / _LARGE[0]
 
 
@@ -94,14 +72,8 @@ def stored(field: Field, cells: float) -> tuple[float, float]:
     field: of the label.
     cells: of a map, those of the image's content.
   """
-  match field:
-    case ClassVector():
-      count: float = field.num_classes
-    case Boxes():
-      count = field.max_boxes
-    case _:
-      count = cells
-  seconds, num_bytes = _STORE[type(field)]
+  seconds, num_bytes = field.store_cost
+  count = field.num_elements(cells)
   return count * seconds, count * num_bytes
 
 

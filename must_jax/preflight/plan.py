@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
   """Prints the plan; returns the exit status.
 
   Args:
-    args: of `arguments.add_arguments`.
+    args: of `plan_arguments.add_arguments`.
     overrides: "--config.NAME=VALUE" or "--teacher-config.NAME=VALUE" each.
 
   Raises:
@@ -92,7 +92,7 @@ def fill_classes(config: ConfigDict, counts: Mapping[str, int]) -> ConfigDict:
 
 def _has_classes(name: str, entry: ConfigDict) -> bool:
   task = make_task(entry.kind, name, ("class",), task_kwargs(entry))
-  return any(hasattr(field, "num_classes") for field in task.fields.values())
+  return any(field.has_classes for field in task.fields.values())
 
 
 def _parse_counts(items: Sequence[str]) -> dict[str, int]:
@@ -121,9 +121,9 @@ def _plan_training(
   simple = compiled.lower_one_image(config)
   flops = compiled.flops_per_image(simple)
 
-  def compile_batch(size: int) -> compiled.Compiled:
+  def compile_batch(num_images: int) -> compiled.StepCost:
     sized = config.copy_and_resolve_references()
-    sized.data.batch_size = size
+    sized.data.batch_size = num_images
     lowered = compiled.lower_training(sized, tpu.devices())
     return _compile(args, lowered, tpu)
 
@@ -173,14 +173,14 @@ def _plan_labelling(
   simple = compiled.lower_labelling(teacher, task, 1, cpu, stride)
   flops = compiled.flops_per_image(simple)
 
-  def compile_batch(size: int) -> compiled.Compiled:
+  def compile_batch(num_images: int) -> compiled.StepCost:
     # Each worker has the chips of one host, and a batch of its own.
     lowered = compiled.lower_labelling(
-      teacher, task, size, tpu.host.devices(), stride
+      teacher, task, num_images, tpu.host.devices(), stride
     )
     return _compile(args, lowered, tpu.host)
 
-  size = compiled.image_size(teacher)
+  size = compiled.input_size(teacher)
   cells = max(math.prod(x.shape[1:3]) for x in simple.outputs.values())
   if teacher.data.resize == "pad":
     cells *= 0.75  # of a photo of 4:3, the padding is cut off
@@ -208,16 +208,16 @@ def _finish(
   plan: dict[str, Any],
   tpu: Slice,
   chips: int,
-  compile_batch: Callable[[int], compiled.Compiled],
+  compile_batch: Callable[[int], compiled.StepCost],
 ) -> dict[str, Any]:
   """Adds what depends on the hardware.
 
   Args:
-    args: of `arguments.add_arguments`.
+    args: of `plan_arguments.add_arguments`.
     plan: what does not.
     tpu: the slice.
     chips: that share a batch.
-    compile_batch: batch size -> what the compiler says.
+    compile_batch: batch size -> cost of the step.
   """
   chip, batch_size = tpu.chip, plan["batch_size"]
   per_chip = batch_size / chips
@@ -236,8 +236,9 @@ def _finish(
     step = compile_batch(batch_size)
     plan["step"] = dataclasses.asdict(step)
     if step.flops:
-      sent = sum(collective.sent for collective in step.collectives)
-      plan["bounds"] = estimate.bounds(chip, step.flops, step.least_bytes, sent)
+      plan["bounds"] = estimate.bounds(
+        chip, step.flops, step.least_bytes, step.sent
+      )
     if args.largest_batch:
       # Images of a chip at a time.
       many = chips * plan["accumulate"]
@@ -268,10 +269,10 @@ def _finish(
 
 
 def _compile(
-  args: argparse.Namespace, lowered: compiled.Lowered, tpu: Slice
-) -> compiled.Compiled:
+  args: argparse.Namespace, lowered: compiled.LoweredStep, tpu: Slice
+) -> compiled.StepCost:
   effort = 0.0 if args.full_effort else compiled.LEAST_EFFORT
-  step = compiled.compile_step(lowered, tpu.num_chips, effort)
+  step = compiled.compile_step(lowered, effort)
   return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
 
 
@@ -320,7 +321,7 @@ def _datasets(
 
 def _label_bytes(origins: Any, stored: float) -> float:
   """Bytes of an image's label beside it: of the manifest, else estimated."""
-  from must_jax.input.source import SUPERVISED, Source
+  from must_jax.input.origins import SUPERVISED, Source
   from must_jax.storage.sets import read_manifest
 
   _, labels = Source("", "", {"task": origins}).origins("task")

@@ -13,7 +13,7 @@ def text(plan: Mapping[str, Any]) -> str:
   """Lines of a name and what it needs, for people.
 
   Args:
-    plan: see `command.run`.
+    plan: see `plan.run`.
   """
   step, batch = plan["step"], plan["batch_size"]
   per_chip = f"{plan['images_per_chip']:g} a chip"
@@ -102,12 +102,11 @@ def _step(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
       " chip",
     ),
   ]
-  for item in step["collectives"]:
+  if step["sent"]:
     rows.append(
       (
-        item["kind"],
-        f"{item['count']} a step, {num_bytes(item['payload'])};"
-        f" {num_bytes(item['sent'])} sent by a chip",
+        "sent by a chip",
+        f"at least {num_bytes(step['sent'])} of gradients and parameters",
       )
     )
   parts = ", ".join(

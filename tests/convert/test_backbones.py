@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax.convert import align, kinds, timm, torchvision
+from must_jax.convert import align, conversion, timm, torchvision
 from must_jax.models.must import BACKBONES, normalise
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -110,7 +110,7 @@ def compare(kind, golden):
     json.loads(str(golden["shapes"])), float(golden["gain"])
   )
   model, expected = expected_tree(kind.make_config(weights))
-  variables, _ = kinds.convert(kind, weights, expected)
+  variables, _ = conversion.convert(kind, weights, expected)
   features, logits = run(model, variables, golden["image"])
 
   levels = {key[7:] for key in golden if key.startswith("sample_")}
@@ -147,7 +147,7 @@ def published_shapes(name):
 
 def converted(kind, weights):
   _, expected = expected_tree(kind.make_config(weights))
-  return kinds.convert(kind, weights, expected)
+  return conversion.convert(kind, weights, expected)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,9 @@ def test_the_text_tower_of_align_is_unused():
 
 
 def test_weights_of_another_depth_are_refused():
-  with pytest.raises(kinds.ConversionError, match=r"missing: layer1\.2\.bn1"):
+  with pytest.raises(
+    conversion.ConversionError, match=r"missing: layer1\.2\.bn1"
+  ):
     converted(
       KINDS["torchvision_resnet34"], published_shapes("torchvision_resnet18")
     )

@@ -6,12 +6,14 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import must_jax
 from must_jax import convert
 from must_jax.cli import main
 from must_jax.config import base_config, task
 from must_jax.convert import convert_command, torchvision
+from must_jax.convert.conversion import ConversionError
 from must_jax.train import checkpoint
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -41,9 +43,8 @@ def weights(kind):
   """By published name, as a file of this kind has them."""
   rng = np.random.default_rng(0)
   out = {}
-  for path, leaf in convert_command._flatten(
-    convert_command._expected(tiny_config({}))
-  ):
+  expected = convert_command._expected(tiny_config({}))
+  for path, leaf in flatten_dict(expected).items():
     value = rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
     if value.ndim == 4:
       value = value.transpose(3, 2, 0, 1)
@@ -110,7 +111,7 @@ def test_names_what_is_missing_extra_and_misshapen(tmp_path, weights):
   path = tmp_path / "wrong.safetensors"
   safetensors.save_file(weights, str(path))
   out = tmp_path / "checkpoint"
-  with pytest.raises(convert.ConversionError) as error:
+  with pytest.raises(ConversionError) as error:
     convert_command.convert_file("torchvision_resnet18", path, out)
   text = str(error.value)
   assert "missing: layer1.0.conv1.weight" in text
@@ -121,7 +122,7 @@ def test_names_what_is_missing_extra_and_misshapen(tmp_path, weights):
 
 def test_truncated_file(tmp_path, file):
   file.write_bytes(file.read_bytes()[:-1000])
-  with pytest.raises(convert.ConversionError, match="truncated"):
+  with pytest.raises(ConversionError, match="truncated"):
     convert_command.convert_file("torchvision_resnet18", file, tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
@@ -136,7 +137,7 @@ def test_does_not_write_over_a_checkpoint(tmp_path, file):
 
 
 def test_file_of_another_program(tmp_path, file):
-  with pytest.raises(convert.ConversionError, match="name the kind"):
+  with pytest.raises(ConversionError, match="name the kind"):
     convert_command.from_safetensors(file, tmp_path / "out")
 
 
@@ -149,7 +150,7 @@ def test_own_file_that_does_not_fit_its_config(tmp_path, file):
   with safetensors.safe_open(str(exported), framework="np") as opened:
     metadata = opened.metadata()
   safetensors.save_file(tensors, str(exported), metadata=metadata)
-  with pytest.raises(convert.ConversionError, match="conv1/kernel"):
+  with pytest.raises(ConversionError, match="conv1/kernel"):
     convert_command.from_safetensors(exported, tmp_path / "out")
 
 
@@ -192,7 +193,7 @@ def test_pickled_code_is_refused(tmp_path, monkeypatch):
   ):
     path = tmp_path / name
     save({"conv1.weight": Evil()}, path)
-    with pytest.raises(convert.ConversionError, match="never run"):
+    with pytest.raises(ConversionError, match="never run"):
       convert_command.convert_file(
         "torchvision_resnet50", path, tmp_path / "out"
       )
@@ -218,10 +219,10 @@ def test_torch_files(tmp_path, weights, kind):
   assert len(prints) == 1
   truncated = tmp_path / "truncated.pt"
   truncated.write_bytes(paths[0].read_bytes()[:5000])
-  with pytest.raises(convert.ConversionError, match="truncated"):
+  with pytest.raises(ConversionError, match="truncated"):
     convert_command.convert_file(kind.name, truncated, tmp_path / "out")
   torch.save([1, 2], tmp_path / "list.pt")
-  with pytest.raises(convert.ConversionError, match="no state dict"):
+  with pytest.raises(ConversionError, match="no state dict"):
     convert_command.convert_file(
       kind.name, tmp_path / "list.pt", tmp_path / "out"
     )

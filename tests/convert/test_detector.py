@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax.convert import kinds
+from must_jax.convert import conversion
 from must_jax.convert.torchvision_detection import (
   KINDS,
   class_names,
@@ -56,7 +56,7 @@ def compare(golden, backbone, min_matched):
   config = detector_config(weights, backbone=backbone)
   tasks = build_tasks(config)
   model, tree = expected_tree(config)
-  variables, _ = kinds.convert(KIND, weights, tree)
+  variables, _ = conversion.convert(KIND, weights, tree)
 
   @jax.jit
   def run(variables, image, content_size):
@@ -131,7 +131,9 @@ def test_published_tensors_have_their_places():
     k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()
   }
   config = KIND.make_config(weights)
-  variables, unused = kinds.convert(KIND, weights, expected_tree(config)[1])
+  variables, unused = conversion.convert(
+    KIND, weights, expected_tree(config)[1]
+  )
   head = variables["params"]["head_detection"]
   assert head["fast_rcnn"]["class_logits"]["kernel"].shape == (1024, 91)
   assert head["fast_rcnn"]["box_deltas"]["kernel"].shape == (1024, 360)
@@ -146,8 +148,10 @@ def test_other_weights_are_refused():
     if k.startswith("backbone.body")
   }
   config = KIND.make_config(weights)
-  with pytest.raises(kinds.ConversionError, match=r"missing: backbone\.fpn"):
-    kinds.convert(KIND, weights, expected_tree(config)[1])
+  with pytest.raises(
+    conversion.ConversionError, match=r"missing: backbone\.fpn"
+  ):
+    conversion.convert(KIND, weights, expected_tree(config)[1])
 
 
 def test_classes_are_coco_s_by_number():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax.convert import kinds, midas
+from must_jax.convert import conversion, midas
 from must_jax.models.fpn import FPN
 from must_jax.models.midas import MidasHead
 from must_jax.models.must import MustModel
@@ -83,7 +83,7 @@ def map_error(kind, model, golden):
   last = "scratch.output_conv.4.weight"
   weights[last] = np.abs(weights[last])  # as in the golden script
   image = golden["image"][None]
-  variables, unused = kinds.convert(
+  variables, unused = conversion.convert(
     kind, weights, expected_tree(model, image.shape[1:3])
   )
   assert "scratch.refinenet4.resConfUnit1.conv1.weight" in unused
@@ -112,7 +112,7 @@ def test_published_tensors_all_have_a_place(name):
     tensor = kind.find(names)
     used.add(tensor.name)
     to_ours = tensor.to_ours or functools.partial(
-      kinds.from_torch_layout, names[-1]
+      conversion.from_torch_layout, names[-1]
     )
     assert to_ours(weights[tensor.name]).shape == ours.shape, names
   unused = sorted(set(shapes) - used)

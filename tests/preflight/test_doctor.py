@@ -17,7 +17,7 @@ from jax._src import clusters
 from must_jax.lab import world as world_lib
 from must_jax.preflight import doctor
 from must_jax.preflight.doctor import FAIL, OK, WARN, Case
-from must_jax.train.place import find_place, tpu_metadata
+from must_jax.train.launcher import find_launch, tpu_metadata
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,8 @@ MULTISLICE = {
   ],
 )
 def test_processes_are_counted_as_jax_counts_them(environ, processes, number):
-  place = find_place(environ)
-  assert (place.processes, place.number) == (processes, number)
+  launch = find_launch(environ)
+  assert (launch.num_processes, launch.process_id) == (processes, number)
   assert doctor.check_processes(Case(environ=environ)).status == OK
 
 
@@ -183,7 +183,7 @@ def test_jax_finds_the_same_place(monkeypatch, launcher, environ):
     None, None, None, None, launcher, 300
   )
   address, processes, number, _ = found
-  assert find_place(environ)[1:] == (processes, number)
+  assert find_launch(environ)[1:] == (processes, number)
   if launcher == "slurm":
     assert doctor.coordinator_port(environ) == int(address.split(":")[1])
 

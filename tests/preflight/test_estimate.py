@@ -1,8 +1,8 @@
 import pytest
 
+from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
 from must_jax.preflight import estimate
 from must_jax.preflight.chips import CHIPS
-from must_jax.types import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
 
 
 @pytest.mark.parametrize(

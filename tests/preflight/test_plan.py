@@ -82,9 +82,9 @@ def test_the_largest_batch_is_looked_for_in_images_of_a_chip_at_a_time(
       lowered.append(lower_training(config, devices))
     return dataclasses.replace(lowered[0], batch_size=config.data.batch_size)
 
-  def compile_step(lowered, num_devices, effort):
-    assert (num_devices, effort) == (1, compiled.LEAST_EFFORT)
-    return compiled.Compiled(hbm=1.0, fits=lowered.batch_size <= 2 * 3)
+  def compile_step(lowered, effort):
+    assert effort == compiled.LEAST_EFFORT
+    return compiled.StepCost(hbm=1.0, fits=lowered.batch_size <= 2 * 3)
 
   monkeypatch.setattr(plan_command, "has_compiler", lambda: True)
   monkeypatch.setattr(Slice, "devices", lambda self: jax.devices()[:1])
@@ -145,11 +145,11 @@ def test_what_does_not_fit_is_answered_with_what_does(tmp_path, argv, message):
 
 def test_a_task_whose_classes_nobody_knows_says_how_to_give_them():
   with pytest.raises(ValueError, match="--classes detection=COUNT"):
-    plan.fill_classes(unknown_config("detection", "depth"), {})
+    plan_command.fill_classes(unknown_config("detection", "depth"), {})
 
 
 def test_maps_of_values_need_no_classes():
-  config = plan.fill_classes(unknown_config("depth", "normals"), {})
+  config = plan_command.fill_classes(unknown_config("depth", "normals"), {})
   assert config.tasks.depth.classes == ()
 
 
@@ -160,6 +160,8 @@ def test_a_teacher_that_is_not_at_hand_asks_for_its_config(tmp_path):
 
 
 @pytest.mark.slow
+# What was compiled for a TPU that is not there is cached, but cannot be loaded.
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 @pytest.mark.parametrize("stage", ["train", "label"])
 def test_a_tiny_config_compiles_for_a_tpu(tmp_path, stage):
   pytest.importorskip("libtpu")
@@ -179,8 +181,11 @@ def test_a_tiny_config_compiles_for_a_tpu(tmp_path, stage):
   assert step["fits"]
   assert 0 < step["hbm"] < found["hbm"]
   # Gradients are averaged in training; in labelling nobody waits for another.
-  kinds = [item["kind"] for item in step["collectives"]]
-  assert kinds == (["all-reduce"] if stage == "train" else [])
+  assert step["sent"] == (
+    pytest.approx(4 * found["parameters"] * 2 * 3 / 4)
+    if stage == "train"
+    else 0
+  )
   # A network as small as this is padded to the size of the hardware's units.
   written = found["flops_per_image"] * found["images_per_chip"]
   assert step["flops"] > 0.5 * written

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 Path = tuple[str, ...]  # ("params", "backbone", "conv1", "kernel")
@@ -121,15 +122,10 @@ def convert(
       return None
     return np.ascontiguousarray(ours, np.float32)
 
-  def walk(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    return {
-      name: walk(node, (*path, name))
-      if isinstance(node, Mapping)
-      else fill((*path, name), tuple(node.shape))
-      for name, node in tree.items()
-    }
-
-  filled = walk(expected, ())
+  filled = {
+    path: fill(path, tuple(array.shape))
+    for path, array in traverse_util.flatten_dict(expected).items()
+  }
   unused = []
   for name in sorted(set(weights) - used):
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in kind.unused):
@@ -143,4 +139,4 @@ def convert(
       f"These weights are not of the kind {kind.name!r} ({kind.title}):\n"
       f"  {shown}{more}\n`must-jax convert --list` shows all kinds."
     )
-  return filled, unused
+  return traverse_util.unflatten_dict(filled), unused

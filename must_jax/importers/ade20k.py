@@ -12,11 +12,10 @@ images in training and 2,000 in validation (sceneparsing.csail.mit.edu).
 
 import argparse
 
-from etils import epath
-
 from must_jax.importers import arguments
 from must_jax.importers.items import Plan, ReadFiles
 from must_jax.importers.voc_segmentation import ReadMask
+from must_jax.storage.path import Path
 from must_jax.types import IGNORE_LABEL
 
 HELP = "class maps of ADE20K"
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer; `--split` is one of every importer."""
   parser.add_argument(
     "--root",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help=f"ADEChallengeData2016, with {_NAMES_FILE} in it or beside it",
@@ -57,7 +56,7 @@ def plan(args: argparse.Namespace) -> Plan:
   return Plan(fields, items, ReadFiles(ReadMask(class_of)), notes=notes)
 
 
-def _class_names(root: epath.Path) -> list[str]:
+def _class_names(root: Path) -> list[str]:
   paths = [root / _NAMES_FILE, root.parent / _NAMES_FILE]
   path = next((path for path in paths if path.exists()), None)
   if path is None:

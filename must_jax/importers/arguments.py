@@ -5,10 +5,9 @@ import collections
 import os
 from collections.abc import Sequence
 
-from etils import epath
-
 from must_jax.importers import files
 from must_jax.importers.items import Item
+from must_jax.storage.path import Path
 
 
 def add_output_arguments(
@@ -27,9 +26,7 @@ def add_output_arguments(
     splits: that there are, of a dataset that is known.
   """
   add = parser.add_argument
-  add(
-    "--out", type=epath.Path, required=True, help="directory of the image set"
-  )
+  add("--out", type=Path, required=True, help="directory of the image set")
   add(
     "--name",
     default=name,
@@ -89,14 +86,14 @@ def add_pair_arguments(parser: argparse.ArgumentParser, what: str) -> None:
   add = parser.add_argument
   add(
     "--images",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="of JPEG, PNG or uint8 .npy, with folders below it",
   )
   add(
     f"--{what}",
-    type=epath.Path,
+    type=Path,
     required=True,
     dest="label_directory",
     metavar="DIR",
@@ -178,7 +175,7 @@ def pair(
   return items, notes
 
 
-def partner(item: Item, what: str) -> epath.Path:
+def partner(item: Item, what: str) -> Path:
   """The label file of an image.
 
   Raises:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from must_jax.importers import files, objects
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.path import Path
 
 HELP = "objects from a COCO JSON file"
 
@@ -22,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
   parser.add_argument(
     "--annotations",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="FILE",
     help="JSON with images, annotations and categories",
   )
   parser.add_argument(
     "--images",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="where the file names of the JSON begin",
@@ -132,7 +132,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-def _load(path: epath.Path) -> tuple[list, list, list]:
+def _load(path: Path) -> tuple[list, list, list]:
   value = files.load_json(path)
   lists = []
   for name, needed in _NEEDED.items():

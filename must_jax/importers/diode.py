@@ -14,14 +14,14 @@ the outdoor part of train.
 
 import argparse
 
-from etils import epath
+from must_jax.storage.path import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds common options; `--split` is one of every importer."""
   parser.add_argument(
     "--root",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="with the splits in it",

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from PIL import Image, ImageOps
 
-from must_jax.storage.path import is_local
+from must_jax.storage.path import Path, PathLike, is_local
 from must_jax.types import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
@@ -45,7 +44,7 @@ def key_of(path: str) -> str:
   return pathlib.PurePosixPath(path).with_suffix("").as_posix()
 
 
-def inside(root: epath.Path, name: str) -> epath.Path:
+def inside(root: Path, name: str) -> Path:
   """The path of a name out of a file, which cannot lead out of its root.
 
   Args:
@@ -69,7 +68,7 @@ def inside(root: epath.Path, name: str) -> epath.Path:
 
 
 def find_files(
-  directory: epath.Path, suffixes: Collection[str], glob: str = "*"
+  directory: Path, suffixes: Collection[str], glob: str = "*"
 ) -> tuple[list[str], list[str]]:
   """Lists a directory with all below it; hidden files are passed over.
 
@@ -93,14 +92,14 @@ def find_files(
 
   wanted: list[str] = []
   others: list[str] = []
-  walk: Iterable[tuple[epath.PathLike, list[str], list[str]]]
+  walk: Iterable[tuple[PathLike, list[str], list[str]]]
   if is_local(directory):
     walk = os.walk(directory, onerror=fail, followlinks=True)
   else:
     walk = directory.walk(on_error=fail)
   for folder, folders, names in walk:
     folders[:] = [name for name in folders if not name.startswith(".")]
-    below = epath.Path(folder).relative_to(directory).as_posix()
+    below = Path(folder).relative_to(directory).as_posix()
     for name in names:
       if name.startswith("."):
         continue
@@ -112,8 +111,8 @@ def find_files(
 
 
 def find_images(
-  directory: epath.Path, glob: str = "*"
-) -> tuple[dict[str, epath.Path], list[str]]:
+  directory: Path, glob: str = "*"
+) -> tuple[dict[str, Path], list[str]]:
   """Images of a directory by key, and a note on the files passed over.
 
   Raises:
@@ -126,7 +125,7 @@ def find_images(
       f" {others[:3]}); expected names that match {glob!r} and end in"
       f" {IMAGE_SUFFIXES}."
     )
-  images: dict[str, epath.Path] = {}
+  images: dict[str, Path] = {}
   for path in paths:
     key = key_of(path)
     if not key.isascii() and key.encode(errors="replace").decode() != key:
@@ -187,14 +186,14 @@ def load_classes(text: str) -> list[str]:
 
 def _file_and_key(
   text: str | os.PathLike[str],
-) -> tuple[epath.Path, str | None]:
+) -> tuple[Path, str | None]:
   path, colon, key = os.fspath(text).rpartition(":")
-  if not colon or key.startswith("//") or epath.Path(text).exists():
-    return epath.Path(text), None
-  return epath.Path(path), key
+  if not colon or key.startswith("//") or Path(text).exists():
+    return Path(text), None
+  return Path(path), key
 
 
-def _read_text(path: epath.Path) -> str:
+def _read_text(path: Path) -> str:
   try:
     return path.read_text(encoding="utf-8")
   except OSError as error:
@@ -205,14 +204,14 @@ def _read_text(path: epath.Path) -> str:
     raise ValueError(f"{path} is no UTF-8 text ({error}).") from None
 
 
-def _parse_json(path: epath.Path) -> Any:
+def _parse_json(path: Path) -> Any:
   try:
     return json.loads(_read_text(path))
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
 
 
-def read_image(path: epath.Path) -> Picture:
+def read_image(path: Path) -> Picture:
   """Reads an image file, see `picture_of`, or a uint8 .npy as a PNG.
 
   Raises:
@@ -282,7 +281,7 @@ def _check_readable(data: bytes, size: tuple[int, int], is_png: bool) -> None:
     raise Rejected("cannot be decoded: broken JPEG or PNG data") from None
 
 
-def _image_of_array(path: epath.Path) -> Image.Image:
+def _image_of_array(path: Path) -> Image.Image:
   array = _open_array(path)
   if array.dtype != np.uint8 or not (
     array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
@@ -296,7 +295,7 @@ def _image_of_array(path: epath.Path) -> Image.Image:
   return Image.fromarray(np.array(array))
 
 
-def _open_array(path: epath.Path) -> np.ndarray:
+def _open_array(path: Path) -> np.ndarray:
   """An .npy array, of which a local file is only mapped into memory."""
   if is_local(path):
     return np.lib.format.open_memmap(path, mode="r")
@@ -319,7 +318,7 @@ def _encode(image: Image.Image, form: str, turned: bool = False) -> Picture:
   return Picture(buffer.getvalue(), (image.height, image.width), turned)
 
 
-def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
+def read_map(path: Path, picture: Picture) -> np.ndarray:
   """Reads a label map: PNG codes (indices of a palette) or an .npy array.
 
   Returns:
@@ -344,7 +343,7 @@ def read_map(path: epath.Path, picture: Picture) -> np.ndarray:
     raise Rejected(f"{path.name} cannot be decoded: {error}") from None
 
 
-def read_ids(path: epath.Path, picture: Picture) -> np.ndarray:
+def read_ids(path: Path, picture: Picture) -> np.ndarray:
   """Reads a map of class ids like `read_map`: integers [h, w].
 
   Raises:
@@ -359,9 +358,7 @@ def read_ids(path: epath.Path, picture: Picture) -> np.ndarray:
   return ids
 
 
-def _check_size(
-  path: epath.Path, size: Sequence[int], picture: Picture
-) -> None:
+def _check_size(path: Path, size: Sequence[int], picture: Picture) -> None:
   if tuple(size) != picture.size:
     turned = " once turned as its EXIF tells" if picture.turned else ""
     raise Rejected(

@@ -2,11 +2,10 @@
 
 import argparse
 
-from etils import epath
-
 from must_jax.importers import files
 from must_jax.importers.files import Picture
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.path import Path
 
 HELP = "images in a folder per class, or unlabelled"
 
@@ -15,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
   parser.add_argument(
     "--images",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="DIR/CLASS/... of JPEG, PNG or uint8 .npy",

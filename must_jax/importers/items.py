@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from etils import epath
-
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
+from must_jax.storage.path import Path
 
 
 class HasKey(Protocol):
@@ -34,7 +33,7 @@ class Item:
   """
 
   key: str
-  image: epath.Path
+  image: Path
   label: Any = None
 
 

@@ -17,12 +17,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from etils import epath
 
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.voc_segmentation import class_map
+from must_jax.storage.path import Path
 from must_jax.types import IGNORE_LABEL
 
 HELP = "class maps from COCO's panoptic segmentation"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ("--images", "DIR", "where the images are"),
   ):
     parser.add_argument(
-      option, type=epath.Path, required=True, metavar=metavar, help=text
+      option, type=Path, required=True, metavar=metavar, help=text
     )
 
 
@@ -104,7 +104,7 @@ class _ReadSegments:
 
 
 def _load(
-  path: epath.Path,
+  path: Path,
 ) -> tuple[
   dict[int, str], dict[int, tuple[str, dict[int, int]]], dict[int, str]
 ]:

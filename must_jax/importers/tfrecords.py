@@ -13,12 +13,11 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from etils import epath
-
 from must_jax.importers import files
 from must_jax.importers.files import Rejected
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import tfrecord
+from must_jax.storage.path import Path
 
 HELP = "TFRecord files with an image and a list of classes per record"
 
@@ -245,8 +244,8 @@ def _stem(path: str) -> str:
 
 def _scan(path: str) -> Iterator[tuple[bytes | None, str]]:
   """Records of a file in order; (None, reason) for one that cannot be read."""
-  size = epath.Path(path).stat().length
-  with epath.Path(path).open("rb") as file:
+  size = Path(path).stat().length
+  with Path(path).open("rb") as file:
     place = 0
     while place < size:
       head = file.read(12)

@@ -21,11 +21,11 @@ from concurrent import futures
 from xml.etree import ElementTree
 
 import numpy as np
-from etils import epath
 
 from must_jax.importers import files, objects
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.path import Path
 
 HELP = "objects from XML files in the format of PASCAL VOC"
 
@@ -38,21 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add(
     "--images",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="JPEGImages",
   )
   add(
     "--annotations",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="Annotations, of XML files named like the images",
   )
   add(
     "--ids",
-    type=epath.Path,
+    type=Path,
     nargs="+",
     default=[],
     metavar="FILE",
@@ -116,7 +116,7 @@ def plan(args: argparse.Namespace) -> Plan:
   )
 
 
-def read_ids(path: epath.Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
   """Ids of a list as in VOC's `ImageSets`, in its order, none twice.
 
   Raises:
@@ -178,12 +178,12 @@ class _ReadObjects:
     return objects.Object(_corners(element), self.class_of[name], difficult)
 
 
-def _class_names(paths: Iterable[epath.Path]) -> list[str]:
+def _class_names(paths: Iterable[Path]) -> list[str]:
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     return sorted(set().union(*pool.map(_names_in, paths)))
 
 
-def _names_in(path: epath.Path) -> set[str]:
+def _names_in(path: Path) -> set[str]:
   try:
     found = _parse(path).findall("object")
   except Rejected:  # told when its image is read, if it is
@@ -191,7 +191,7 @@ def _names_in(path: epath.Path) -> set[str]:
   return {_text(element, "name") for element in found} - {""}
 
 
-def _parse(path: epath.Path) -> ElementTree.Element:
+def _parse(path: Path) -> ElementTree.Element:
   """Reads an annotation.
 
   Entities of a few bytes can stand for gigabytes, so declarations of them are

@@ -16,11 +16,11 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from etils import epath
 
 from must_jax.importers import arguments, files, voc
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.path import Path
 from must_jax.types import IGNORE_LABEL
 
 HELP = "class maps of PASCAL VOC 2012"
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer; `--split` is one of every importer."""
   parser.add_argument(
     "--root",
-    type=epath.Path,
+    type=Path,
     required=True,
     metavar="DIR",
     help="VOCdevkit/VOC2012, with ImageSets, JPEGImages and SegmentationClass",
@@ -106,7 +106,7 @@ class ReadMask:
 
 
 def class_map(
-  path: epath.Path,
+  path: Path,
   ids: np.ndarray,
   class_of: Mapping[int, int],
   picture: Picture,

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 
 from absl import logging
-from etils import epath
+
+from must_jax.storage.path import Path, PathLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Quarantine:
     path: of the file; entries of earlier runs stay.
   """
 
-  def __init__(self, path: epath.PathLike):
-    self._path, self._lock = epath.Path(path), threading.Lock()
+  def __init__(self, path: PathLike):
+    self._path, self._lock = Path(path), threading.Lock()
     self._seen = set()
     if self._path.exists():
       for line in self._path.read_text().splitlines():

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from concurrent import futures
 
 import numpy as np
-from etils import epath
 
 from must_jax.fields import make_field
-from must_jax.storage.path import publish
+from must_jax.storage.path import Path, publish
 from must_jax.storage.sets import ImageSet, read_index
 from must_jax.storage.tfrecord import CorruptRecord
 
@@ -19,11 +18,11 @@ _MAX_SAMPLE = 2000  # records that are read for the summary
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of `must-jax data show`."""
   add = parser.add_argument
-  add("directory", type=epath.Path, help="image set")
+  add("directory", type=Path, help="image set")
   add("--split", help="default: the first")
   add(
     "--out",
-    type=epath.Path,
+    type=Path,
     metavar="FILE",
     help="PNG of random images with their labels; default NAME-SPLIT.png",
   )
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print(line)
   from must_jax.input import sheet
 
-  out = args.out or epath.Path(f"{images.name}-{images.split}.png")
+  out = args.out or Path(f"{images.name}-{images.split}.png")
   with publish(out) as file:
     sheet.draw(images, args.count, args.seed).save(file, "PNG")
   print(f"Contact sheet: {out}")

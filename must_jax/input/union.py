@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from must_jax.fields import Field
 from must_jax.input import origins as origin_lib
 from must_jax.input.origins import ClassTables, Source
-from must_jax.storage.path import is_local
+from must_jax.storage.path import Path, is_local
 from must_jax.storage.sets import ImageSet, LabelSet
 
 TaskFields = Mapping[str, Mapping[str, Field]]  # task -> field name -> field
@@ -93,7 +92,7 @@ class Union:
       d: s.manifest for sets in self._labels for d, s in sets.items()
     }
     describe = origin_lib.Describer(
-      sources, lambda d: indexes[str(epath.Path(d))], manifests.__getitem__
+      sources, lambda d: indexes[str(Path(d))], manifests.__getitem__
     )
     tables: dict[str, dict[str, ClassTables]] = {}
     for task, fields in self.tasks.items():

@@ -205,6 +205,18 @@ class EfficientNet(nn.Module):
   norm_epsilon: float = 1e-3
   survival_prob: float = 0.8
 
+  @property
+  def layers(self) -> tuple[tuple[str, ...], ...]:
+    """Names of the modules after the stem, layer by layer."""
+    num_blocks = sum(stage_blocks(self.variant))
+    blocks = tuple((f"block{i + 1}",) for i in range(num_blocks))
+    return (*blocks, ("head_conv", "head_norm")) if self.head_conv else blocks
+
+  @property
+  def last_block(self) -> tuple[str, ...]:
+    """The last layer that all tasks learn through."""
+    return self.layers[-2 if self.head_conv else -1]
+
   @nn.compact
   def __call__(
     self, image: jax.Array, train: bool = False

@@ -115,6 +115,21 @@ class ResNet(nn.Module):
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
 
+  @property
+  def layers(self) -> tuple[tuple[str, ...], ...]:
+    """Names of the modules after the stem, layer by layer."""
+    blocks, _ = STAGES[self.depth]
+    return tuple(
+      (f"c{level}_block{i + 1}",)
+      for level, num_blocks in enumerate(blocks, start=2)
+      for i in range(num_blocks)
+    )
+
+  @property
+  def last_block(self) -> tuple[str, ...]:
+    """The last layer that all tasks learn through."""
+    return self.layers[-1]
+
   @nn.compact
   def __call__(
     self, image: jax.Array, train: bool = False

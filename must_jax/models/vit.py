@@ -197,6 +197,24 @@ class DptEncoder(nn.Module):
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
 
+  @property
+  def layers(self) -> tuple[tuple[str, ...], ...]:
+    """Names of the modules after the stem, layer by layer."""
+    conv_blocks = tuple(
+      (f"c{level}_block{i + 1}",)
+      for level, num_blocks in enumerate(self.conv_blocks, start=2)
+      for i in range(num_blocks)
+    )
+    blocks = tuple((f"block{i + 1}",) for i in range(self.taps[-1]))
+    levels = range(6 - len(self.taps), 6)
+    top = tuple(f"c{level}_reassemble" for level in levels)
+    return (*conv_blocks, *blocks, top)
+
+  @property
+  def last_block(self) -> tuple[str, ...]:
+    """The last layer that all tasks learn through."""
+    return self.layers[-2]
+
   @nn.compact
   def __call__(
     self, image: jax.Array, train: bool = False

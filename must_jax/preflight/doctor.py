@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from etils import epath
 from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from must_jax.storage.path import Path
 from must_jax.train.launcher import TPU_FILES, find_launch
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -331,9 +331,9 @@ def check_port(case: Case) -> Finding | None:
 
 
 @contextlib.contextmanager
-def scratch(case: Case, name: str) -> Iterator[epath.Path]:
+def scratch(case: Case, name: str) -> Iterator[Path]:
   """A path in the workdir, which is made; what is there goes at the end."""
-  workdir = epath.Path(case.workdir)
+  workdir = Path(case.workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   # Doctors of several machines may look at one workdir.
   path = workdir / f".doctor-{socket.gethostname()}-{os.getpid()}-{name}"

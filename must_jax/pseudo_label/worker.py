@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from must_jax.config import PREEMPTED
@@ -26,6 +25,7 @@ from must_jax.pseudo_label.teacher import (
   describe_fields,
   describe_teacher,
 )
+from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
 from must_jax.tasks import Task
 from must_jax.train.load import LoadedModel, load
@@ -33,7 +33,7 @@ from must_jax.train.runtime import Sigterm
 from must_jax.types import Labels
 
 
-def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
+def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
   """Runs one worker of a labelling job, to the end of the job.
 
   Args:
@@ -88,9 +88,9 @@ def label(config: ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
 
 def label_images(
   teacher: Teacher,
-  images: epath.PathLike,
+  images: PathLike,
   split: str,
-  output: epath.PathLike,
+  output: PathLike,
   *,
   settings: Mapping[str, Any] | None = None,
   batch_size: int = 16,
@@ -156,7 +156,7 @@ def label_images(
 
 def _run(
   image_set: ImageSet,
-  output: epath.PathLike,
+  output: PathLike,
   fields: Mapping[str, Mapping[str, Any]],
   description: Mapping[str, Any],
   settings: Mapping[str, Any],

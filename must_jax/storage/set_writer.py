@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-from etils import epath
-
 from must_jax.fields import check_descriptions
-from must_jax.storage.path import publish, publish_json
+from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import (
   INDEX_FILE,
   NAME_PATTERN,
@@ -50,14 +48,14 @@ class NewSplit:
 
   def __init__(
     self,
-    directory: epath.PathLike,
+    directory: PathLike,
     name: str,
     split: str,
     fields: Mapping[str, Mapping[str, Any]],
     licence: str = "",
     overwrite: bool = False,
   ):
-    self.directory = epath.Path(directory)
+    self.directory = Path(directory)
     self.name, self.split, self.overwrite = name, split, overwrite
     self.head = {
       "schema_version": SCHEMA_VERSION,
@@ -76,7 +74,7 @@ class NewSplit:
 
   def publish(
     self,
-    stage: epath.Path,
+    stage: Path,
     shards: Sequence[Shard],
     rejected: Iterable[Mapping[str, str]],
   ) -> ImageSet:
@@ -153,11 +151,11 @@ class NewSplit:
       )
     return index["splits"]
 
-  def _move(self, stage: epath.Path, shard: Shard, final: Shard) -> None:
+  def _move(self, stage: Path, shard: Shard, final: Shard) -> None:
     sizes = {
       # The offsets go first: a shard that is there can be read.
       offsets_path: 8 * (shard.num_records + 1),
-      epath.Path: shard.num_bytes,
+      Path: shard.num_bytes,
     }
     for path_of, size in sizes.items():
       source = path_of(stage / shard.file)
@@ -171,7 +169,7 @@ class NewSplit:
 
 
 def write_image_set(
-  directory: epath.PathLike,
+  directory: PathLike,
   name: str,
   split: str,
   examples: Iterable[Mapping[str, Any]],
@@ -226,7 +224,7 @@ def write_image_set(
 
 
 def _write_shards(
-  directory: epath.Path,
+  directory: Path,
   examples: Iterable[tuple[bytes | str, bytes]],
   num_shards: int | None,
   records_per_shard: int,

@@ -28,9 +28,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from etils import epath
-
-from must_jax.storage.path import list_sizes
+from must_jax.storage.path import Path, PathLike, list_sizes
 from must_jax.storage.tfrecord import ShardReader, offsets_path
 
 SCHEMA_VERSION = 1
@@ -86,7 +84,7 @@ class Shard:
 
 
 def check_shards(
-  directory: epath.Path, listed: Sequence[Mapping[str, Any]]
+  directory: Path, listed: Sequence[Mapping[str, Any]]
 ) -> tuple[Shard, ...]:
   """Reads the list of shards of an index and checks it against the files.
 
@@ -127,8 +125,8 @@ class Records:
     shards: in order.
   """
 
-  def __init__(self, directory: epath.PathLike, shards: Sequence[Shard]):
-    self.directory = epath.Path(directory)
+  def __init__(self, directory: PathLike, shards: Sequence[Shard]):
+    self.directory = Path(directory)
     self.shards = tuple(shards)
     self._ends = list(itertools.accumulate(s.num_records for s in shards))
     self.reader = functools.lru_cache(_MAX_READERS)(self._open)
@@ -170,17 +168,15 @@ class ImageSet(Records):
     index: all of `index.json`.
   """
 
-  def __init__(
-    self, directory: epath.PathLike, split: str, index: Mapping[str, Any]
-  ):
-    directory = epath.Path(directory)
+  def __init__(self, directory: PathLike, split: str, index: Mapping[str, Any]):
+    directory = Path(directory)
     shards = check_shards(directory, index["splits"][split]["shards"])
     super().__init__(directory, shards)
     self.name, self.split, self.index = index["name"], split, index
     self.fields, self.licence = index["fields"], index["licence"]
 
   @classmethod
-  def open(cls, directory: epath.PathLike, split: str) -> Self:
+  def open(cls, directory: PathLike, split: str) -> Self:
     """Opens a split and checks that all its files are there.
 
     Raises:
@@ -203,13 +199,13 @@ class LabelSet(Records):
     manifest: all of `manifest.json`.
   """
 
-  def __init__(self, directory: epath.PathLike, manifest: Mapping[str, Any]):
-    directory = epath.Path(directory)
+  def __init__(self, directory: PathLike, manifest: Mapping[str, Any]):
+    directory = Path(directory)
     super().__init__(directory, check_shards(directory, manifest["shards"]))
     self.fields, self.manifest = manifest["fields"], manifest
 
   @classmethod
-  def open(cls, directory: epath.PathLike) -> Self:
+  def open(cls, directory: PathLike) -> Self:
     """Opens a complete label set.
 
     Raises:
@@ -253,13 +249,13 @@ class LabelSet(Records):
         )
 
 
-def read_index(directory: epath.PathLike) -> dict[str, Any]:
+def read_index(directory: PathLike) -> dict[str, Any]:
   """Reads `index.json` of an image set.
 
   Raises:
     ValueError: there is none, or its version is unknown.
   """
-  directory = epath.Path(directory)
+  directory = Path(directory)
   if not directory.is_dir():
     raise ValueError(
       f"Image set {directory} is no directory. Give the directory that"
@@ -280,13 +276,13 @@ def read_index(directory: epath.PathLike) -> dict[str, Any]:
   return index
 
 
-def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
+def read_manifest(directory: PathLike) -> dict[str, Any]:
   """Reads `manifest.json` of a label set.
 
   Raises:
     ValueError: there is none, or its version is unknown.
   """
-  path = epath.Path(directory) / MANIFEST_FILE
+  path = Path(directory) / MANIFEST_FILE
   missing = ""
   if not path.exists():
     files = [file.name for file in path.parent.glob("*-of-*.tfrecord")]
@@ -306,7 +302,7 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
 
 
 def read_versioned_json(
-  path: epath.PathLike, version: int, missing: str
+  path: PathLike, version: int, missing: str
 ) -> dict[str, Any]:
   """Reads a JSON file with a `schema_version`.
 
@@ -320,7 +316,7 @@ def read_versioned_json(
       another one.
   """
   try:
-    value = json.loads(epath.Path(path).read_text())
+    value = json.loads(Path(path).read_text())
   except FileNotFoundError:
     raise ValueError(f"{path} is missing: {missing}") from None
   except (ValueError, RecursionError) as error:
@@ -334,7 +330,7 @@ def read_versioned_json(
   return value
 
 
-def _check_fields(path: epath.Path, fields: Mapping[str, Any]) -> None:
+def _check_fields(path: Path, fields: Mapping[str, Any]) -> None:
   for name, spec in fields.items():
     _check_entries(path, spec, {"kind": str}, f"fields.{name}.")
     classes = spec.get("classes", [])
@@ -347,9 +343,7 @@ def _check_fields(path: epath.Path, fields: Mapping[str, Any]) -> None:
       )
 
 
-def _check_listed(
-  path: epath.Path, shards: Sequence[Any], place: str = ""
-) -> None:
+def _check_listed(path: Path, shards: Sequence[Any], place: str = "") -> None:
   types = {field.name: field.type for field in dataclasses.fields(Shard)}
   for i, shard in enumerate(shards):
     _check_entries(path, shard, types, f"{place}shards.{i}.")
@@ -361,7 +355,7 @@ def _check_listed(
 
 
 def _check_entries(
-  path: epath.Path, value: Any, types: Mapping[str, Any], place: str = ""
+  path: Path, value: Any, types: Mapping[str, Any], place: str = ""
 ) -> None:
   """Checks types, so that whatever reads on finds what it expects.
 

@@ -16,9 +16,8 @@ from typing import Any, Self
 
 import google_crc32c
 import numpy as np
-from etils import epath
 
-from must_jax.storage.path import publish, read_range
+from must_jax.storage.path import Path, PathLike, publish, read_range
 
 MAX_RECORD_BYTES = 256 << 20
 
@@ -40,9 +39,9 @@ class CorruptRecord(Exception):
     self.shard, self.index, self.reason = shard, index, reason
 
 
-def offsets_path(path: epath.PathLike) -> epath.Path:
+def offsets_path(path: PathLike) -> Path:
   """The file of record offsets beside a shard."""
-  return epath.Path(path).with_suffix(".offsets")
+  return Path(path).with_suffix(".offsets")
 
 
 def masked_crc(data: bytes) -> int:
@@ -51,10 +50,10 @@ def masked_crc(data: bytes) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def file_checksum(path: epath.PathLike) -> tuple[str, int]:
+def file_checksum(path: PathLike) -> tuple[str, int]:
   """The `RecordWriter.checksum` of a file as it is now, and its size."""
   digest, size = hashlib.blake2b(digest_size=16), 0
-  with epath.Path(path).open("rb") as file:
+  with Path(path).open("rb") as file:
     while block := file.read(1 << 20):
       digest.update(block)
       size += len(block)
@@ -71,8 +70,8 @@ class RecordWriter:
     path: of the `.tfrecord`.
   """
 
-  def __init__(self, path: epath.PathLike):
-    self.path = epath.Path(path)
+  def __init__(self, path: PathLike):
+    self.path = Path(path)
     self.num_records = self.num_bytes = 0
     self.checksum = ""
 
@@ -133,8 +132,8 @@ class ShardReader:
     ValueError: the offsets are missing or are no offsets.
   """
 
-  def __init__(self, path: epath.PathLike):
-    self.path = epath.Path(path)
+  def __init__(self, path: PathLike):
+    self.path = Path(path)
     self._name = str(self.path)
     try:
       data = offsets_path(path).read_bytes()

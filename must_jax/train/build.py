@@ -186,13 +186,16 @@ def build(
   # What is frozen stays as it is.
   factors = options.pop("lr_factors") | dict.fromkeys(config.freeze, 0.0)
   balancing = config.balancing.to_dict()
+  model = build_model(config, tasks)
   return Program(
     config=config,
     mesh=mesh,
     tasks=tasks,
-    model=build_model(config, tasks),
+    model=model,
     schedule=schedule,
-    optimizer=make_optimizer(schedule, parts=factors, **options),
+    optimizer=make_optimizer(
+      schedule, parts=factors, layers=model.backbone.layers, **options
+    ),
     balancer=weighting.make_balancer(
       balancing.pop("method"),
       weights or dict.fromkeys(tasks, 1.0),

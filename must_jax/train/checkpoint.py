@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.storage.path import is_local
+from must_jax.storage.path import Path, PathLike, is_local
 from must_jax.train import runtime
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
@@ -60,7 +59,7 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
   """The checkpoints of one run."""
 
-  def __init__(self, workdir: epath.PathLike, config: ConfigDict):
+  def __init__(self, workdir: PathLike, config: ConfigDict):
     """Opens `workdir/checkpoints`, which is made if need be.
 
     Args:
@@ -70,7 +69,7 @@ class Checkpoints:
     self._config = json.loads(config_lib.to_json(config))
     self._num_bytes = 0
     self._manager = _Manager(
-      epath.Path(workdir).absolute() / "checkpoints",
+      Path(workdir).absolute() / "checkpoints",
       options=ocp.CheckpointManagerOptions(
         max_to_keep=config.train.keep_checkpoints,
         cleanup_tmp_directories=True,
@@ -239,11 +238,11 @@ class Checkpoints:
 
 
 def write_variables(
-  workdir: epath.PathLike,
+  workdir: PathLike,
   config: ConfigDict,
   variables: dict[str, PyTree],
   origin: dict[str, Any],
-) -> epath.Path:
+) -> Path:
   """Writes parameters that no run of ours made, as the checkpoint of step 0.
 
   Args:
@@ -258,7 +257,7 @@ def write_variables(
   Raises:
     ValueError: `workdir` holds a checkpoint already.
   """
-  root = epath.Path(workdir).absolute() / "checkpoints"
+  root = Path(workdir).absolute() / "checkpoints"
   if root.exists() and any(root.iterdir()):
     raise ValueError(
       f"{root} holds a checkpoint already; choose another directory, or delete"
@@ -274,13 +273,13 @@ def write_variables(
   return root / "0"
 
 
-def find(path: epath.PathLike) -> epath.Path:
+def find(path: PathLike) -> Path:
   """The directory of one step, from it, its parent or a workdir.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  path = epath.Path(path).absolute()
+  path = Path(path).absolute()
   if (path / "state").exists() and (path / "meta").exists():
     return path
   for root in (path / "checkpoints", path):
@@ -294,24 +293,24 @@ def find(path: epath.PathLike) -> epath.Path:
   )
 
 
-def read_config(path: epath.PathLike) -> ConfigDict:
+def read_config(path: PathLike) -> ConfigDict:
   """The config that made a checkpoint, class names included."""
   return config_lib.from_json(json.dumps(_read_meta(find(path))["config"]))
 
 
-def read_origin(path: epath.PathLike) -> dict[str, Any]:
+def read_origin(path: PathLike) -> dict[str, Any]:
   """Where converted weights are from; {} for those that a run made."""
   return _read_meta(find(path)).get("origin", {})
 
 
-def fingerprint(path: epath.PathLike) -> str:
+def fingerprint(path: PathLike) -> str:
   """Identifies the parameters of a checkpoint, for manifests."""
   digests = _read_meta(find(path))["digest"]
   words = digests.get("ema") or digests["params"] + digests["batch_stats"]
   return "".join(f"{word:08x}" for word in words)
 
 
-def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
+def load_variables(path: PathLike) -> dict[str, PyTree]:
   """Parameters and norm statistics as numpy, whatever saved them.
 
   Where training kept averages of them, these.
@@ -330,7 +329,7 @@ def load_variables(path: epath.PathLike) -> dict[str, PyTree]:
   return {"batch_stats": {}} | restored.get("ema", restored)
 
 
-def _read_variables(path: epath.Path) -> dict[str, PyTree]:
+def _read_variables(path: Path) -> dict[str, PyTree]:
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
     parts = ("ema",) if tree.get("ema") else ("params", "batch_stats")
@@ -357,7 +356,7 @@ def _read_variables(path: epath.Path) -> dict[str, PyTree]:
 
 def warm_start(
   state: TrainState,
-  path: epath.PathLike,
+  path: PathLike,
   parts: tuple[str, ...],
   classes: dict[str, tuple[str, ...]],
   model: ConfigDict,
@@ -434,9 +433,7 @@ def warm_start(
   return state.replace(**new, ema=ema), f"Warm start from {path}\n{table}"
 
 
-def _check_inputs(
-  new: ConfigDict, old: ConfigDict, path: epath.PathLike
-) -> None:
+def _check_inputs(new: ConfigDict, old: ConfigDict, path: PathLike) -> None:
   """A backbone's parameters mean nothing without its way of normalising."""
   for key in ("backbone", "image_mean", "image_std", "norm_epsilon"):
     if new[key] != old[key]:
@@ -547,7 +544,7 @@ def _checksum(meta: dict[str, Any]) -> int:
 
 
 def _read_meta(
-  path: epath.Path, readable: tuple[int, ...] = _READABLE
+  path: Path, readable: tuple[int, ...] = _READABLE
 ) -> dict[str, Any]:
   try:
     meta = json.loads((path / "meta" / "metadata").read_text())
@@ -566,14 +563,14 @@ def _read_meta(
 
 
 def _check(
-  saved: dict[str, list[int]], found: dict[str, list[int]], path: epath.Path
+  saved: dict[str, list[int]], found: dict[str, list[int]], path: Path
 ) -> None:
   for part, value in found.items():
     if value != saved.get(part):
       raise _corrupt(path, f"{part} is not what was saved")
 
 
-def _corrupt(path: epath.Path, problem: Any) -> CorruptCheckpointError:
+def _corrupt(path: Path, problem: Any) -> CorruptCheckpointError:
   if isinstance(problem, Exception):
     problem = f"{type(problem).__name__}: {problem}"
   return CorruptCheckpointError(

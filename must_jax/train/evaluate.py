@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,6 +14,7 @@ from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
 from must_jax.metrics.metric import Metric
 from must_jax.models.must import MustModel
+from must_jax.storage.path import PathLike
 from must_jax.tasks import Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
@@ -24,7 +24,7 @@ from must_jax.types import PyTree
 
 
 def evaluate_checkpoint(
-  config: ConfigDict, workdir: epath.PathLike
+  config: ConfigDict, workdir: PathLike
 ) -> dict[str, float]:
   """The stage `evaluate`: a run's latest checkpoint on `config.evaluate_on`.
 

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from must_jax.tasks.task import Task, sum_of_means
 from must_jax.train import mesh as mesh_lib
-from must_jax.train.optimizer import last_layer
 from must_jax.types import Array, PyTree
 from must_jax.weighting.balancer import Balancer, Scalars, Trunk, dot
 
@@ -131,7 +130,9 @@ def make_gradients(
       maps=maps,
       pull_neck=pull_neck,
       pull_backbone=lambda cotangent: pull_trunk(cotangent)[0],
-      last_layer=lambda grads: last_layer(grads["backbone"]),
+      last_layer=lambda grads: {
+        name: grads["backbone"][name] for name in model.backbone.last_block
+      },
     )
     shared, norms = balancer.merge(cotangents, trunk, balance_key)
     for part in shared:

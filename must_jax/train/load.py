@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from must_jax.models.must import MustModel
+from must_jax.storage.path import Path, PathLike
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train import mesh as mesh_lib
@@ -29,7 +29,7 @@ class LoadedModel:
     variables: parameters and norm statistics, on the host.
   """
 
-  path: epath.Path
+  path: Path
   config: ConfigDict
   tasks: dict[str, Task]
   model: MustModel
@@ -75,7 +75,7 @@ class LoadedModel:
     return predict
 
 
-def load(path: epath.PathLike) -> LoadedModel:
+def load(path: PathLike) -> LoadedModel:
   """See `must_jax.load`."""
   step_dir = checkpoint.find(path)
   config = checkpoint.read_config(step_dir)

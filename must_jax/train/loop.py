@@ -7,14 +7,13 @@ from typing import Any
 
 import jax
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.path import publish
+from must_jax.storage.path import Path, PathLike, publish
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import runtime
@@ -41,7 +40,7 @@ _OF_THE_MACHINES = (
 )
 
 
-def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
+def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   """Trains as configured, resuming from `workdir` if it holds a checkpoint.
 
   Args:
@@ -62,7 +61,7 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
       within a streak of skipped steps nothing is saved, and the last checkpoint
       is gone on from.
   """
-  workdir = epath.Path(workdir)
+  workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   logging.info("%s", runtime.report())
 
@@ -219,7 +218,7 @@ class _TrainingData:
     }
 
 
-def _claim_workdir(config: ConfigDict, workdir: epath.Path) -> None:
+def _claim_workdir(config: ConfigDict, workdir: Path) -> None:
   """One workdir, one config: another one would resume a stranger's state."""
   path = workdir / "config.json"
   text = config_lib.to_json(config)

@@ -10,19 +10,17 @@ from typing import Any
 import jax
 from absl import logging
 from clu import metric_writers
-from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from must_jax.storage.path import Path, PathLike
 from must_jax.train.recovery import Streak
 
 
 class MetricLogger:
   """Keeps the steps' metrics on the device until they are asked for."""
 
-  def __init__(
-    self, config: ConfigDict, workdir: epath.PathLike, first_step: int
-  ):
+  def __init__(self, config: ConfigDict, workdir: PathLike, first_step: int):
     """Opens the files of metrics and the progress bar; to be closed.
 
     Args:
@@ -132,10 +130,10 @@ class MetricLogger:
 class MetricWriter:
   """TensorBoard events and `metrics.jsonl`, from the first process only."""
 
-  def __init__(self, workdir: epath.PathLike):
+  def __init__(self, workdir: PathLike):
     """Opens the files; a last line that was half written is cut off."""
     first = jax.process_index() == 0
-    self._path = epath.Path(workdir) / "metrics.jsonl"
+    self._path = Path(workdir) / "metrics.jsonl"
     if first:
       _cut_torn_line(self._path)
     self._events = metric_writers.create_default_writer(
@@ -171,7 +169,7 @@ class MetricWriter:
       ) from error
 
 
-def _cut_torn_line(path: epath.Path) -> None:
+def _cut_torn_line(path: Path) -> None:
   """What a full disk or a kill left half written is written again."""
   text = path.read_bytes() if path.exists() else b""
   if text and not text.endswith(b"\n"):

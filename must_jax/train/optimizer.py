@@ -1,16 +1,12 @@
 """Optimizers and learning-rate schedules, from optax."""
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import optax
 
 from must_jax.types import PyTree
 
-# Modules of backbones that follow the last block.
-_TOP = ("head", "reassemble")
 _POLYNOMIAL_POWER = 0.9  # tfm, of segmentation
 _LARS_TRUST = 1e-3  # SimCLR
 _RMSPROP_DECAY = 0.9  # EfficientNet
@@ -67,49 +63,34 @@ def kernels(params: PyTree) -> PyTree:
 
 
 def lr_factors(
-  params: PyTree, parts: Mapping[str, float], layer_decay: float
+  params: PyTree,
+  parts: Mapping[str, float],
+  layer_decay: float,
+  layers: Sequence[Sequence[str]],
 ) -> PyTree:
   """Factor of the learning rate for every parameter of a `MustModel`.
 
   Args:
     params: {"backbone": ..., "fpn": ..., "head_NAME": ...}.
     parts: factors of "backbone", "fpn" and "heads".
-    layer_decay: from each layer of the backbone to the one before it, the
-      stem being the first; the last layer has the backbone's own factor.
+    layer_decay: from each layer of the backbone to the one before it; the last
+      layer has the backbone's own factor.
+    layers: names of the backbone's modules, from the layer after the stem to
+      the last one; what is named nowhere is the stem.
   """
-  layers = sorted({_layer(name) for name in params.get("backbone", {})})
-  depth = {layer: len(layers) - 1 - i for i, layer in enumerate(layers)}
+  depth = {
+    name: len(layers) - 1 - i
+    for i, names in enumerate(layers)
+    for name in names
+  }
 
   def factor(path: tuple, _: jax.Array) -> float:
     part, name = path[0].key, path[1].key
     if part == "backbone":
-      return parts["backbone"] * layer_decay ** depth[_layer(name)]
+      return parts["backbone"] * layer_decay ** depth.get(name, len(layers))
     return parts["heads" if part.startswith("head_") else part]
 
   return jax.tree_util.tree_map_with_path(factor, params)
-
-
-def _layer(name: str) -> tuple[float, ...]:
-  """Sorts modules of a backbone from the stem over the blocks to the top.
-
-  A layer is a block: "c3_block2" of stages of convolutions, which come before
-  "block12" of transformers. What is named after the top comes last.
-  """
-  if any(word in name for word in _TOP):
-    return (math.inf,)
-  if "block" not in name:
-    return ()
-  numbers = map(int, re.findall(r"\d+", name))
-  return (float(not name.startswith("c")), *numbers)
-
-
-def last_layer(backbone: PyTree) -> PyTree:
-  """The last block, out of a backbone's parameters or their gradient.
-
-  What comes after the blocks makes single maps, which not all tasks read.
-  """
-  last = max(_layer(name) for name in backbone if _layer(name) != (math.inf,))
-  return {name: x for name, x in backbone.items() if _layer(name) == last}
 
 
 def make_optimizer(
@@ -123,6 +104,7 @@ def make_optimizer(
   clip_norm: float = 0.0,
   parts: Mapping[str, float] | None = None,
   layer_decay: float = 1.0,
+  layers: Sequence[Sequence[str]] = (),
 ) -> optax.GradientTransformation:
   """An optimizer with weight decay on kernels and clipping by global norm.
 
@@ -142,6 +124,7 @@ def make_optimizer(
     clip_norm: largest global norm of the gradient; 0 for any.
     parts: see `lr_factors`; all 1 by default.
     layer_decay: see `lr_factors`.
+    layers: see `lr_factors`.
 
   Raises:
     ValueError: no optimizer has this name.
@@ -186,7 +169,7 @@ def make_optimizer(
         lambda updates, _: jax.tree.map(
           lambda update, factor: factor * update,
           updates,
-          lr_factors(updates, factors, layer_decay),
+          lr_factors(updates, factors, layer_decay, layers),
         )
       )
     )

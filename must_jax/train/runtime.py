@@ -12,12 +12,11 @@ from typing import Any, Self
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.path import publish
+from must_jax.storage.path import Path, PathLike, publish
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -48,10 +47,10 @@ def _name() -> str:
   return f"{socket.gethostname()} (pid {os.getpid()})"
 
 
-def open_quarantine(workdir: epath.PathLike) -> Quarantine:
+def open_quarantine(workdir: PathLike) -> Quarantine:
   """Where this process writes down the records that it cannot use."""
   name = f"{jax.process_index():05d}.jsonl"
-  return Quarantine(epath.Path(workdir) / "quarantine" / name)
+  return Quarantine(Path(workdir) / "quarantine" / name)
 
 
 class Watchdog:
@@ -65,14 +64,14 @@ class Watchdog:
   One that compiles never does: that may take long, and comes to an end.
   """
 
-  def __init__(self, workdir: epath.PathLike, seconds: float):
+  def __init__(self, workdir: PathLike, seconds: float):
     """Prepares to watch.
 
     Args:
       workdir: of the run.
       seconds: without a move that are suspicious; 0 for no watching.
     """
-    self._directory = epath.Path(workdir) / "progress"
+    self._directory = Path(workdir) / "progress"
     self._seconds = seconds
     self._interval = min(10.0, seconds / 10)
     self._who: dict[str, Any] = {
@@ -169,7 +168,7 @@ class Watchdog:
       " one that all wait for:\n" + "\n".join(lines)
     )
 
-  def _path(self, process: int) -> epath.Path:
+  def _path(self, process: int) -> Path:
     return self._directory / f"{process:05d}.json"
 
 

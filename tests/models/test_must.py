@@ -1,5 +1,6 @@
 import functools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,12 @@ import pytest
 
 from must_jax.models.fpn import FPN
 from must_jax.models.heads import ClassificationHead, PixelHead
-from must_jax.models.must import MustModel, build_backbone, normalise
+from must_jax.models.must import (
+  BACKBONES,
+  MustModel,
+  build_backbone,
+  normalise,
+)
 from must_jax.models.rcnn import FasterRCNNHead, RCNNOptions
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_names.txt")
@@ -302,3 +308,21 @@ def test_a_batch_on_four_devices_gives_the_same_without_gathering():
 
 if __name__ == "__main__":
   GOLDEN.write_text(golden_text())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_state_their_layers_in_order(name):
+  backbone = build_backbone(name)
+  image = jnp.zeros((1, 64, 64, 3))
+  params = jax.eval_shape(backbone.init, jax.random.key(0), image)["params"]
+  named = [module for layer in backbone.layers for module in layer]
+  assert len(named) == len({*named}) and {*named} <= {*params}
+  for module in {*params} - {*named}:  # the stem
+    assert not re.search("block|head|reassemble", module)
+  # Stages of convolutions come before transformers, blocks by their number.
+  blocks = [module for module in named if "block" in module]
+  assert blocks == sorted(
+    blocks,
+    key=lambda x: (x.startswith("b"), [int(n) for n in re.findall(r"\d+", x)]),
+  )
+  assert backbone.last_block == (blocks[-1],)

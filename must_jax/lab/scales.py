@@ -1,20 +1,20 @@
-"""What a scale has to say: image sets, columns, and how long all trains."""
+"""What a scale says: image sets, transfers, and how long all trains."""
 
 import dataclasses
 import pathlib
 from typing import Protocol
 
-from etils import epath
 from ml_collections import ConfigDict
 
-from must_jax.lab.recipes import Column, Recipe
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.paper_tables import Pretraining, Transfer
+from must_jax.lab.stages import Stages
+from must_jax.storage.path import Path
 from must_jax.storage.sets import INDEX_FILE, read_index
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
-  """Something from elsewhere that a stage reads.
+class Prerequisite:
+  """Something that a stage reads and no stage makes.
 
   Attributes:
     path: of the directory.
@@ -31,7 +31,7 @@ class Need:
   @property
   def is_met(self) -> bool:
     """Whether it is there."""
-    path = epath.Path(self.path)
+    path = Path(self.path)
     if not self.splits:
       return path.exists()
     if not (path / INDEX_FILE).exists():
@@ -40,7 +40,7 @@ class Need:
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class ImageSplits:
   """An image set and its splits.
 
   Attributes:
@@ -48,10 +48,11 @@ class Images:
     train: split to learn from and to label.
     validation: split to measure on; empty if there is none.
     select: split to choose settings of a sweep on; empty if there is none.
+    select_directory: of the set that has that split; empty for `directory`.
     truth: directory of a set with the same pictures and true labels, to
       measure pseudo labels with; empty if there is none.
     after: stages that make it.
-    need: what must be there beforehand.
+    prerequisite: what must be there beforehand.
     classes: number of its labels' classes, None where only the data tell.
     count: images of `train`, None where only the data tell.
   """
@@ -60,16 +61,17 @@ class Images:
   train: str
   validation: str = ""
   select: str = ""
+  select_directory: str = ""
   truth: str = ""
   after: tuple[pathlib.Path, ...] = ()
-  need: Need | None = None
+  prerequisite: Prerequisite | None = None
   classes: int | None = None
   count: int | None = None
 
   @property
-  def needs(self) -> tuple[Need, ...]:
-    """`need`, if there is one."""
-    return (self.need,) if self.need else ()
+  def prerequisites(self) -> tuple[Prerequisite, ...]:
+    """`prerequisite`, if there is one."""
+    return (self.prerequisite,) if self.prerequisite else ()
 
 
 class Scale(Protocol):
@@ -77,23 +79,25 @@ class Scale(Protocol):
 
   @property
   def name(self) -> str:
-    """Out of `recipes.SCALES`."""
+    """Out of `paper_tables.SCALES`."""
 
   @property
-  def columns(self) -> tuple[Column, ...]:
-    """The transfers."""
+  def transfers(self) -> tuple[Transfer, ...]:
+    """The columns of all tables."""
 
-  def images(self, name: str, pipeline: Pipeline) -> Images:
+  def images(self, name: str, stages: Stages) -> ImageSplits:
     """What stands for an image set; adds the stages that make it."""
 
-  def checkpoint(self, recipe: Recipe) -> Need | None:
-    """Where the network of a recipe is that is not trained here."""
+  def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:
+    """Where a network is that is not trained here."""
 
-  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def pretraining(
+    self, pretraining: Pretraining, config: ConfigDict
+  ) -> ConfigDict:
     """Says how to train a config that says on what."""
 
-  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def labelling(self, teacher: Pretraining, config: ConfigDict) -> ConfigDict:
     """The same for a labelling job of that teacher."""
 
-  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
-    """The same for a fine-tuning; its rate and steps are set later."""
+  def fine_tuning(self, transfer: Transfer, config: ConfigDict) -> ConfigDict:
+    """The same for a transfer; its rate and steps are set later."""

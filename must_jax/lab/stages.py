@@ -1,14 +1,32 @@
-"""Stages with cached results, run in parallel where they don't wait.
+"""Stages of a long computation: they run side by side and keep their results.
 
-A stage is a module-level function `f(directory, *args)` that returns JSON. Its
-directory is named by what goes into it (function, arguments, the stages it
-waits for), so a finished stage is never run twice and a changed one never
-meets stale results. Ctrl-C and the same command again continue.
+A stage is a call `function(directory, *args)` of a module's function, which
+writes into its directory only and returns JSON. The directory's name has two
+digests. The first is of what is asked for: the function's name, the arguments
+and the stages it waits for. The second is of the code that it and those stages
+run (`code_version` says what of it counts). So:
+
+- A stage that has finished, which its `stage.json` says, is not run again, and
+  asking for something else, or for the same of changed code, takes another
+  directory. Results of different code are never mixed; `Stages.outdated` names
+  what is there of other code only. Nothing is deleted: with the code as it was,
+  the old results count again.
+- A stage that failed or was killed leaves its directory without `stage.json`.
+  The next run calls the function again with the same directory and all that is
+  in it. To go on from there, or to begin anew over it, is the function's
+  matter: training goes on from its last checkpoint, labelling keeps finished
+  shards, rendering finished splits.
+- Two commands must not run the same stage at the same time; nothing keeps them
+  from it.
+
+The code must stay as it is while stages run: a worker that finds it changed
+fails its stage.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -16,10 +34,15 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
+
+from must_jax.lab.code_version import code_version
+
+# After "3 of 8", for people.
+MADE_BY_OTHER_CODE = "stages were made by other code and run again."
 
 
 class StageError(RuntimeError):
@@ -28,12 +51,24 @@ class StageError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One unit of work; see the module's docstring."""
+  """One unit of work; see the module's docstring.
+
+  Attributes:
+    name: for people; also begins the directory's name.
+    function: of a module.
+    args: JSON values.
+    after: directories of the stages it waits for.
+    code: version of the function's code.
+    task_name: of the directory, without the digest of the code.
+    directory: for all that it writes.
+  """
 
   name: str
   function: Callable[..., Any]
   args: tuple[Any, ...]
   after: tuple[pathlib.Path, ...]
+  code: str
+  task_name: str
   directory: pathlib.Path
 
   @property
@@ -42,21 +77,27 @@ class Stage:
     return (self.directory / "stage.json").exists()
 
   @property
+  def is_outdated(self) -> bool:
+    """Whether it has finished with other code, and not with this one."""
+    others = self.directory.parent.glob(f"{self.task_name}-*/stage.json")
+    return not self.is_done and any(others)
+
+  @property
   def result(self) -> Any:
     """What the function of the finished stage returned."""
     return json.loads((self.directory / "stage.json").read_text())["result"]
 
   @property
   def seconds(self) -> float:
-    """How long the finished stage took."""
+    """How long the finished stage took, in the call that finished it."""
     return json.loads((self.directory / "stage.json").read_text())["seconds"]
 
 
-class Pipeline:
-  """A graph of stages under one directory."""
+class Stages(Mapping[pathlib.Path, Stage]):
+  """Stages under one directory, by their directories; they may share inputs."""
 
   def __init__(self, workdir: pathlib.Path, jobs: int):
-    """Makes an empty graph.
+    """Makes an empty collection.
 
     Args:
       workdir: holds `stages/` and the compilation cache.
@@ -64,7 +105,17 @@ class Pipeline:
     """
     self.workdir = workdir.absolute()
     self._jobs = jobs
-    self.stages: dict[pathlib.Path, Stage] = {}
+    self._stages: dict[pathlib.Path, Stage] = {}
+    self._code = functools.cache(code_version)
+
+  def __getitem__(self, directory: pathlib.Path) -> Stage:
+    return self._stages[directory]
+
+  def __iter__(self) -> Iterator[pathlib.Path]:
+    return iter(self._stages)
+
+  def __len__(self) -> int:
+    return len(self._stages)
 
   def add(
     self,
@@ -77,22 +128,34 @@ class Pipeline:
 
     Args:
       name: for people; also begins the directory's name.
-      function: module-level function.
+      function: of a module.
       *args: JSON values.
-      after: directories of the stages it waits for.
+      after: directories of the stages it waits for, all whose files it reads
+        among them.
     """
-    identity = [
+    asked = [
       f"{function.__module__}.{function.__qualname__}",
       args,
       [path.name for path in after],
     ]
-    text = json.dumps(identity, sort_keys=True)
     # A moved workdir keeps its stages.
-    text = text.replace(str(self.workdir), "")
-    key = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-    directory = self.workdir / "stages" / f"{name}-{key}"
-    self.stages[directory] = Stage(name, function, args, after, directory)
+    text = json.dumps(asked, sort_keys=True).replace(str(self.workdir), "")
+    code = self._code(function)
+    # The names of the stages before have the digests of their code.
+    code_digest = _digest(f"{code} {text}", 4)
+    for path in after:
+      text = text.replace(path.name, self[path].task_name)
+    task_name = f"{name}-{_digest(text, 5)}"
+    directory = self.workdir / "stages" / f"{task_name}-{code_digest}"
+    self._stages[directory] = Stage(
+      name, function, args, after, code, task_name, directory
+    )
     return directory
+
+  @property
+  def outdated(self) -> tuple[Stage, ...]:
+    """The stages that have finished with other code only."""
+    return tuple(stage for stage in self.values() if stage.is_outdated)
 
   def run_one(self, directory: pathlib.Path) -> None:
     """Runs a stage in this process, if it is not finished.
@@ -101,13 +164,11 @@ class Pipeline:
       ValueError: others have to be finished first.
       StageError: it failed.
     """
-    stage = self.stages[directory]
+    stage = self[directory]
     if stage.is_done:
       return
     if missing := [
-      self.stages[path].name
-      for path in stage.after
-      if not self.stages[path].is_done
+      self[path].name for path in stage.after if not self[path].is_done
     ]:
       raise ValueError(
         f"Stage {stage.name!r} needs the results of {', '.join(missing)};"
@@ -115,7 +176,7 @@ class Pipeline:
       )
     _set_up(str(self.workdir / "xla_cache"))
     try:
-      _run(stage.function, stage.directory, stage.args)
+      _run(stage)
     except Exception as error:
       raise StageError(_failure(stage, error)) from error
 
@@ -123,13 +184,16 @@ class Pipeline:
     """Runs all unfinished stages.
 
     Raises:
-      StageError: one failed; those that were running are finished first.
-      KeyboardInterrupt: Ctrl-C; finished stages are kept.
+      StageError: one failed. Those that run beside it are ended by SIGTERM, at
+        which training saves itself; the next run goes on with them.
+      KeyboardInterrupt: Ctrl-C, which ends them likewise.
     """
-    waiting = {d: s for d, s in self.stages.items() if not s.is_done}
-    total, done = len(self.stages), len(self.stages) - len(waiting)
+    waiting = {d: s for d, s in self.items() if not s.is_done}
+    total, done = len(self), len(self) - len(waiting)
     if done:
       print(f"{done} of {total} stages are there from an earlier run.")
+    if outdated := len(self.outdated):
+      print(f"{outdated} of {total} {MADE_BY_OTHER_CODE}")
     running: dict[concurrent.futures.Future, Stage] = {}
     with (
       _pool(self.workdir, self._jobs) as pool,
@@ -147,10 +211,7 @@ class Pipeline:
             for path in stage.after
           )
           if not blocked and len(running) < self._jobs:
-            future = pool.submit(
-              _run, stage.function, stage.directory, stage.args
-            )
-            running[future] = waiting.pop(directory)
+            running[pool.submit(_run, stage)] = waiting.pop(directory)
         finished, _ = concurrent.futures.wait(
           running, return_when=concurrent.futures.FIRST_COMPLETED
         )
@@ -164,6 +225,10 @@ class Pipeline:
             f"[{done:>{len(str(total))}}/{total}] {stage.name:<32}"
             f" {stage.seconds:7.1f} s"
           )
+
+
+def _digest(text: str, size: int) -> str:
+  return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def _failure(stage: Stage, error: BaseException) -> str:
@@ -218,17 +283,23 @@ def _set_up(cache: str) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _run(
-  function: Callable[..., Any], directory: pathlib.Path, args: tuple[Any, ...]
-) -> None:
-  directory.mkdir(parents=True, exist_ok=True)
+# Once a process: what it has imported stays as it was.
+_code_here = functools.cache(code_version)
+
+
+def _run(stage: Stage) -> None:
+  stage.directory.mkdir(parents=True, exist_ok=True)
   start = time.monotonic()
-  with _log_to(directory / "log.txt"):
-    result = function(directory, *args)
+  with _log_to(stage.directory / "log.txt"):
+    if _code_here(stage.function) != stage.code:
+      raise ValueError(
+        "The code was changed while stages ran; start the command again."
+      )
+    result = stage.function(stage.directory, *stage.args)
   record = {"seconds": time.monotonic() - start, "result": result}
-  temporary = directory / "stage.json.tmp"
+  temporary = stage.directory / "stage.json.tmp"
   temporary.write_text(json.dumps(record, indent=2))
-  os.replace(temporary, directory / "stage.json")
+  os.replace(temporary, stage.directory / "stage.json")
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from must_jax.lab.recipes import SCALES, TABLES
-from must_jax.lab.stages import Pipeline, Stage, StageError
+from must_jax.lab.paper_tables import SCALES, TABLES
+from must_jax.lab.stages import MADE_BY_OTHER_CODE, Stage, StageError, Stages
 
 if TYPE_CHECKING:
-  from must_jax.lab.graph import Graph
-  from must_jax.lab.scales import Scale
+  from must_jax.lab.experiment import Experiment
+  from must_jax.lab.scales import Prerequisite, Scale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,83 +88,86 @@ def run(args: argparse.Namespace) -> int:
       )
   if args.chip and not (args.dry_run and args.scale == "paper"):
     raise ValueError("--chip prices a --dry-run of --scale=paper; add these.")
-  from must_jax.lab.graph import Graph
+  from must_jax.lab.experiment import Experiment
 
   names = _tables(args.tables, args.scale)
-  specs = [spec for name in names for spec in TABLES[name]]
-  pipeline = Pipeline(args.workdir, args.jobs)
+  tables = [table for name in names for table in TABLES[name]]
+  stages = Stages(args.workdir, args.jobs)
   seeds = tuple(range(args.seeds))
-  graph = Graph(pipeline, _scale(args), seeds, args.sweep)
-  for spec in specs:
-    graph.add(spec)
+  experiment = Experiment(stages, _scale(args), seeds, args.sweep)
+  for table in tables:
+    experiment.add(table)
   command = ["must-jax", "tables", *names, *_options(args)]
   if args.dry_run:
-    print("\n".join(describe(graph)))
+    print("\n".join(describe(experiment)))
     if args.chip:
-      for line in price(graph, args.chip):
+      for line in price(experiment, args.chip):
         print(line, flush=True)
     return 0
   if args.print_jobs:
-    print("\n".join(jobs(graph, command)))
+    print("\n".join(jobs(experiment, command)))
     return 0
   if args.stage:
-    return _run_stage(graph, args.stage)
-  _check_needs(graph, pipeline.stages)
-  # It imports TensorFlow, which what ends above does not need.
-  from must_jax.lab import outputs
+    return _run_stage(experiment, args.stage)
+  _check_prerequisites(experiment, stages)
+  # They import TensorFlow, which what ends above does without.
+  from must_jax.lab import report_page, table_files
 
-  pipeline.workdir.mkdir(parents=True, exist_ok=True)
+  report_page.check_libraries()
+  stages.workdir.mkdir(parents=True, exist_ok=True)
   failure = ""
   try:
-    pipeline.run()
+    stages.run()
   except StageError as error:
     failure = str(error)
-  for spec in specs:
-    print(f"\n{spec.title}\n\n{graph.table(spec).to_text()}")
-  outputs.write(pipeline.workdir, graph, specs, shlex.join(command))
-  for name in (outputs.MARKDOWN, outputs.PAGE, outputs.NUMBERS):
-    print(pipeline.workdir / name)
+  for table in tables:
+    print(f"\n{table.title}\n\n{experiment.results(table).to_text()}")
+  table_files.write(stages.workdir, experiment, tables, shlex.join(command))
+  for name in (table_files.MARKDOWN, table_files.PAGE, table_files.NUMBERS):
+    print(stages.workdir / name)
   if failure:
     print(f"error: {failure}", file=sys.stderr)
   return int(bool(failure))
 
 
-def describe(graph: "Graph") -> Iterator[str]:
+def describe(experiment: "Experiment") -> Iterator[str]:
   """Lines about every stage, and what is missing."""
   counts = dict.fromkeys(("done", "to do", "blocked"), 0)
-  missing: dict[str, Any] = {}
-  for directory, stage in graph.pipeline.stages.items():
-    state = graph.state(directory)
+  missing: dict[str, Prerequisite] = {}
+  for directory, stage in experiment.stages.items():
+    state = experiment.state(directory)
     counts[state] += 1
     yield f"{stage.name:<56}{state}"
-    for line in _essentials(stage, graph.classes.get(directory, {})):
+    for line in _essentials(stage, experiment.classes.get(directory, {})):
       yield f"  {line}"
     if stage.after:
-      names = [graph.pipeline.stages[path].name for path in stage.after]
+      names = [experiment.stages[path].name for path in stage.after]
       yield f"  after {', '.join(names)}"
-    for need in graph.unmet(directory):
-      yield f"  without {need.path}"
-      missing[need.path] = need
+    for item in experiment.unmet(directory):
+      yield f"  without {item.path}"
+      missing[item.path] = item
   total = sum(counts.values())
   states = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
   yield f"\n{total} stages: {states}."
-  for need in missing.values():
-    splits = f" ({', '.join(need.splits)})" if need.splits else ""
-    yield f"\n{need.path}{splits} is not there. To get it:"
-    yield from (f"  {line}" for line in need.how.splitlines())
+  if outdated := len(experiment.stages.outdated):
+    yield f"{outdated} of {total} {MADE_BY_OTHER_CODE}"
+  for item in missing.values():
+    splits = f" ({', '.join(item.splits)})" if item.splits else ""
+    yield f"\n{item.path}{splits} is not there. To get it:"
+    yield from (f"  {line}" for line in item.how.splitlines())
 
 
-def price(graph: "Graph", chip: str) -> Iterator[str]:
+def price(experiment: "Experiment", chip: str) -> Iterator[str]:
   """Lines about what the stages cost."""
-  from must_jax.lab.prices import chip_hours
+  from must_jax.lab.stage_costs import chip_hours
   from must_jax.preflight.chips import CHIPS
   from must_jax.preflight.estimate import HOPED_MFU
 
   worse, better = HOPED_MFU
   yield f"\nChip-hours of {chip}, at {better:.0%} and {worse:.0%} of its peak:"
   total, unknown = [0.0, 0.0], []
-  for directory, hours in chip_hours(graph, CHIPS[chip]):
-    name = graph.pipeline.stages[directory].name
+  for directory, hours in chip_hours(experiment, CHIPS[chip]):
+    name = experiment.stages[directory].name
     if hours is None:
       unknown.append(name)
       continue
@@ -175,14 +178,14 @@ def price(graph: "Graph", chip: str) -> Iterator[str]:
     yield f"Not known, as their images are not counted: {', '.join(unknown)}."
 
 
-def jobs(graph: "Graph", command: Sequence[str]) -> Iterator[str]:
+def jobs(experiment: "Experiment", command: Sequence[str]) -> Iterator[str]:
   """A command for each stage that is not done, in waves.
 
   A wave is a comment and the commands that may run side by side once those
   above are done.
   """
   waves: dict[pathlib.Path, int] = {}
-  for directory, stage in graph.pipeline.stages.items():
+  for directory, stage in experiment.stages.items():
     if not stage.is_done:
       waves[directory] = max(
         (waves[path] + 1 for path in stage.after if path in waves), default=0
@@ -193,7 +196,7 @@ def jobs(graph: "Graph", command: Sequence[str]) -> Iterator[str]:
     last = first + len(members) - 1
     yield f"# --array={first}-{last}" + (", after those above" if wave else "")
     for directory in members:
-      name = graph.pipeline.stages[directory].name
+      name = experiment.stages[directory].name
       yield shlex.join([*command, f"--stage={name}"])
     first = last + 1
 
@@ -204,7 +207,7 @@ def _tables(names: Sequence[str], scale: str) -> list[str]:
   Raises:
     ValueError: a table has no rows at that scale.
   """
-  there = [n for n in TABLES if any(spec.at(scale) for spec in TABLES[n])]
+  there = [n for n in TABLES if any(table.at(scale) for table in TABLES[n])]
   if "all" in names:
     return there
   for name in names:
@@ -218,14 +221,14 @@ def _tables(names: Sequence[str], scale: str) -> list[str]:
 
 def _scale(args: argparse.Namespace) -> "Scale":
   if args.scale == "paper":
-    from must_jax.lab.paper import Paper
+    from must_jax.lab.scale_paper import PaperScale
 
-    return Paper(args.data)
+    return PaperScale(args.data)
   if args.scale == "photos":
-    from must_jax.lab.photos import Photos
+    from must_jax.lab.scale_photos import PhotosScale
 
-    return Photos(args.data, sweep=args.sweep)
-  from must_jax.lab.mini import MINI
+    return PhotosScale(args.data, sweep=args.sweep)
+  from must_jax.lab.scale_mini import MINI
 
   return dataclasses.replace(MINI, sweep=args.sweep)
 
@@ -239,27 +242,29 @@ def _options(args: argparse.Namespace) -> list[str]:
   return options + ["--sweep"] * args.sweep
 
 
-def _run_stage(graph: "Graph", name: str) -> int:
-  found = [d for d, s in graph.pipeline.stages.items() if s.name == name]
+def _run_stage(experiment: "Experiment", name: str) -> int:
+  found = [d for d, s in experiment.stages.items() if s.name == name]
   if not found:
     raise ValueError(
       f"--stage is {name!r}; these tables have no such stage, see --dry-run."
     )
-  _check_needs(graph, found)
+  _check_prerequisites(experiment, found)
   try:
-    graph.pipeline.run_one(found[0])
+    experiment.stages.run_one(found[0])
   except StageError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   return 0
 
 
-def _check_needs(graph: "Graph", stages: Iterable[pathlib.Path]) -> None:
+def _check_prerequisites(
+  experiment: "Experiment", stages: Iterable[pathlib.Path]
+) -> None:
   missing = {
-    need.path: None
+    item.path: None
     for directory in stages
-    if not graph.pipeline.stages[directory].is_done
-    for need in graph.unmet(directory)
+    if not experiment.stages[directory].is_done
+    for item in experiment.unmet(directory)
   }
   if missing:
     raise ValueError(
@@ -270,7 +275,7 @@ def _check_needs(graph: "Graph", stages: Iterable[pathlib.Path]) -> None:
 def _essentials(stage: Stage, classes: Mapping[str, int]) -> list[str]:
   """What a stage does, in a line or two."""
   if stage.function.__name__ == "render":
-    _, name, counts = stage.args
+    name, counts = stage.args
     splits = ", ".join(f"{n:,} {split}" for split, n in counts.items())
     return [f"renders {name}: {splits}"]
   config = json.loads(stage.args[0])

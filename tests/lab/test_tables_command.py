@@ -2,14 +2,15 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from must_jax.lab import figures, graph, mini, tables_command
-from must_jax.lab.recipes import Setting
+from must_jax.lab import experiment, galleries, scale_mini, tables_command
+from must_jax.lab.paper_tables import Setting
 
 
 def parse(*argv):
@@ -21,8 +22,8 @@ def parse(*argv):
 def test_help_needs_neither_tensorflow_nor_jax():
   code = (
     "import argparse, sys\n"
-    "from must_jax.lab import command\n"
-    "command.add_arguments(argparse.ArgumentParser())\n"
+    "from must_jax.lab import tables_command\n"
+    "tables_command.add_arguments(argparse.ArgumentParser())\n"
     "assert not {'jax', 'tensorflow'} & set(sys.modules)\n"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
@@ -34,12 +35,14 @@ def test_dry_run_tells_everything_and_runs_nothing(tmp_path, capsys):
   assert tables_command.run(args) == 0
   text = capsys.readouterr().out
   assert not workdir.exists()
-  world = workdir / "world"
   stage = text[text.index("pretrain-must-depth-0 ") :].split("\ntransfer")[0]
   lines = stage.splitlines()
   assert lines[0].split() == ["pretrain-must-depth-0", "to", "do"]
-  assert lines[1:] == [
-    f"  learns classification, depth on {world}/src_cls:train",
+  (images,) = re.findall("learns classification, depth on (.+)", lines[1])
+  assert re.fullmatch(
+    rf"{workdir}/stages/render-src_cls-\w+-\w+/src_cls:train", images
+  )
+  assert lines[2:] == [
     "  1,200 steps of 16, 64 x 64 pixels, resnet18, learning rate 0.05",
     "  after render-src_cls, label-imagenet-teacher-depth",
   ]
@@ -156,7 +159,7 @@ def test_what_cannot_be_run_is_an_error_of_the_user(tmp_path, options, message):
 def fake_stage(directory, *args):
   """Scores 0.5, but supervised pre-training 0.4; fails where a file says so."""
   directory = pathlib.Path(directory)
-  if (directory.parent / f"no-{directory.name.rsplit('-', 1)[0]}").exists():
+  if (directory.parent / f"no-{directory.name.rsplit('-', 2)[0]}").exists():
     raise ValueError("no luck")
   metrics = ("top1", "AP50", "mIoU", "delta1", "within_11.25")
   names = ("cls", "det", "seg", "depth", "ade", "normals")
@@ -166,11 +169,11 @@ def fake_stage(directory, *args):
 
 @pytest.fixture
 def fake_stages(monkeypatch):
-  monkeypatch.setattr(graph, "train", fake_stage)
-  monkeypatch.setattr(graph, "label", fake_stage)
-  monkeypatch.setattr(mini, "render", fake_stage)
+  monkeypatch.setattr(experiment, "train", fake_stage)
+  monkeypatch.setattr(experiment, "label", fake_stage)
+  monkeypatch.setattr(scale_mini, "render", fake_stage)
   # Nothing to draw.
-  monkeypatch.setattr(figures, "of_tables", lambda *_: ())
+  monkeypatch.setattr(galleries, "of_tables", lambda *_: ())
 
 
 def test_a_failed_stage_leaves_cells_that_were_not_run(
@@ -240,21 +243,21 @@ def test_a_stage_runs_alone_and_then_counts_as_done(
 @pytest.mark.slow
 def test_a_table_of_few_steps(tmp_path, monkeypatch):
   few = 22  # more than the warm-up
-  columns = tuple(
-    dataclasses.replace(c, sweep=(Setting(c.sweep[0].lr, few),))
-    for c in mini.COLUMNS
+  transfers = tuple(
+    dataclasses.replace(t, sweep=(Setting(t.sweep[0].lr, few),))
+    for t in scale_mini.TRANSFERS
   )
   tiny = dataclasses.replace(
-    mini.MINI,
+    scale_mini.MINI,
     counts={
       name: dict.fromkeys(splits, 16)
-      for name, splits in mini.MINI.counts.items()
+      for name, splits in scale_mini.MINI.counts.items()
     },
-    steps=dict.fromkeys(mini.MINI.steps, few),
+    steps=dict.fromkeys(scale_mini.MINI.steps, few),
     student_steps=few,
-    columns=columns,
+    transfers=transfers,
   )
-  monkeypatch.setattr(mini, "MINI", tiny)
+  monkeypatch.setattr(scale_mini, "MINI", tiny)
   args = parse("table2", f"--workdir={tmp_path}", "--jobs=1")
   assert tables_command.run(args) == 0
   numbers = json.loads((tmp_path / "results.json").read_text())
@@ -263,5 +266,5 @@ def test_a_table_of_few_steps(tmp_path, monkeypatch):
       for cell in row["cells"]:
         assert 0 <= cell["mean"] <= 100
   page = (tmp_path / "tables.html").read_text()
-  # Figure 2: images and three teachers; Figure 4: images and four tasks.
-  assert page.count("<img ") == 8 * (1 + 3) + 8 * (1 + 4)
+  # Figure 2: images and three teachers; Figure 4: images and four tasks; bars.
+  assert page.count("<img ") == 8 * (1 + 3) + 8 * (1 + 4) + 1

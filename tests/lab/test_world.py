@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from must_jax import types
+from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap, VectorMap
 from must_jax.lab import world as world_lib
 from must_jax.lab.world import shapes, styles, write_sets
-from must_jax.lab.world.objects import KINDS, Draw
+from must_jax.lab.world.object_kinds import KINDS, Draw
 from must_jax.lab.world.scene import (
   Camera,
   Light,
@@ -491,11 +491,11 @@ def world(tmp_path_factory):
 
 def kind_of(name, spec):
   kinds = {
-    "label": lambda: types.ClassVector(len(spec.kinds)),
-    "objects": lambda: types.Boxes(len(spec.kinds)),
-    "mask": lambda: types.ClassMap(len(spec.mask_classes)),
-    "depth": types.ValueMap,
-    "normals": types.VectorMap,
+    "label": lambda: ClassVector(len(spec.kinds)),
+    "objects": lambda: Boxes(len(spec.kinds)),
+    "mask": lambda: ClassMap(len(spec.mask_classes)),
+    "depth": ValueMap,
+    "normals": VectorMap,
   }
   return kinds[name]()
 
@@ -504,7 +504,7 @@ def kind_of(name, spec):
 def test_sets_read_back_as_they_were_drawn(world, name):
   import tensorflow as tf
 
-  from must_jax.storage import parsing
+  from must_jax.storage import records
 
   spec = world_lib.SETS[name]
   for split, count in TINY[name].items():
@@ -516,13 +516,13 @@ def test_sets_read_back_as_they_were_drawn(world, name):
     for place, index in enumerate((0, 2, 1)):
       record = images.read(place)
       expected = world_lib.render_example(name, split, index, 32)
-      parsed = parsing.parse_image(tf.constant(record))
+      parsed = records.parse_image(tf.constant(record))
       assert parsed["key"].numpy().decode() == expected["key"]
       np.testing.assert_array_equal(
         tf.io.decode_png(parsed["image"]), expected["image"]
       )
       fields = {field: kind_of(field, spec) for field in spec.fields}
-      labels = parsing.read_labels(record, fields)
+      labels = records.read_labels(record, fields)
       assert set(labels) == set(spec.fields)
       if "label" in labels:
         assert labels["label"]["probs"].argmax() == expected["label"]

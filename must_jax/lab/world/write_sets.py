@@ -87,9 +87,7 @@ def build(
   return {name: str(out_dir / name) for name in counts}
 
 
-def _claim(
-  out_dir: Path, image_size: int, num_shards: int, seed: int
-) -> None:
+def _claim(out_dir: Path, image_size: int, num_shards: int, seed: int) -> None:
   """Notes with what arguments a world is made, or checks that they agree."""
   world = {
     "version": VERSION,
@@ -113,9 +111,7 @@ def _claim(
     )
 
 
-def _missing(
-  directory: Path, splits: Mapping[str, int]
-) -> dict[str, int]:
+def _missing(directory: Path, splits: Mapping[str, int]) -> dict[str, int]:
   """The splits of a set that are still to be written."""
   if not (directory / INDEX_FILE).exists():
     return dict(splits)

@@ -16,14 +16,14 @@ KINDS = {"jft": "classification"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Pretraining:
   """How a network is pre-trained.
 
   Attributes:
     name: of its stages.
     labels: {image set: {task: where its labels come from}}, which is
-      `SUPERVISED`, `NO_LABELS` or the recipe of a teacher. Without any, the
-      network stays as it was initialised, or comes from elsewhere.
+      `SUPERVISED`, `NO_LABELS` or the pre-training of a teacher. Without any,
+      the network stays as it was initialised, or comes from elsewhere.
     sampling: see `config.sampling`.
     balancing: see `config.balancing`; empty for that of the scale.
     start: what it starts from.
@@ -32,31 +32,31 @@ class Recipe:
   """
 
   name: str
-  labels: Mapping[str, Mapping[str, Union[str, "Recipe"]]]
+  labels: Mapping[str, Mapping[str, Union[str, "Pretraining"]]]
   sampling: str = "uniform"
   balancing: str = ""
-  start: Union["Recipe", None] = None
+  start: Union["Pretraining", None] = None
   measured_on: str = ""
   once: bool = False
 
   @property
   def tasks(self) -> tuple[str, ...]:
     """Names of all tasks, in order of their first labels."""
-    return tuple(dict.fromkeys(t for own in self.labels.values() for t in own))
+    return tuple(dict.fromkeys(t for by in self.labels.values() for t in by))
 
   @property
-  def teachers(self) -> dict[str, "Recipe"]:
+  def teachers(self) -> dict[str, "Pretraining"]:
     """By task, those whose labels it learns from."""
     return {
       t: r for name in self.labels for t, r in self.teachers_on(name).items()
     }
 
-  def teachers_on(self, images: str) -> dict[str, "Recipe"]:
+  def teachers_on(self, images: str) -> dict[str, "Pretraining"]:
     """By task, the teachers whose labels of an image set it learns from."""
     return {
       task: source
       for task, source in self.labels[images].items()
-      if isinstance(source, Recipe)
+      if isinstance(source, Pretraining)
     }
 
 
@@ -69,8 +69,8 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
-  """A transfer: an image set to fine-tune on.
+class Transfer:
+  """Fine-tuning on a downstream image set; a column of all tables.
 
   Attributes:
     name: of the task and the stages.
@@ -97,8 +97,8 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
-  """A column that measures the pre-trained network itself.
+class PretrainingMetric:
+  """A column about the pre-trained network itself, before any transfer.
 
   Attributes:
     task: of the network, on the validation split of its `measured_on`.
@@ -121,40 +121,40 @@ class Row:
   """A row of a table.
 
   Attributes:
-    recipe: how it is pre-trained.
+    pretraining: what the row is about.
     title: heading.
-    paper: published figures in percent, in the order of the scale's columns;
+    paper: published figures in percent, in the order of the scale's transfers;
       empty if there are none.
-    own: the published figure in the table's own column.
+    paper_before: the published figure before any transfer, if there is one.
     scales: at which it is run.
   """
 
-  recipe: Recipe
+  pretraining: Pretraining
   title: str
   paper: tuple[float | None, ...] = ()
-  own: float | None = None
+  paper_before: float | None = None
   scales: tuple[str, ...] = ("mini", "paper")
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class Table:
   """A table, or the part of one that has a common baseline.
 
   Attributes:
     title: heading.
     rows: those of all scales.
-    baseline: recipe that the others are compared with.
-    highlight: recipe that it is about.
-    own: a column in front of the transfers.
+    baseline: what the others are compared with.
+    highlight: what the table is about.
+    before_transfer: a column in front of the transfers.
     relative: whether gains relative to the first row are drawn, too.
     remarks: what a reader must know, as sentences.
   """
 
   title: str
   rows: tuple[Row, ...]
-  baseline: Recipe
-  highlight: Recipe
-  own: Own | None = None
+  baseline: Pretraining
+  highlight: Pretraining
+  before_transfer: PretrainingMetric | None = None
   relative: bool = False
   remarks: tuple[str, ...] = ()
 
@@ -163,9 +163,11 @@ class Spec:
     return tuple(row for row in self.rows if scale in row.scales)
 
 
-def _teachers(prefix: str, start: Recipe | None = None) -> dict[str, Recipe]:
+def _teachers(
+  prefix: str, start: Pretraining | None = None
+) -> dict[str, Pretraining]:
   return {
-    task: Recipe(
+    task: Pretraining(
       f"{prefix}-{task}",
       {images: {task: SUPERVISED}},
       start=start,
@@ -184,26 +186,28 @@ def _teachers(prefix: str, start: Recipe | None = None) -> dict[str, Recipe]:
 def _jft(
   name: str,
   images: str,
-  labels: Mapping[str, str | Recipe],
-  start: Recipe | None = None,
-) -> Recipe:
+  labels: Mapping[str, str | Pretraining],
+  start: Pretraining | None = None,
+) -> Pretraining:
   # paper 3.2: learned weights on JFT
-  return Recipe(name, {images: labels}, balancing="uncertainty", start=start)
+  return Pretraining(
+    name, {images: labels}, balancing="uncertainty", start=start
+  )
 
 
 TEACHERS = _teachers("teacher")
 _CLS, _DET, _SEG, _DEPTH = TEACHERS.values()
 _LABELLED = {"classification": SUPERVISED}
 
-NONE = Recipe("none", {})
-IMAGENET = Recipe("supervised", {"imagenet": _LABELLED})
-SIMCLR = Recipe("simclr", {"imagenet": {"contrastive": NO_LABELS}})
-DEPTH = Recipe("must-depth", {"imagenet": {**_LABELLED, "depth": _DEPTH}})
-DEPTH_SEG = Recipe(
+NONE = Pretraining("none", {})
+IMAGENET = Pretraining("supervised", {"imagenet": _LABELLED})
+SIMCLR = Pretraining("simclr", {"imagenet": {"contrastive": NO_LABELS}})
+DEPTH = Pretraining("must-depth", {"imagenet": {**_LABELLED, "depth": _DEPTH}})
+DEPTH_SEG = Pretraining(
   "must-depth-seg",
   {"imagenet": {**_LABELLED, "depth": _DEPTH, "segmentation": _SEG}},
 )
-MUST = Recipe(
+MUST = Pretraining(
   "must",
   {
     "imagenet": {
@@ -214,7 +218,7 @@ MUST = Recipe(
     }
   },
 )
-MUST_AGAIN = Recipe(
+MUST_AGAIN = Pretraining(
   "must-again",
   {
     "imagenet": {
@@ -225,7 +229,7 @@ MUST_AGAIN = Recipe(
     }
   },
 )
-MULTITASK = Recipe(
+MULTITASK = Pretraining(
   "multitask",
   {
     "imagenet": _LABELLED,
@@ -234,7 +238,7 @@ MULTITASK = Recipe(
   },
   sampling="equal",  # paper 4.2
 )
-CROSS = Recipe(
+CROSS = Pretraining(
   "must-cross",
   {
     images: {
@@ -247,9 +251,9 @@ CROSS = Recipe(
 )
 
 
-def _single(task: str, images: str) -> Recipe:
+def _single(task: str, images: str) -> Pretraining:
   teacher = TEACHERS[task]
-  return Recipe(
+  return Pretraining(
     f"{task}-{images}",
     {images: {task: teacher}},
     measured_on=teacher.measured_on,
@@ -263,11 +267,11 @@ SEG_IMAGENET, SEG_JFT = (
 
 # Numbers are epochs, where the paper has several.
 SIMCLR_JFT_1, SIMCLR_JFT_2, SIMCLR_JFT = (
-  Recipe(f"simclr-jft{n}", {"jft": {"contrastive": NO_LABELS}})
+  Pretraining(f"simclr-jft{n}", {"jft": {"contrastive": NO_LABELS}})
   for n in ("-1", "-2", "")
 )
 JFT_3, JFT_5, JFT = (
-  Recipe(f"supervised-jft{n}", {"jft": {"jft": SUPERVISED}})
+  Pretraining(f"supervised-jft{n}", {"jft": {"jft": SUPERVISED}})
   for n in ("-3", "-5", "")
 )
 MUST_JFT_X1, MUST_JFT_X4, MUST_JFT = (
@@ -278,8 +282,8 @@ JFT_AND_MUST = _jft(
   "must-jft-supervised", "jft", {"jft": SUPERVISED, **TEACHERS}
 )
 
-CHECKPOINT = Recipe("checkpoint", {"jft": {"jft": SUPERVISED}}, once=True)
-IMAGENET_B7 = Recipe("checkpoint-imagenet", {}, once=True)
+CHECKPOINT = Pretraining("checkpoint", {"jft": {"jft": SUPERVISED}}, once=True)
+IMAGENET_B7 = Pretraining("checkpoint-imagenet", {}, once=True)
 MUST_CHECKPOINT = _jft(
   "must-checkpoint",
   "jft",
@@ -293,9 +297,9 @@ IMAGENET_PAPER = (85.4, 79.3, 70.6, 81.0, 39.8, 48.9)
 _SUPERVISED_ROW = Row(IMAGENET, "ImageNet supervised", IMAGENET_PAPER)
 MUST_PAPER = (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)
 
-TABLES: dict[str, tuple[Spec, ...]] = {
+TABLES: dict[str, tuple[Table, ...]] = {
   "table2": (
-    Spec(
+    Table(
       "Table 2: pre-training on ImageNet",
       (
         Row(NONE, "No pre-training", scales=("mini",)),
@@ -312,7 +316,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "table3": (
-    Spec(
+    Table(
       "Table 3: more kinds of pseudo labels",
       (
         _SUPERVISED_ROW,
@@ -329,63 +333,63 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "table4": (
-    Spec(
+    Table(
       "Table 4: detection, teacher and students",
       (
         Row(
           _DET,
           "Teacher on Objects365",
           (84.0, 87.6, 78.8, 90.1, 46.0, 55.6),
-          own=26.1,
+          paper_before=26.1,
         ),
         Row(
           DET_IMAGENET,
           "Student on ImageNet",
           (83.2, 86.0, 78.5, 88.5, 44.7, 55.2),
-          own=20.6,
+          paper_before=20.6,
         ),
         Row(
           DET_JFT,
           "Student on JFT",
           (85.2, 87.7, 79.5, 89.6, 45.4, 55.0),
-          own=20.7,
+          paper_before=20.7,
         ),
       ),
       baseline=_DET,
       highlight=DET_JFT,
-      own=Own("detection", "Objects365", "AP"),
+      before_transfer=PretrainingMetric("detection", "Objects365", "AP"),
       remarks=("Students see pseudo labels only, for the same steps.",),
     ),
-    Spec(
+    Table(
       "Table 4: segmentation, teacher and students",
       (
         Row(
           _SEG,
           "Teacher on COCO",
           (80.8, 82.2, 80.2, 86.6, 42.8, 51.0),
-          own=53.8,
+          paper_before=53.8,
         ),
         Row(
           SEG_IMAGENET,
           "Student on ImageNet",
           (82.3, 80.5, 79.2, 86.3, 41.8, 51.2),
-          own=55.5,
+          paper_before=55.5,
         ),
         Row(
           SEG_JFT,
           "Student on JFT",
           (83.1, 82.8, 78.2, 86.6, 41.9, 51.6),
-          own=49.0,
+          paper_before=49.0,
         ),
       ),
       baseline=_SEG,
       highlight=SEG_JFT,
-      own=Own("segmentation", "COCO", "mIoU"),
+      before_transfer=PretrainingMetric("segmentation", "COCO", "mIoU"),
       remarks=("Students see pseudo labels only, for the same steps.",),
     ),
   ),
   "table5": (
-    Spec(
+    Table(
       "Table 5: multi-task training and multi-task self-training",
       (
         Row(
@@ -409,7 +413,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "table6": (
-    Spec(
+    Table(
       "Table 6: pre-training on JFT",
       (
         Row(
@@ -468,7 +472,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "rounds": (
-    Spec(
+    Table(
       "Rounds: the student labels the images again",
       (
         _SUPERVISED_ROW,
@@ -484,7 +488,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "photographs": (
-    Spec(
+    Table(
       "Photographs: small public sets instead of the paper's",
       (
         Row(NONE, "No pre-training", scales=("photos",)),
@@ -504,7 +508,7 @@ TABLES: dict[str, tuple[Spec, ...]] = {
     ),
   ),
   "figure5": (
-    Spec(
+    Table(
       "Figure 5, Table 7: MuST from a pre-trained checkpoint",
       (
         Row(IMAGENET, "ImageNet supervised", scales=("mini",)),

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.lab.graph import Graph
+from must_jax.lab.experiment import Experiment
 from must_jax.preflight import compiled, estimate
 from must_jax.preflight.chips import Chip
 from must_jax.preflight.plan import fill_classes
@@ -18,7 +18,7 @@ from must_jax.train.build import build_tasks
 
 
 def chip_hours(
-  graph: Graph, chip: Chip
+  experiment: Experiment, chip: Chip
 ) -> Iterator[tuple[pathlib.Path, tuple[float, float] | None]]:
   """Prices of the stages that train or label, one after the other.
 
@@ -27,7 +27,7 @@ def chip_hours(
   not in the price.
 
   Args:
-    graph: whose classes and numbers of images are known.
+    experiment: whose classes and numbers of images are known.
     chip: that does the work.
 
   Yields:
@@ -36,18 +36,18 @@ def chip_hours(
   """
   # Chips are a description; JAX must not look for real ones.
   jax.config.update("jax_platforms", "cpu")
-  stages = graph.pipeline.stages
+  stages = experiment.stages
   for directory, stage in stages.items():
     config = config_lib.from_json(stage.args[0])
     if config.stage == "label":
-      images = graph.counts[directory]
+      images = experiment.counts[directory]
       if images is None:
         yield directory, None
         continue
-      teacher = _teacher(graph, config.label.teacher)
+      teacher = _teacher(experiment, config.label.teacher)
       flops = _labelling_flops(teacher, config.label.task)
     else:
-      config = fill_classes(config, graph.classes[directory])
+      config = fill_classes(config, experiment.classes[directory])
       flops = _training_flops(_network(config))
       images = config.train.steps * config.data.batch_size
     worse, better = estimate.hoped_seconds(chip, images * flops, 0.0)
@@ -89,15 +89,19 @@ def _labelling_flops(network: str, task: str) -> float:
   )
 
 
-def _teacher(graph: Graph, path: str) -> str:
+def _teacher(experiment: Experiment, path: str) -> str:
   """The config of a teacher that is a stage, or that is converted, as JSON."""
-  stage = graph.pipeline.stages.get(pathlib.Path(path))
+  stage = experiment.stages.get(pathlib.Path(path))
   if stage:
-    counts = graph.classes[stage.directory]
+    counts = experiment.classes[stage.directory]
     return config_lib.to_json(
       fill_classes(config_lib.from_json(stage.args[0]), counts)
     )
   from must_jax import convert
 
-  kinds = {n.path: n.kind for needs in graph.needs.values() for n in needs}
+  kinds = {
+    checkpoint.path: checkpoint.kind
+    for items in experiment.prerequisites.values()
+    for checkpoint in items
+  }
   return config_lib.to_json(convert.get_kind(kinds[path]).make_config({}))

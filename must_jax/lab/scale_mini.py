@@ -9,17 +9,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.lab.recipes import Column, Recipe, Setting
-from must_jax.lab.scales import Images, Need
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.paper_tables import Pretraining, Setting, Transfer
+from must_jax.lab.render import render
+from must_jax.lab.scales import ImageSplits, Prerequisite
+from must_jax.lab.stages import Stages
 
-IMAGE_SIZE = 64
 _SELECT_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """A dataset with one kind of label and the teacher it makes."""
+class TeacherSet:
+  """An image set with one kind of label and the teacher it makes."""
 
   kind: str
   set_name: str
@@ -29,13 +29,13 @@ class Source:
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-SOURCES = (
-  Source("classification", "src_cls", "ImageNet", "top1", 0.02),
-  Source("detection", "src_det", "Objects365", "AP50", 0.03),
-  Source("segmentation", "src_seg", "COCO", "mIoU", 0.05),
-  Source("depth", "src_depth", "MiDaS", "aligned_delta1", 0.05),
+TEACHER_SETS = (
+  TeacherSet("classification", "src_cls", "ImageNet", "top1", 0.02),
+  TeacherSet("detection", "src_det", "Objects365", "AP50", 0.03),
+  TeacherSet("segmentation", "src_seg", "COCO", "mIoU", 0.05),
+  TeacherSet("depth", "src_depth", "MiDaS", "aligned_delta1", 0.05),
 )
-_LR = {source.kind: source.lr for source in SOURCES}
+_LR = {entry.kind: entry.lr for entry in TEACHER_SETS}
 # (set, split) by name of the paper's. The pile's twin has the labels that only
 # JFT's supervised rows read.
 _IMAGES = {
@@ -70,7 +70,7 @@ TEACHER_STEPS = {
 }
 
 
-def column(
+def make_transfer(
   name: str,
   kind: str,
   images: str,
@@ -79,110 +79,127 @@ def column(
   lr: float,
   steps: int,
   options: Mapping[str, Any] = MappingProxyType({}),
-) -> Column:
+) -> Transfer:
   """A transfer that is tried at a rate, and in a sweep at half of it, too."""
   sweep = (Setting(lr, steps), Setting(lr / 2, steps))
-  return Column(name, kind, images, title, metric, sweep, options)
+  return Transfer(name, kind, images, title, metric, sweep, options)
 
 
 # Rates of AdamW, found with supervised pre-training.
-COLUMNS = (
-  column("cls", "classification", "down_cls", "Classif.", "top1", 1e-3, 300),
-  column(
-    *("det", "detection", "down_det", "Detection", "AP50"),
-    lr=3e-3,
-    steps=400,
+TRANSFERS = (
+  make_transfer(
+    "cls", "classification", "down_cls", "Classif.", "top1", 1e-3, 300
+  ),
+  make_transfer(
+    "det",
+    "detection",
+    "down_det",
+    "Detection",
+    "AP50",
+    3e-3,
+    400,
     options={"metric": "voc"},
   ),
-  column("seg", "segmentation", "down_seg", "Segm.", "mIoU", 1e-2, 600),
-  column(
-    *("depth", "depth", "down_depth", "Depth", "delta1"),
-    lr=3e-3,
-    steps=200,
+  make_transfer("seg", "segmentation", "down_seg", "Segm.", "mIoU", 1e-2, 600),
+  make_transfer(
+    "depth",
+    "depth",
+    "down_depth",
+    "Depth",
+    "delta1",
+    3e-3,
+    200,
     options={"unit": "metres", "objective": "berhu", "max_depth": 20.0},
   ),
-  column("ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 5e-3, 600),
-  column(
-    *("normals", "normals", "down_normals", "Normals", "within_11.25"),
-    lr=3e-3,
-    steps=200,
+  make_transfer(
+    "ade", "segmentation", "down_ade", "ADE segm.", "mIoU", 5e-3, 600
+  ),
+  make_transfer(
+    "normals",
+    "normals",
+    "down_normals",
+    "Normals",
+    "within_11.25",
+    3e-3,
+    200,
   ),
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Mini:
+class MiniScale:
   """How long everything trains.
 
   Attributes:
-    counts: images by set and split, see `data.synthetic`.
-    steps: of a recipe, by its name.
-    student_steps: of the other recipes.
-    columns: the transfers.
+    counts: images by set and split, see `must_jax.lab.world`.
+    steps: of a pre-training, by its name.
+    student_steps: of the other pre-trainings.
+    transfers: the columns of all tables.
     sweep: whether the transfers' sets get a split to choose settings on.
   """
 
   counts: dict[str, dict[str, int]]
   steps: dict[str, int]
   student_steps: int
-  columns: tuple[Column, ...] = COLUMNS
+  transfers: tuple[Transfer, ...] = TRANSFERS
   sweep: bool = False
 
   name = "mini"
 
-  def images(self, name: str, pipeline: Pipeline) -> Images:
+  def images(self, name: str, stages: Stages) -> ImageSplits:
     """See `Scale`."""
     set_name, train = _IMAGES.get(name, (name, "train"))
     counts = self.counts[set_name]
-    world = pipeline.workdir / "world"
-    truth = "pile_truth" if set_name == "pile" else ""
-    rendered, *others = (
-      pipeline.add(f"render-{n}", render, str(world), n, self.counts[n])
-      for n in (set_name, truth)
-      if n
-    )
-    select = ""
-    if self.sweep and set_name.startswith("down_"):
-      select = "select"
-      rendered = pipeline.add(
-        f"render-{set_name}-{select}",
-        render,
-        str(world),
-        set_name,
-        {select: _SELECT_IMAGES},
-        after=(rendered,),  # they write the same index
-      )
-    return Images(
-      str(world / set_name),
+    rendered = _add_render(stages, set_name, counts)
+    made = ImageSplits(
+      str(rendered / set_name),
       train,
       "validation" if "validation" in counts else "",
-      select,
-      str(world / truth) if truth else "",
-      (rendered, *others),
+      after=(rendered,),
     )
+    if self.sweep and set_name.startswith("down_"):
+      select = "select"
+      rendered = _add_render(
+        stages, set_name, {select: _SELECT_IMAGES}, f"-{select}"
+      )
+      made = dataclasses.replace(
+        made,
+        select=select,
+        select_directory=str(rendered / set_name),
+        after=(*made.after, rendered),
+      )
+    if set_name == "pile":
+      truth = "pile_truth"
+      rendered = _add_render(stages, truth, self.counts[truth])
+      made = dataclasses.replace(
+        made, truth=str(rendered / truth), after=(*made.after, rendered)
+      )
+    return made
 
-  def checkpoint(self, recipe: Recipe) -> Need | None:
+  def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:
     """See `Scale`; everything is trained here."""
     return None
 
-  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def pretraining(
+    self, pretraining: Pretraining, config: ConfigDict
+  ) -> ConfigDict:
     """See `Scale`."""
     config = config_lib.small(config)
-    if recipe.tasks == ("contrastive",):
+    if pretraining.tasks == ("contrastive",):
       _make_contrastive(config)
-    elif len(recipe.tasks) == 1:
-      config.optimizer.lr = _LR[config.tasks[recipe.tasks[0]].kind]
+    elif len(pretraining.tasks) == 1:
+      config.optimizer.lr = _LR[config.tasks[pretraining.tasks[0]].kind]
     else:
       config.optimizer.lr = 0.05  # only its ratio to the teachers' counts
-    config.train.steps = self.steps.get(recipe.name, self.student_steps)
+    config.train.steps = self.steps.get(pretraining.name, self.student_steps)
     return config
 
-  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def labelling(self, teacher: Pretraining, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
     config.label.batch_size = 32
     return config
 
-  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
+  def fine_tuning(self, transfer: Transfer, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
     config = config_lib.small(config)
     config.data.batch_size = 8
@@ -190,6 +207,12 @@ class Mini:
     # has learned before.
     config.optimizer.update({"name": "adamw", "warmup_lr": 0.0})
     return config
+
+
+def _add_render(
+  stages: Stages, name: str, counts: Mapping[str, int], suffix: str = ""
+) -> pathlib.Path:
+  return stages.add(f"render-{name}{suffix}", render, name, dict(counts))
 
 
 def _make_contrastive(config: ConfigDict) -> None:
@@ -213,17 +236,8 @@ _TEACHER_STEPS = {
   for prefix in ("teacher", "checkpoint-teacher")
   for kind, steps in TEACHER_STEPS.items()
 }
-MINI = Mini(
+MINI = MiniScale(
   counts=COUNTS | {"pile_truth": {"x1": 400, "x4": 1600, "x16": 6400}},
   steps=_TEACHER_STEPS | {"checkpoint": 2000},
   student_steps=1200,
 )
-
-
-def render(
-  directory: pathlib.Path, world: str, name: str, counts: dict[str, int]
-) -> None:
-  """Stage: writes an image set of the world."""
-  from must_jax.lab.world import build
-
-  build(world, IMAGE_SIZE, {name: counts}, workers=1)

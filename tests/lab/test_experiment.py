@@ -8,43 +8,45 @@ import pytest
 from PIL import Image
 
 from must_jax import config as config_lib
-from must_jax.lab import graph as graph_lib
-from must_jax.lab import mini, recipes, tables
-from must_jax.lab.graph import Graph
-from must_jax.lab.mini import MINI
-from must_jax.lab.paper import Paper
-from must_jax.lab.recipes import TABLES, Setting, Spec
-from must_jax.lab.stages import Pipeline, StageError
+from must_jax.lab import experiment as experiment_lib
+from must_jax.lab import paper_tables, result_table, scale_mini
+from must_jax.lab.experiment import Experiment
+from must_jax.lab.paper_tables import TABLES, Setting, Table
+from must_jax.lab.scale_mini import MINI
+from must_jax.lab.scale_paper import PaperScale
+from must_jax.lab.stages import StageError, Stages
 from must_jax.storage.set_writer import write_image_set
 
 
 def build(workdir, names=tuple(TABLES), seeds=(0,), scale=MINI, sweep=False):
-  graph = Graph(Pipeline(workdir, 1), scale, seeds, sweep)
+  experiment = Experiment(Stages(workdir, 1), scale, seeds, sweep)
   for name in names:
-    for spec in TABLES[name]:
-      graph.add(spec)
-  return graph
+    for table in TABLES[name]:
+      experiment.add(table)
+  return experiment
 
 
 @pytest.fixture(scope="module")
-def paper_graph(tmp_path_factory):
-  return build(tmp_path_factory.mktemp("paper"), scale=Paper("data"))
+def paper_experiment(tmp_path_factory):
+  return build(tmp_path_factory.mktemp("paper"), scale=PaperScale("data"))
 
 
-def stages(graph, prefix):
-  found = graph.pipeline.stages.values()
+def stages(experiment, prefix):
+  found = experiment.stages.values()
   return [stage for stage in found if stage.name.startswith(prefix)]
 
 
-def config_of(graph, name):
-  (stage,) = [s for s in stages(graph, name) if s.name == name]
+def config_of(experiment, name):
+  (stage,) = [s for s in stages(experiment, name) if s.name == name]
   return config_lib.from_json(stage.args[0])
 
 
-@pytest.mark.parametrize("scale", [MINI, Paper("data")], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+  "scale", [MINI, PaperScale("data")], ids=lambda s: s.name
+)
 def test_no_two_stages_do_the_same(tmp_path, scale):
-  graph = build(tmp_path, seeds=(0, 1), scale=scale)
-  found = graph.pipeline.stages.values()
+  experiment = build(tmp_path, seeds=(0, 1), scale=scale)
+  found = experiment.stages.values()
   work = [
     (s.function, json.dumps([s.args, list(map(str, s.after))])) for s in found
   ]
@@ -53,24 +55,24 @@ def test_no_two_stages_do_the_same(tmp_path, scale):
 
 
 def test_stages_are_the_same_whatever_tables_are_asked_for(tmp_path):
-  whole = set(build(tmp_path).pipeline.stages)
-  apart = [set(build(tmp_path, [name]).pipeline.stages) for name in TABLES]
+  whole = set(build(tmp_path).stages)
+  apart = [set(build(tmp_path, [name]).stages) for name in TABLES]
   assert set.union(*apart) == whole
   assert sum(map(len, apart)) > len(whole)
 
 
 def test_every_stage_comes_after_those_it_waits_for(tmp_path):
   seen = set()
-  for directory, stage in build(tmp_path).pipeline.stages.items():
+  for directory, stage in build(tmp_path).stages.items():
     assert set(stage.after) <= seen
     seen.add(directory)
 
 
 def test_a_stage_waits_for_all_that_it_reads(tmp_path):
-  graph = build(tmp_path)
-  for stage in graph.pipeline.stages.values():
+  experiment = build(tmp_path)
+  for stage in experiment.stages.values():
     text = json.dumps(stage.args)
-    read = {p for p in graph.pipeline.stages if str(p) in text}
+    read = {p for p in experiment.stages if str(p) in text}
     assert read <= set(stage.after), stage.name
 
 
@@ -79,9 +81,9 @@ def test_seeds_share_teachers_and_labels(tmp_path):
   counts = [
     collections.Counter(
       stage.name.split("-")[0] + "-teacher" * ("teacher" in stage.name)
-      for stage in graph.pipeline.stages.values()
+      for stage in experiment.stages.values()
     )
-    for graph in (one, three)
+    for experiment in (one, three)
   ]
   for kind in ("pretrain-teacher", "label-teacher", "render"):
     assert counts[0][kind] == counts[1][kind] > 0
@@ -89,9 +91,9 @@ def test_seeds_share_teachers_and_labels(tmp_path):
 
 
 def test_a_seed_is_of_pretraining_and_of_fine_tuning(tmp_path):
-  graph = build(tmp_path, ["table2"], seeds=(0, 1))
+  experiment = build(tmp_path, ["table2"], seeds=(0, 1))
   seeds = {
-    name: config_of(graph, name).seed
+    name: config_of(experiment, name).seed
     for name in (
       "pretrain-teacher-detection",
       "pretrain-must-0",
@@ -114,11 +116,11 @@ def test_supervised_multitask_has_labels_of_one_task_on_each_set(tmp_path):
 
 
 def test_students_of_one_teacher_are_measured_where_it_is(tmp_path):
-  graph = build(tmp_path, ["table4"])
+  experiment = build(tmp_path, ["table4"])
   for name in ("pretrain-teacher-detection", "pretrain-detection-jft-0"):
-    config = config_of(graph, name)
+    config = config_of(experiment, name)
     assert config.evaluate_on == ("validation",)
-    assert config.datasets.validation.dir.endswith("world/src_det")
+    assert config.datasets.validation.dir.endswith("/src_det")
     assert config.tasks.detection.labels["validation"] == "supervised"
 
 
@@ -128,12 +130,12 @@ def test_a_network_from_nowhere_is_not_trained(tmp_path):
 
 
 def test_a_round_labels_with_the_student_of_the_round_before(tmp_path):
-  graph = build(tmp_path, ["rounds"])
+  experiment = build(tmp_path, ["rounds"])
   labels = {
     stage.name: config_lib.from_json(stage.args[0]).label
-    for stage in stages(graph, "label-imagenet-must-")
+    for stage in stages(experiment, "label-imagenet-must-")
   }
-  (student,) = stages(graph, "pretrain-must-0")
+  (student,) = stages(experiment, "pretrain-must-0")
   assert {entry.teacher for entry in labels.values()} == {
     str(student.directory)
   }
@@ -144,16 +146,16 @@ def test_a_round_labels_with_the_student_of_the_round_before(tmp_path):
 # --- Scale "paper" ------------------------------------------------------------
 
 
-def test_paper_configs_build_with_the_published_classes(paper_graph):
+def test_paper_configs_build_with_the_published_classes(paper_experiment):
   from must_jax.train.build import build as build_program
 
   built = 0
-  for directory, stage in paper_graph.pipeline.stages.items():
+  for directory, stage in paper_experiment.stages.items():
     config = config_lib.from_json(stage.args[0])
     config_lib.validate(config)
     if config.stage == "label":
       continue
-    for name, count in paper_graph.classes[directory].items():
+    for name, count in paper_experiment.classes[directory].items():
       config.tasks[name].classes = tuple(f"class_{i}" for i in range(count))
     program = build_program(config)
     built += 1
@@ -164,27 +166,29 @@ def test_paper_configs_build_with_the_published_classes(paper_graph):
 
 
 def test_paper_networks_of_a_table_are_alike(tmp_path):
-  graph = build(tmp_path, ["table2", "table4", "table6"], scale=Paper("data"))
+  experiment = build(
+    tmp_path, ["table2", "table4", "table6"], scale=PaperScale("data")
+  )
   backbones = {
     config_lib.from_json(s.args[0]).model.backbone
-    for s in graph.pipeline.stages.values()
-    if s.function is graph_lib.train
+    for s in experiment.stages.values()
+    if s.function is experiment_lib.train
   }
   assert backbones == {"resnet152"}
 
 
 def test_paper_fine_tuning_fits_the_checkpoint(tmp_path):
-  graph = build(tmp_path, ["figure5"], scale=Paper("data"))
-  config = config_of(graph, "transfer-must-checkpoint-seg-0")
+  experiment = build(tmp_path, ["figure5"], scale=PaperScale("data"))
+  config = config_of(experiment, "transfer-must-checkpoint-seg-0")
   assert config.model.backbone == "efficientnet_b7_align"
   assert config.model.image_mean == (0.5, 0.5, 0.5)
-  config = config_of(graph, "transfer-checkpoint-imagenet-seg-0")
+  config = config_of(experiment, "transfer-checkpoint-imagenet-seg-0")
   assert config.model.backbone == "efficientnet_b7"
   assert config.init_from == "checkpoints/imagenet_b7"
 
 
 @pytest.mark.parametrize(
-  ("recipe", "steps"),
+  ("name", "steps"),
   [
     ("teacher-classification", 112_603),  # tpu, 90 epochs
     ("must-0", 450_000),  # paper: 90 epochs at 256
@@ -196,14 +200,16 @@ def test_paper_fine_tuning_fits_the_checkpoint(tmp_path):
     ("must-checkpoint-0", 1_171_875),  # 300M / 256
   ],
 )
-def test_paper_rows_train_as_long_as_published(paper_graph, recipe, steps):
-  assert config_of(paper_graph, f"pretrain-{recipe}").train.steps == steps
+def test_paper_rows_train_as_long_as_published(paper_experiment, name, steps):
+  assert config_of(paper_experiment, f"pretrain-{name}").train.steps == steps
 
 
-def test_published_depth_labels_are_written_at_half_the_resolution(paper_graph):
+def test_published_depth_labels_are_written_at_half_the_resolution(
+  paper_experiment,
+):
   assert {
     config_lib.from_json(stage.args[0]).label.map_stride
-    for stage in stages(paper_graph, "label-imagenet-teacher-depth")
+    for stage in stages(paper_experiment, "label-imagenet-teacher-depth")
   } == {2}
 
 
@@ -220,10 +226,12 @@ def test_missing_datasets_block_all_that_needs_them(tmp_path):
   ):
     for split in splits:
       write_image_set(data / name, name, split, [example], {})
-  graph = build(tmp_path, ["table3", "table4"], scale=Paper(str(data)))
+  experiment = build(
+    tmp_path, ["table3", "table4"], scale=PaperScale(str(data))
+  )
   state = {
-    stage.name: graph.state(path)
-    for path, stage in graph.pipeline.stages.items()
+    stage.name: experiment.state(path)
+    for path, stage in experiment.stages.items()
   }
   assert state["pretrain-teacher-segmentation"] == "to do"
   assert state["transfer-teacher-segmentation-cls-0"] == "to do"
@@ -231,13 +239,11 @@ def test_missing_datasets_block_all_that_needs_them(tmp_path):
   assert state["pretrain-supervised-0"] == "blocked"
   assert state["transfer-supervised-cls-0"] == "blocked"
   (path,) = [
-    p
-    for p, s in graph.pipeline.stages.items()
-    if s.name == "pretrain-supervised-0"
+    p for p, s in experiment.stages.items() if s.name == "pretrain-supervised-0"
   ]
-  (need,) = graph.unmet(path)
-  assert need.path == str(data / "imagenet")
-  assert "must-jax import imagenet --split train" in need.how
+  (missing,) = experiment.unmet(path)
+  assert missing.path == str(data / "imagenet")
+  assert "must-jax import imagenet --split train" in missing.how
 
 
 def test_paper_scale_away_from_the_configs_says_where_to_go(
@@ -245,7 +251,7 @@ def test_paper_scale_away_from_the_configs_says_where_to_go(
 ):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match="in the root of the repository"):
-    build(tmp_path, ["table2"], scale=Paper("data"))
+    build(tmp_path, ["table2"], scale=PaperScale("data"))
 
 
 # --- Results ------------------------------------------------------------------
@@ -257,24 +263,24 @@ def finish(stage, result):
   (stage.directory / "stage.json").write_text(json.dumps(record))
 
 
-COLUMN = dataclasses.replace(
-  mini.COLUMNS[0], sweep=(Setting(0.1, 100), Setting(0.2, 100))
+TRANSFER = dataclasses.replace(
+  scale_mini.TRANSFERS[0], sweep=(Setting(0.1, 100), Setting(0.2, 100))
 )
-SPEC = Spec(
+TABLE = Table(
   "Table",
   (
-    recipes.Row(recipes.NONE, "None", (50.0,)),
-    recipes.Row(recipes.IMAGENET, "Supervised", (60.0,)),
+    paper_tables.Row(paper_tables.NONE, "None", (50.0,)),
+    paper_tables.Row(paper_tables.IMAGENET, "Supervised", (60.0,)),
   ),
-  baseline=recipes.NONE,
-  highlight=recipes.IMAGENET,
+  baseline=paper_tables.NONE,
+  highlight=paper_tables.IMAGENET,
 )
 
 
 def test_a_sweep_selects_on_its_split_and_reports_on_the_other(tmp_path):
-  scale = dataclasses.replace(MINI, columns=(COLUMN,), sweep=True)
-  graph = Graph(Pipeline(tmp_path, 1), scale, (0, 1), sweep=True)
-  graph.add(SPEC)
+  scale = dataclasses.replace(MINI, transfers=(TRANSFER,), sweep=True)
+  experiment = Experiment(Stages(tmp_path, 1), scale, (0, 1), sweep=True)
+  experiment.add(TABLE)
   # (setting, seed) -> (select, validation)
   results = {
     ("0.1", 0): (0.5, 0.9),
@@ -284,36 +290,38 @@ def test_a_sweep_selects_on_its_split_and_reports_on_the_other(tmp_path):
   }
   for (lr, seed), (select, validation) in results.items():
     name = f"transfer-supervised-cls-{seed}-lr{lr}-steps100"
-    (stage,) = stages(graph, name)
+    (stage,) = stages(experiment, name)
     finish(
       stage,
       {"select/cls/top1": select, "validation/cls/top1": validation},
     )
-  table = graph.table(SPEC)
+  table = experiment.results(TABLE)
   assert table.row("Supervised").values == ((0.3, 0.4),)
   assert table.row("None").values == (None,)
-  assert graph.cell(recipes.IMAGENET, COLUMN).setting == Setting(0.2, 100)
+  assert experiment.runs(paper_tables.IMAGENET, TRANSFER).setting == Setting(
+    0.2, 100
+  )
   assert any("on the split 'select': Classif." in r for r in table.remarks)
 
 
 def test_a_sweep_without_a_split_of_its_own_says_so(tmp_path):
-  graph = build(tmp_path, ["table5"], scale=Paper("data"), sweep=True)
-  (spec,) = TABLES["table5"]
-  remarks = " ".join(graph.table(spec).remarks)
+  experiment = build(tmp_path, ["table5"], scale=PaperScale("data"), sweep=True)
+  (table,) = TABLES["table5"]
+  remarks = " ".join(experiment.results(table).remarks)
   assert "selected on the reported split itself: CIFAR-100, Pascal" in remarks
 
 
 def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
-  graph = build(tmp_path, ["table4"], seeds=(0, 1))
+  experiment = build(tmp_path, ["table4"], seeds=(0, 1))
   for name, result in (
     ("pretrain-teacher-detection", {"validation/detection/AP": 0.5}),
     ("pretrain-detection-imagenet-0", {"validation/detection/AP": 0.4}),
     ("pretrain-detection-imagenet-1", {"validation/detection/AP": 0.3}),
     ("transfer-detection-imagenet-det-1", {"validation/det/AP50": 0.2}),
   ):
-    (stage,) = [s for s in stages(graph, name) if s.name == name]
+    (stage,) = [s for s in stages(experiment, name) if s.name == name]
     finish(stage, result)
-  table = graph.table(TABLES["table4"][0])
+  table = experiment.results(TABLES["table4"][0])
   assert [c.name for c in table.columns[:3]] == [
     "Objects365",
     "Classif.",
@@ -331,16 +339,19 @@ def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
 
 
 def test_agreements_beyond_the_deviations_need_deviations():
-  table = tables.Table(
-    columns=(tables.Column("a", "AP"), tables.Column("b", "AP")),
+  table = result_table.ResultTable(
+    columns=(
+      result_table.ResultColumn("a", "AP"),
+      result_table.ResultColumn("b", "AP"),
+    ),
     rows=(
-      tables.Row("base", ((0.50, 0.52), (0.50, 0.52)), (0.5, 0.5)),
-      tables.Row("three", ((0.60, 0.61), (0.50, 0.50)), (0.6, 0.6)),
-      tables.Row("one", ((0.60,), (0.60,)), (0.4, 0.6)),
+      result_table.ResultRow("base", ((0.50, 0.52), (0.50, 0.52)), (0.5, 0.5)),
+      result_table.ResultRow("three", ((0.60, 0.61), (0.50, 0.50)), (0.6, 0.6)),
+      result_table.ResultRow("one", ((0.60,), (0.60,)), (0.4, 0.6)),
     ),
     baseline="base",
   )
-  (sentence,) = graph_lib.agreements(table)
+  (sentence,) = experiment_lib.agreements(table)
   assert sentence.endswith(
     ": three in 1 of 2 columns, 1 of 1 beyond the seeds' deviations;"
     " one in 1 of 2 columns."
@@ -366,26 +377,26 @@ def fake_stage(directory, *args):
 
 @pytest.fixture
 def fake_stages(monkeypatch):
-  monkeypatch.setattr(graph_lib, "train", fake_stage)
-  monkeypatch.setattr(graph_lib, "label", fake_stage)
-  monkeypatch.setattr(mini, "render", fake_stage)
+  monkeypatch.setattr(experiment_lib, "train", fake_stage)
+  monkeypatch.setattr(experiment_lib, "label", fake_stage)
+  monkeypatch.setattr(scale_mini, "render", fake_stage)
 
 
 def test_a_broken_run_continues_without_repeating(tmp_path, fake_stages):
   (tmp_path / "stages").mkdir()
   (tmp_path / "stages" / "trap").touch()
   with pytest.raises(StageError, match="'pretrain-must-cross-0' failed"):
-    build(tmp_path, ["table5"]).pipeline.run()
+    build(tmp_path, ["table5"]).stages.run()
   before = {p.parent for p in tmp_path.glob("stages/*/stage.json")}
   assert before
-  graph = build(tmp_path, ["table5"])
-  graph.pipeline.run()
+  experiment = build(tmp_path, ["table5"])
+  experiment.stages.run()
   again = {
     path.name
-    for path in graph.pipeline.stages
+    for path in experiment.stages
     if (path / "runs").read_text() != "x"
   }
-  (must_cross,) = stages(graph, "pretrain-must-cross-0")
+  (must_cross,) = stages(experiment, "pretrain-must-cross-0")
   assert again == {must_cross.directory.name}
-  assert before < set(graph.pipeline.stages)
-  assert all(stage.is_done for stage in graph.pipeline.stages.values())
+  assert before < set(experiment.stages)
+  assert all(stage.is_done for stage in experiment.stages.values())

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.importers.datasets import DATASETS
-from must_jax.lab.recipes import Column, Recipe, Setting
-from must_jax.lab.scales import Images, Need
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.paper_tables import Pretraining, Setting, Transfer
+from must_jax.lab.scales import ImageSplits, Prerequisite
+from must_jax.lab.stages import Stages
 
 _JFT_IMAGES = 300_000_000  # paper, Table 1
 _CLASSES = {
@@ -29,7 +29,7 @@ _CLASSES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Setup:
-  """How a recipe is trained.
+  """How a pre-training runs.
 
   Attributes:
     config: name of a file in `configs/`, less its `.py`.
@@ -74,27 +74,31 @@ _STUDENT = _Setup("student")
 _BACKBONE = "resnet152"  # ours: the depth is not published
 _BACKBONES = {"checkpoint-imagenet": "efficientnet_b7"}
 _CHECKPOINTS = {
-  recipe: Need(
+  pretraining: Prerequisite(
     f"checkpoints/{name}",
     (),
     f"must-jax convert {kind} {file} --out checkpoints/{name}",
     kind,
   )
-  for recipe, name, kind, file in (
+  for pretraining, name, kind, file in (
     ("teacher-depth", "midas", "midas_v21_large", "midas_v21_384.pt"),
     (
-      *("checkpoint", "align_b7", "align_efficientnet_b7"),
+      "checkpoint",
+      "align_b7",
+      "align_efficientnet_b7",
       "model.safetensors",
     ),
     (
-      *("checkpoint-imagenet", "imagenet_b7", "timm_efficientnet_b7"),
+      "checkpoint-imagenet",
+      "imagenet_b7",
+      "timm_efficientnet_b7",
       "model.safetensors",
     ),
   )
 }
 
 
-def _column(
+def _make_transfer(
   name: str,
   kind: str,
   images: str,
@@ -103,17 +107,17 @@ def _column(
   lrs: tuple[float, ...],
   steps: tuple[int, ...],
   options: Mapping[str, Any],
-) -> Column:
+) -> Transfer:
   # ours: the paper's grid is not published
   grid = itertools.starmap(Setting, itertools.product(lrs, steps))
   # That of configs/finetune.py comes first.
   sweep = tuple(dict.fromkeys((Setting(0.02, 10_000), *grid)))
-  return Column(name, kind, images, title, metric, sweep, options)
+  return Transfer(name, kind, images, title, metric, sweep, options)
 
 
 _LONG = (5_000, 10_000, 20_000)
-COLUMNS = (
-  _column(
+TRANSFERS = (
+  _make_transfer(
     "cls",
     "classification",
     "cifar100",
@@ -123,7 +127,7 @@ COLUMNS = (
     (5_000, 20_000),
     {},
   ),
-  _column(
+  _make_transfer(
     "det",
     "detection",
     "voc_detection",
@@ -133,7 +137,7 @@ COLUMNS = (
     _LONG,
     {"metric": "voc"},
   ),
-  _column(
+  _make_transfer(
     "seg",
     "segmentation",
     "voc_segmentation",
@@ -143,7 +147,7 @@ COLUMNS = (
     _LONG,
     {},
   ),
-  _column(
+  _make_transfer(
     "depth",
     "depth",
     "nyu_depth",
@@ -153,7 +157,7 @@ COLUMNS = (
     (10_000, 20_000),
     {"unit": "metres", "objective": "berhu", "crop": "eigen"},  # ref BYOL D.6
   ),
-  _column(
+  _make_transfer(
     "ade",
     "segmentation",
     "ade20k",
@@ -163,7 +167,7 @@ COLUMNS = (
     _LONG,
     {},
   ),
-  _column(
+  _make_transfer(
     "normals",
     "normals",
     "diode_normals",
@@ -177,20 +181,20 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Paper:
+class PaperScale:
   """The configs, and datasets that were imported under one directory.
 
   Attributes:
     data: the directory; a dataset is in its `imagenet`, ...
-    columns: the transfers.
+    transfers: the columns of all tables.
   """
 
   data: str
-  columns: tuple[Column, ...] = COLUMNS
+  transfers: tuple[Transfer, ...] = TRANSFERS
 
   name = "paper"
 
-  def images(self, name: str, pipeline: Pipeline) -> Images:
+  def images(self, name: str, stages: Stages) -> ImageSplits:
     """See `Scale`."""
     known = DATASETS[name]
     directory = os.path.join(self.data, name)
@@ -201,49 +205,51 @@ class Paper:
       *(f"the same for --split {split}, of its files" for split in splits[1:]),
       f"files: {known.source}",
     ]
-    return Images(
+    return ImageSplits(
       directory,
       train=splits[0],
       validation=splits[1] if len(splits) > 1 else "",
-      need=Need(directory, splits, "\n".join(how)),
+      prerequisite=Prerequisite(directory, splits, "\n".join(how)),
       classes=_CLASSES.get(name),
       count=_JFT_IMAGES
       if name == "jft"
       else known.splits[splits[0]].num_images,
     )
 
-  def checkpoint(self, recipe: Recipe) -> Need | None:
+  def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:
     """See `Scale`."""
-    return _CHECKPOINTS.get(recipe.name)
+    return _CHECKPOINTS.get(pretraining.name)
 
-  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def pretraining(
+    self, pretraining: Pretraining, config: ConfigDict
+  ) -> ConfigDict:
     """See `Scale`."""
-    setup = _SETUPS.get(recipe.name, _STUDENT)
+    setup = _SETUPS.get(pretraining.name, _STUDENT)
     real = _load(setup.config, setup.arg)
     for key in ("model", "data", "optimizer", "balancing", "train"):
       config[key] = real[key]
     if config.model.backbone == "resnet50":
-      config.model.backbone = _BACKBONES.get(recipe.name, _BACKBONE)
+      config.model.backbone = _BACKBONES.get(pretraining.name, _BACKBONE)
     if real.init_from:
       config.init_from, config.init_parts = real.init_from, real.init_parts
     if setup.jft_epochs:
       examples = setup.jft_epochs * _JFT_IMAGES
       config.train.steps = round(examples / config.data.batch_size)
-    if "depth" in recipe.teachers:
+    if "depth" in pretraining.teachers:
       config.tasks.depth.weight = 1.0  # configs/student.py; paper: swept
     return config
 
-  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def labelling(self, teacher: Pretraining, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
-    name = "label_midas" if recipe.name == "teacher-depth" else "label"
+    name = "label_midas" if teacher.name == "teacher-depth" else "label"
     real = _load(name).label
     for key in ("batch_size", "map_stride"):
       config.label[key] = real[key]
     return config
 
-  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
+  def fine_tuning(self, transfer: Transfer, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
-    real = _load("finetune", f"kind={column.kind}")
+    real = _load("finetune", f"kind={transfer.kind}")
     for key in ("data", "optimizer", "train"):
       config[key] = real[key]
     return config

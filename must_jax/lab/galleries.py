@@ -6,40 +6,47 @@ from typing import Any
 
 import numpy as np
 
-import must_jax
-from must_jax.input import pipeline
-from must_jax.input.source import Source
-from must_jax.lab.graph import Graph
-from must_jax.lab.recipes import Recipe, Spec
+from must_jax import pictures
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import Source
+from must_jax.lab.experiment import Experiment
+from must_jax.lab.paper_tables import Pretraining, Table
 from must_jax.lab.report_page import Gallery
 from must_jax.pseudo_label import inspect
-from must_jax.tasks.task import palette
-from must_jax.train.load import LoadedModel
+from must_jax.train.load import LoadedModel, load
 
 ROWS = 8
 _SIZE = (384, 384)
 
 
-def of_tables(graph: Graph, specs: Iterable[Spec]) -> tuple[Gallery, ...]:
+def of_tables(
+  experiment: Experiment, tables: Iterable[Table]
+) -> tuple[Gallery, ...]:
   """Both figures of the first student, of those the tables are about.
 
   Args:
-    graph: with the stages of the tables, not all of which need be finished.
-    specs: the tables.
+    experiment: with the stages of the tables, not all of which need be
+      finished.
+    tables: the tables.
 
   Returns:
     None of them if no student of several tasks is finished.
   """
-  stages = graph.pipeline.stages
-  for recipe in (spec.highlight for spec in specs):
-    made = graph.network(recipe, graph.seeds[0])
+  stages = experiment.stages
+  for pretraining in (table.highlight for table in tables):
+    made = experiment.network(pretraining, experiment.seeds[0])
     done = all(stages[stage].is_done for stage in made.after)
-    if not (done and made.after and recipe.teachers and len(recipe.tasks) > 1):
+    if not (
+      done
+      and made.after
+      and pretraining.teachers
+      and len(pretraining.tasks) > 1
+    ):
       continue
-    student = must_jax.load(made.path)
-    name = next(n for n in recipe.labels if recipe.teachers_on(n))
-    found = [pseudo_labels(graph, recipe, name, student)]
-    images = graph.images(name)
+    student = load(made.path)
+    name = next(n for n in pretraining.labels if pretraining.teachers_on(n))
+    found = [pseudo_labels(experiment, pretraining, name, student)]
+    images = experiment.images(name)
     if images.validation:
       batch = _read_images(images.directory, images.validation, student)
       found.append(predictions(student, *batch))
@@ -48,21 +55,24 @@ def of_tables(graph: Graph, specs: Iterable[Spec]) -> tuple[Gallery, ...]:
 
 
 def pseudo_labels(
-  graph: Graph, recipe: Recipe, name: str, student: LoadedModel
+  experiment: Experiment,
+  pretraining: Pretraining,
+  name: str,
+  student: LoadedModel,
 ) -> Gallery:
   """The paper's Figure 2: what a student's teachers say.
 
   Args:
-    graph: in which the teachers' labels are finished.
-    recipe: of the student.
+    experiment: in which the teachers' labels are finished.
+    pretraining: of the student.
     name: of an image set that it learns from.
     student: says which colours the classes have.
   """
-  images = pathlib.Path(graph.images(name).directory)
+  images = pathlib.Path(experiment.images(name).directory)
   columns: dict[str, list[np.ndarray]] = {}
-  for task_name, teacher in recipe.teachers_on(name).items():
-    directory = graph.labels(teacher, name, task_name)
-    pairs = list(inspect.draw(directory, images, ROWS, _SIZE))
+  for task_name, teacher in pretraining.teachers_on(name).items():
+    directory = experiment.labels(teacher, name, task_name)
+    pairs = list(inspect.draw_labels(directory, images, ROWS, _SIZE))
     columns["image"] = [image for image, _ in pairs]
     columns[task_name] = [picture for _, picture in pairs]
   return Gallery(
@@ -84,7 +94,7 @@ def _read_images(
   Returns:
     Images uint8 [N, H, W, 3] and their content's sizes int [N, 2].
   """
-  batches = pipeline.eval_batches(
+  batches = eval_batches(
     [Source(directory, split)],
     {},
     batch_size=ROWS,
@@ -110,12 +120,11 @@ def predictions(
   found = student.predictor(map_stride=1)(images)
   rows = []
   for i, image in enumerate(images):
-    large = _enlarge(image)
+    large = pictures.enlarge(image, _SIZE)
     row = [large]
     for name, task in student.tasks.items():
       arrays = {key: value[i] for key, value in found[name].items()}
-      if "boxes" in arrays:
-        arrays["boxes"] = arrays["boxes"] * np.tile(scale, 2)
+      arrays = task.fields[task.measured].scaled(arrays, scale)
       row.append(task.draw(large, arrays))
     extent = size if content is None else content[i]
     height, width = np.round(extent * scale).astype(int)
@@ -142,18 +151,10 @@ def _legends(student: LoadedModel) -> dict[str, dict[str, Any]]:
       legends[f"{other}, {name}"] = legends.pop(other)
       seen[task.classes] = f"{other}, {name}"
       continue
-    colors = palette(task.num_classes)
+    colors = pictures.palette(task.num_classes)
     legends[name] = {
       label: tuple(int(c) for c in color)
       for label, color in zip(task.classes, colors, strict=True)
     }
     seen[task.classes] = name
   return legends
-
-
-def _enlarge(image: np.ndarray) -> np.ndarray:
-  from PIL import Image
-
-  return np.asarray(
-    Image.fromarray(image).resize(_SIZE[::-1], Image.Resampling.BICUBIC)
-  )

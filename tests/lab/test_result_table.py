@@ -2,23 +2,29 @@ import dataclasses
 
 import pytest
 
-from must_jax.lab.tables import Column, Row, Table, percent, signed
+from must_jax.lab.result_table import (
+  ResultColumn,
+  ResultRow,
+  ResultTable,
+  percent,
+  signed,
+)
 
 # Three seeds with a mean and a sample deviation that can be done by hand.
-TABLE = Table(
+TABLE = ResultTable(
   columns=(
-    Column("CIFAR-100", "Classification top-1"),
-    Column("Pascal", "Detection AP50"),
-    Column("DIODE", "Normal"),
+    ResultColumn("CIFAR-100", "Classification top-1"),
+    ResultColumn("Pascal", "Detection AP50"),
+    ResultColumn("DIODE", "Normal"),
   ),
   rows=(
-    Row("SimCLR", ((0.871,), (0.751,), (0.528,))),
-    Row(
+    ResultRow("SimCLR", ((0.871,), (0.751,), (0.528,))),
+    ResultRow(
       "Supervised",
       ((0.850, 0.854, 0.858), (0.79, 0.80, 0.81), None),
       paper=(0.854, 0.793, 0.489),
     ),
-    Row(
+    ResultRow(
       "MuST",
       ((0.852, 0.853, 0.854), (0.85, 0.85, 0.85), (0.52, 0.536)),
       paper=(0.863, 0.851, None),
@@ -71,7 +77,9 @@ def test_markdown():
 
 
 def test_pipes_do_not_break_markdown():
-  table = Table((Column("a|b", "m"),), (Row("x|y", ((0.5,),)),), "x|y")
+  table = ResultTable(
+    (ResultColumn("a|b", "m"),), (ResultRow("x|y", ((0.5,),)),), "x|y"
+  )
   assert "| x\\|y | 50.0 |" in table.to_markdown()
   assert "a\\|b<br>m" in table.to_markdown()
 
@@ -102,7 +110,9 @@ def test_wins():
 
 
 def test_the_only_row_of_a_column_is_not_the_best():
-  table = Table((Column("a", "m"),), (Row("x", ((0.5,),)),), "x")
+  table = ResultTable(
+    (ResultColumn("a", "m"),), (ResultRow("x", ((0.5,),)),), "x"
+  )
   assert not table.cell(table.rows[0], 0).is_best
 
 
@@ -120,19 +130,23 @@ def test_percent():
 @pytest.mark.parametrize(
   ("rows", "baseline", "message"),
   [
-    ((Row("x", ((85.4,),)),), "x", "Divide percentages"),
-    ((Row("x", ((float("nan"),),)),), "x", "fractions"),
-    ((Row("x", ((0.5,),), paper=(79.3,)),), "x", "Divide percentages"),
-    ((Row("x", ((0.5,), None)),), "x", "2 values for 1 columns"),
-    ((Row("x", ((0.5,),), paper=(0.5, 0.5)),), "x", "2 paper for 1 columns"),
-    ((Row("x", ((),)),), "x", "without seeds"),
-    ((Row("x", (None,)), Row("x", (None,))), "x", "repeat"),
-    ((Row("x", (None,)),), "y", "no row 'y'"),
+    ((ResultRow("x", ((85.4,),)),), "x", "Divide percentages"),
+    ((ResultRow("x", ((float("nan"),),)),), "x", "fractions"),
+    ((ResultRow("x", ((0.5,),), paper=(79.3,)),), "x", "Divide percentages"),
+    ((ResultRow("x", ((0.5,), None)),), "x", "2 values for 1 columns"),
+    (
+      (ResultRow("x", ((0.5,),), paper=(0.5, 0.5)),),
+      "x",
+      "2 paper for 1 columns",
+    ),
+    ((ResultRow("x", ((),)),), "x", "without seeds"),
+    ((ResultRow("x", (None,)), ResultRow("x", (None,))), "x", "repeat"),
+    ((ResultRow("x", (None,)),), "y", "no row 'y'"),
   ],
 )
 def test_bad_tables_are_refused(rows, baseline, message):
   with pytest.raises(ValueError, match=message):
-    Table((Column("a", "m"),), rows, baseline)
+    ResultTable((ResultColumn("a", "m"),), rows, baseline)
 
 
 def test_agreement_counts_differences_of_the_published_direction():
@@ -149,11 +163,11 @@ def test_agreement_counts_differences_of_the_published_direction():
     (None, 5.0, None),
   ]
   names = [str(index) for index in range(len(cases))]
-  table = Table(
-    columns=tuple(Column(name, "AP") for name in names),
+  table = ResultTable(
+    columns=tuple(ResultColumn(name, "AP") for name in names),
     rows=(
-      Row("base", ((0.5,),) * len(cases), (0.5,) * len(cases)),
-      Row(
+      ResultRow("base", ((0.5,),) * len(cases), (0.5,) * len(cases)),
+      ResultRow(
         "new",
         tuple(None if a is None else (0.5 + a / 100,) for a, _, _ in cases),
         tuple(None if b is None else 0.5 + b / 100 for _, b, _ in cases),
@@ -172,11 +186,15 @@ def test_agreement_counts_differences_of_the_published_direction():
 def test_clear_agreement_leaves_out_what_the_seeds_explain():
   # differences of 4 with deviations of 1.4, of 1 with 1.4, of -4 with 0
   new = ((0.53, 0.55), (0.50, 0.52), (0.46, 0.46))
-  table = Table(
-    columns=(Column("a", "AP"), Column("b", "AP"), Column("c", "AP")),
+  table = ResultTable(
+    columns=(
+      ResultColumn("a", "AP"),
+      ResultColumn("b", "AP"),
+      ResultColumn("c", "AP"),
+    ),
     rows=(
-      Row("base", ((0.5, 0.5),) * 3, (0.5, 0.5, 0.5)),
-      Row("new", new, (0.6, 0.6, 0.6)),
+      ResultRow("base", ((0.5, 0.5),) * 3, (0.5, 0.5, 0.5)),
+      ResultRow("new", new, (0.6, 0.6, 0.6)),
     ),
     baseline="base",
   )
@@ -185,21 +203,25 @@ def test_clear_agreement_leaves_out_what_the_seeds_explain():
 
 
 def test_text_counts_no_wins_of_a_row_that_was_not_run():
-  table = Table(
-    columns=(Column("a", "AP"),),
-    rows=(Row("base", ((0.5,),)), Row("new", (None,))),
+  table = ResultTable(
+    columns=(ResultColumn("a", "AP"),),
+    rows=(ResultRow("base", ((0.5,),)), ResultRow("new", (None,))),
     baseline="base",
   )
   assert "new beats" not in table.to_text()
 
 
 def test_gain_is_relative_to_the_reference():
-  table = Table(
-    columns=(Column("a", "AP"), Column("b", "AP"), Column("c", "AP")),
+  table = ResultTable(
+    columns=(
+      ResultColumn("a", "AP"),
+      ResultColumn("b", "AP"),
+      ResultColumn("c", "AP"),
+    ),
     rows=(
-      Row("base", ((0.5,), (0.5,), (0.5,))),
-      Row("reference", ((0.4, 0.4), (0.0,), None)),
-      Row("new", ((0.4, 0.6), (0.5,), (0.5,))),
+      ResultRow("base", ((0.5,), (0.5,), (0.5,))),
+      ResultRow("reference", ((0.4, 0.4), (0.0,), None)),
+      ResultRow("new", ((0.4, 0.6), (0.5,), (0.5,))),
     ),
     baseline="base",
     reference="reference",

@@ -4,19 +4,21 @@ import json
 
 import pytest
 
-from must_jax.lab import prices, tables_command
-from must_jax.lab.graph import Graph
-from must_jax.lab.paper import Paper
-from must_jax.lab.recipes import TABLES
-from must_jax.lab.stages import Pipeline
+from must_jax.lab import stage_costs, tables_command
+from must_jax.lab.experiment import Experiment
+from must_jax.lab.paper_tables import TABLES
+from must_jax.lab.scale_paper import PaperScale
+from must_jax.lab.stages import Stages
 from must_jax.preflight.chips import CHIPS
 
 
-def make_graph(tmp_path, table, seeds=(0,)):
-  graph = Graph(Pipeline(tmp_path, 1), Paper(str(tmp_path / "data")), seeds)
-  for spec in TABLES[table]:
-    graph.add(spec)
-  return graph
+def make_experiment(tmp_path, name, seeds=(0,)):
+  experiment = Experiment(
+    Stages(tmp_path, 1), PaperScale(str(tmp_path / "data")), seeds
+  )
+  for table in TABLES[name]:
+    experiment.add(table)
+  return experiment
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def traced(monkeypatch):
     return 1e12 * sum(map(len, json.loads(network)["tasks"]))
 
   for name in ("_training_flops", "_labelling_flops"):
-    monkeypatch.setattr(prices, name, functools.cache(flops))
+    monkeypatch.setattr(stage_costs, name, functools.cache(flops))
   return networks
 
 
@@ -43,15 +45,15 @@ def test_the_command_knows_all_chips():
 
 @pytest.mark.usefixtures("traced")
 def test_prices_are_operations_over_what_is_hoped_for(tmp_path):
-  graph = make_graph(tmp_path, "table5")
+  experiment = make_experiment(tmp_path, "table5")
   found = {
-    graph.pipeline.stages[path].name: hours
-    for path, hours in prices.chip_hours(graph, CHIPS["v5e"])
+    experiment.stages[path].name: hours
+    for path, hours in stage_costs.chip_hours(experiment, CHIPS["v5e"])
   }
   config = json.loads(
     next(
       stage.args[0]
-      for stage in graph.pipeline.stages.values()
+      for stage in experiment.stages.values()
       if stage.name == "pretrain-multitask-0"
     )
   )
@@ -66,11 +68,15 @@ def test_prices_are_operations_over_what_is_hoped_for(tmp_path):
   assert found["label-imagenet-teacher-detection"] == pytest.approx(
     (hours / 0.35, hours / 0.17)
   )
-  assert len(found) == len(graph.pipeline.stages)
+  assert len(found) == len(experiment.stages)
 
 
 def test_a_network_is_traced_once(tmp_path, traced):
-  list(prices.chip_hours(make_graph(tmp_path, "table2", (0, 1)), CHIPS["v4"]))
+  list(
+    stage_costs.chip_hours(
+      make_experiment(tmp_path, "table2", (0, 1)), CHIPS["v4"]
+    )
+  )
   assert len(set(traced)) == len(traced)
   # SimCLR, ImageNet, MuST and the two other teachers in training; three
   # teachers that label; six transfers.
@@ -79,22 +85,22 @@ def test_a_network_is_traced_once(tmp_path, traced):
 
 @pytest.mark.usefixtures("traced")
 def test_what_is_not_counted_has_no_price(tmp_path):
-  graph = make_graph(tmp_path, "table5")
-  for stage in graph.counts:
-    graph.counts[stage] = None
+  experiment = make_experiment(tmp_path, "table5")
+  for stage in experiment.counts:
+    experiment.counts[stage] = None
   unknown = {
     path
-    for path, hours in prices.chip_hours(graph, CHIPS["v5e"])
+    for path, hours in stage_costs.chip_hours(experiment, CHIPS["v5e"])
     if hours is None
   }
-  assert unknown == set(graph.counts)
+  assert unknown == set(experiment.counts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_all_networks_of_the_paper_trace(tmp_path, table):
   """With their numbers of classes, at their sizes."""
-  for path, hours in prices.chip_hours(
-    make_graph(tmp_path, table), CHIPS["v5e"]
+  for path, hours in stage_costs.chip_hours(
+    make_experiment(tmp_path, table), CHIPS["v5e"]
   ):
     assert hours is None or hours[0] > 0, path

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from must_jax.lab.mini import Mini, column
-from must_jax.lab.recipes import Column, Recipe
-from must_jax.lab.scales import Images, Need
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.paper_tables import Pretraining, Transfer
+from must_jax.lab.scale_mini import MiniScale, make_transfer
+from must_jax.lab.scales import ImageSplits, Prerequisite
+from must_jax.lab.stages import Stages
 
 
 class _Set(NamedTuple):
-  """An image set that is to be imported, see `Images`."""
+  """An image set that is to be imported, see `ImageSplits`."""
 
   name: str
   train: str
@@ -35,27 +35,43 @@ _SETS = {
 }
 
 
-COLUMNS = (
-  column("raccoons", "detection", "raccoons", "Raccoons", "AP50", 3e-3, 400),
-  column("cells", "detection", "cells", "Blood cells", "AP50", 3e-3, 400),
-  column(
-    *("fashion", "segmentation", "fashion", "Fashion segm.", "mIoU"),
-    lr=1e-2,
-    steps=600,
+TRANSFERS = (
+  make_transfer(
+    "raccoons", "detection", "raccoons", "Raccoons", "AP50", 3e-3, 400
   ),
-  column(
-    *("office", "depth", "office", "Office depth", "delta1"),
-    lr=3e-3,
-    steps=200,
+  make_transfer(
+    "cells", "detection", "cells", "Blood cells", "AP50", 3e-3, 400
+  ),
+  make_transfer(
+    "fashion",
+    "segmentation",
+    "fashion",
+    "Fashion segm.",
+    "mIoU",
+    1e-2,
+    600,
+  ),
+  make_transfer(
+    "office",
+    "depth",
+    "office",
+    "Office depth",
+    "delta1",
+    3e-3,
+    200,
     options={"unit": "metres", "objective": "berhu"},
   ),
-  column(
-    *("normals", "normals", "normals", "Office normals", "within_11.25"),
-    lr=3e-3,
-    steps=200,
+  make_transfer(
+    "normals",
+    "normals",
+    "normals",
+    "Office normals",
+    "within_11.25",
+    3e-3,
+    200,
   ),
 )
-_LIKE_MINI = Mini(
+_LIKE_MINI = MiniScale(
   counts={},
   steps={"teacher-segmentation": 1000, "teacher-depth": 300},
   student_steps=1000,
@@ -63,48 +79,50 @@ _LIKE_MINI = Mini(
 
 
 @dataclasses.dataclass(frozen=True)
-class Photos:
+class PhotosScale:
   """Image sets that docs/your-own-data.md imports.
 
   Attributes:
     data: their directory.
-    columns: the transfers.
+    transfers: the columns of all tables.
     sweep: whether settings are chosen, on splits of their own.
   """
 
   data: str
-  columns: tuple[Column, ...] = COLUMNS
+  transfers: tuple[Transfer, ...] = TRANSFERS
   sweep: bool = False
 
   name = "photos"
 
-  def images(self, name: str, pipeline: Pipeline) -> Images:
+  def images(self, name: str, stages: Stages) -> ImageSplits:
     """See `Scale`."""
     known = _SETS[name]
     directory = os.path.join(self.data, known.name)
     select = known.select if self.sweep else ""
     splits = tuple(filter(None, (known.train, known.validation, select)))
     how = "docs/your-own-data.md, step 1, has the command"
-    return Images(
+    return ImageSplits(
       directory,
       known.train,
       known.validation,
       select,
-      need=Need(directory, splits, how),
+      prerequisite=Prerequisite(directory, splits, how),
     )
 
-  def checkpoint(self, recipe: Recipe) -> Need | None:
+  def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:
     """See `Scale`; everything is trained here."""
     return None
 
-  def pretraining(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def pretraining(
+    self, pretraining: Pretraining, config: ConfigDict
+  ) -> ConfigDict:
     """See `Scale`."""
-    return _LIKE_MINI.pretraining(recipe, config)
+    return _LIKE_MINI.pretraining(pretraining, config)
 
-  def labelling(self, recipe: Recipe, config: ConfigDict) -> ConfigDict:
+  def labelling(self, teacher: Pretraining, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
-    return _LIKE_MINI.labelling(recipe, config)
+    return _LIKE_MINI.labelling(teacher, config)
 
-  def transfer(self, column: Column, config: ConfigDict) -> ConfigDict:
+  def fine_tuning(self, transfer: Transfer, config: ConfigDict) -> ConfigDict:
     """See `Scale`."""
-    return _LIKE_MINI.transfer(column, config)
+    return _LIKE_MINI.fine_tuning(transfer, config)

@@ -1,4 +1,4 @@
-"""From recipes and columns to stages, and from their results to tables."""
+"""From the rows and transfers of tables to stages, and back to results."""
 
 import dataclasses
 import functools
@@ -11,46 +11,55 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.lab import tables
-from must_jax.lab.recipes import (
+from must_jax.lab.paper_tables import (
   KINDS,
   NO_LABELS,
   SUPERVISED,
-  Column,
-  Recipe,
+  Pretraining,
   Setting,
-  Spec,
+  Table,
+  Transfer,
 )
-from must_jax.lab.scales import Images, Need, Scale
-from must_jax.lab.stages import Pipeline
+from must_jax.lab.result_table import ResultColumn, ResultRow, ResultTable
+from must_jax.lab.scales import ImageSplits, Prerequisite, Scale
+from must_jax.lab.stages import Stages
+from must_jax.lab.train_and_label import label, train
 
 _HAVE_CLASSES = ("classification", "detection", "segmentation")
 # What a fine-tuning takes over from the network that it starts from.
 _ARCHITECTURE = (
-  *("backbone", "width", "channels", "min_level", "max_level"),
-  *("image_mean", "image_std", "fpn_norm", "fpn_top", "norm_epsilon"),
+  "backbone",
+  "width",
+  "channels",
+  "min_level",
+  "max_level",
+  "image_mean",
+  "image_std",
+  "fpn_norm",
+  "fpn_top",
+  "norm_epsilon",
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class PretrainedNetwork:
   """What a stage can start from.
 
   Attributes:
     path: of the checkpoint; empty for a network that is not trained.
     model: its `config.model`, None for a network that is not trained.
     after: the stage that makes it, if one does.
-    needs: what must be there, if no stage makes it.
+    prerequisites: what must be there, if no stage makes it.
   """
 
   path: str = ""
   model: ConfigDict | None = None
   after: tuple[pathlib.Path, ...] = ()
-  needs: tuple[Need, ...] = ()
+  prerequisites: tuple[Prerequisite, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class CellRuns:
+class TransferRuns:
   """A transfer with one setting.
 
   Attributes:
@@ -73,14 +82,14 @@ class CellRuns:
     return sum(self.selection) / len(self.selection)
 
 
-class Graph:
+class Experiment:
   """The stages of tables. Those that tables share are there once.
 
   Attributes:
     scale: what stands for the image sets, and how long all trains.
     seeds: of pre-training and fine-tuning.
-    pipeline: gets the stages.
-    needs: by stage, what it reads that no stage makes.
+    stages: of all tables.
+    prerequisites: by stage, what it reads that no stage makes.
     classes: by stage, the number of classes of its tasks, where the scale
       knows them.
     counts: by stage that labels, the number of images, likewise.
@@ -88,77 +97,81 @@ class Graph:
 
   def __init__(
     self,
-    pipeline: Pipeline,
+    stages: Stages,
     scale: Scale,
     seeds: tuple[int, ...],
     sweep: bool = False,
   ):
-    """Makes a graph without stages.
+    """Makes an experiment without tables.
 
     Args:
-      pipeline: gets the stages.
+      stages: gets those of the tables.
       scale: what stands for the image sets, and how long all trains.
       seeds: of pre-training and fine-tuning.
       sweep: whether transfers try all their settings, or the first.
     """
-    self.pipeline, self.scale, self.seeds = pipeline, scale, seeds
+    self.stages, self.scale, self.seeds = stages, scale, seeds
     self._sweep = sweep
-    self.needs: dict[pathlib.Path, tuple[Need, ...]] = {}
+    self.prerequisites: dict[pathlib.Path, tuple[Prerequisite, ...]] = {}
     self.classes: dict[pathlib.Path, Mapping[str, int]] = {}
     self.counts: dict[pathlib.Path, int | None] = {}
-    # Recipes share networks: each is worked out once.
-    self._networks: dict[tuple[str, int], Network] = {}
+    # Rows share networks: each is worked out once.
+    self._networks: dict[tuple[str, int], PretrainedNetwork] = {}
     self._transfers: dict[tuple[str, str, Setting, int], pathlib.Path] = {}
     self._blocked: dict[pathlib.Path, bool] = {}
     # Looking may be slow, and many stages read the same.
-    self._met = functools.cache(lambda need: need.is_met)
+    self._met = functools.cache(lambda prerequisite: prerequisite.is_met)
 
-  def add(self, spec: Spec) -> None:
+  def add(self, table: Table) -> None:
     """Adds all stages of a table."""
-    for row in spec.at(self.scale.name):
+    for row in table.at(self.scale.name):
       for seed in self.seeds:
-        self.network(row.recipe, seed)
-        for column in self.scale.columns:
-          for setting in self.settings(column):
-            self.transfer(row.recipe, column, setting, seed)
+        self.network(row.pretraining, seed)
+        for transfer in self.scale.transfers:
+          for setting in self.settings(transfer):
+            self.fine_tune(row.pretraining, transfer, setting, seed)
 
-  def settings(self, column: Column) -> tuple[Setting, ...]:
+  def settings(self, transfer: Transfer) -> tuple[Setting, ...]:
     """What a transfer tries."""
-    return column.sweep if self._sweep else column.sweep[:1]
+    return transfer.sweep if self._sweep else transfer.sweep[:1]
 
-  def images(self, name: str) -> Images:
+  def images(self, name: str) -> ImageSplits:
     """What stands for an image set."""
-    return self.scale.images(name, self.pipeline)
+    return self.scale.images(name, self.stages)
 
-  def network(self, recipe: Recipe, seed: int) -> Network:
+  def network(self, pretraining: Pretraining, seed: int) -> PretrainedNetwork:
     """A pre-trained network; adds the stages that make it."""
-    key = recipe.name, 0 if recipe.once else seed
+    key = pretraining.name, 0 if pretraining.once else seed
     if key not in self._networks:
-      self._networks[key] = self._pretrain(recipe, seed)
+      self._networks[key] = self._pretrain(pretraining, seed)
     return self._networks[key]
 
-  def _pretrain(self, recipe: Recipe, seed: int) -> Network:
-    if need := self.scale.checkpoint(recipe):
-      model = self.scale.pretraining(recipe, base_config()).model
-      return Network(need.path, model, needs=(need,))
-    if not recipe.labels:
-      return Network()
+  def _pretrain(self, pretraining: Pretraining, seed: int) -> PretrainedNetwork:
+    if prerequisite := self.scale.checkpoint(pretraining):
+      model = self.scale.pretraining(pretraining, base_config()).model
+      return PretrainedNetwork(
+        prerequisite.path, model, prerequisites=(prerequisite,)
+      )
+    if not pretraining.labels:
+      return PretrainedNetwork()
     config = base_config()
     # Teachers have the base seed, so that all students see the same labels.
-    config.seed = 0 if recipe.once else 100 + seed
-    config.sampling = recipe.sampling
-    sets = {name: self.images(name) for name in recipe.labels}
+    config.seed = 0 if pretraining.once else 100 + seed
+    config.sampling = pretraining.sampling
+    sets = {name: self.images(name) for name in pretraining.labels}
     after = [stage for images in sets.values() for stage in images.after]
-    needs = [need for images in sets.values() for need in images.needs]
+    prerequisites = [
+      p for images in sets.values() for p in images.prerequisites
+    ]
     for name, images in sets.items():
       config.datasets[name] = dataset(images.directory, images.train)
     config.train_on = tuple(sets)
-    labels, made = self._sources(recipe)
+    labels, made = self._sources(pretraining)
     after += made
-    if recipe.measured_on:
-      measured = self.images(recipe.measured_on)
+    if pretraining.measured_on:
+      measured = self.images(pretraining.measured_on)
       after += measured.after
-      needs += measured.needs
+      prerequisites += measured.prerequisites
       config.datasets.validation = dataset(
         measured.directory, measured.validation
       )
@@ -168,34 +181,34 @@ class Graph:
     for task_name, sources in labels.items():
       kind = KINDS.get(task_name, task_name)
       config.tasks[task_name] = task(kind, labels=sources)
-    start = Network()
-    if recipe.start:
-      start = self.network(recipe.start, seed)
+    start = PretrainedNetwork()
+    if pretraining.start:
+      start = self.network(pretraining.start, seed)
       config.init_from = start.path
       config.init_parts = ("backbone", "fpn")
-    config = self.scale.pretraining(recipe, config)
-    if recipe.balancing:
-      config.balancing.method = recipe.balancing
-    suffix = "" if recipe.once else f"-{seed}"
+    config = self.scale.pretraining(pretraining, config)
+    if pretraining.balancing:
+      config.balancing.method = pretraining.balancing
+    suffix = "" if pretraining.once else f"-{seed}"
     stage = self._add(
-      f"pretrain-{recipe.name}{suffix}",
+      f"pretrain-{pretraining.name}{suffix}",
       train,
       config,
       after=(*after, *start.after),
-      needs=(*needs, *start.needs),
-      classes=self._classes(recipe),
+      prerequisites=(*prerequisites, *start.prerequisites),
+      classes=self._classes(pretraining),
     )
-    return Network(str(stage), config.model, (stage,))
+    return PretrainedNetwork(str(stage), config.model, (stage,))
 
   def _sources(
-    self, recipe: Recipe
+    self, pretraining: Pretraining
   ) -> tuple[dict[str, dict[str, str]], list[pathlib.Path]]:
     """As `config.tasks.NAME.labels` by task, and the stages that make them."""
-    sources: dict[str, dict[str, str]] = {t: {} for t in recipe.tasks}
+    sources: dict[str, dict[str, str]] = {t: {} for t in pretraining.tasks}
     stages = []
-    for name, own in recipe.labels.items():
-      for task_name, source in own.items():
-        if isinstance(source, Recipe):
+    for name, by_task in pretraining.labels.items():
+      for task_name, source in by_task.items():
+        if isinstance(source, Pretraining):
           stages.append(self.labels(source, name, task_name))
           sources[task_name][name] = str(stages[-1])
         elif source != NO_LABELS:
@@ -203,7 +216,7 @@ class Graph:
     return sources, stages
 
   def labels(
-    self, teacher: Recipe, name: str, task_name: str = ""
+    self, teacher: Pretraining, name: str, task_name: str = ""
   ) -> pathlib.Path:
     """The stage in which a teacher labels the image set of that name.
 
@@ -228,40 +241,55 @@ class Graph:
       self.scale.labelling(teacher, config),
       images.truth,
       after=(*network.after, *images.after),
-      needs=(*network.needs, *images.needs),
+      prerequisites=(*network.prerequisites, *images.prerequisites),
     )
     self.counts[stage] = images.count
     return stage
 
-  def transfer(
-    self, recipe: Recipe, column: Column, setting: Setting, seed: int
+  def fine_tune(
+    self,
+    pretraining: Pretraining,
+    transfer: Transfer,
+    setting: Setting,
+    seed: int,
   ) -> pathlib.Path:
     """The stage that fine-tunes a network."""
-    key = recipe.name, column.name, setting, seed
+    key = pretraining.name, transfer.name, setting, seed
     if key not in self._transfers:
-      self._transfers[key] = self._fine_tune(recipe, column, setting, seed)
+      self._transfers[key] = self._fine_tune(
+        pretraining, transfer, setting, seed
+      )
     return self._transfers[key]
 
   def _fine_tune(
-    self, recipe: Recipe, column: Column, setting: Setting, seed: int
+    self,
+    pretraining: Pretraining,
+    transfer: Transfer,
+    setting: Setting,
+    seed: int,
   ) -> pathlib.Path:
-    network = self.network(recipe, seed)
-    images = self.images(column.images)
+    network = self.network(pretraining, seed)
+    images = self.images(transfer.images)
     config = base_config()
     config.seed = 200 + seed
     config.init_from = network.path
     config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
-    splits = {"train": images.train, "validation": images.validation}
+    splits = {
+      "train": dataset(images.directory, images.train),
+      "validation": dataset(images.directory, images.validation),
+    }
     if self._sweep and images.select:
-      splits["select"] = images.select
-    for name, split in splits.items():
-      config.datasets[name] = dataset(images.directory, split)
+      directory = images.select_directory or images.directory
+      splits["select"] = dataset(directory, images.select)
+    config.datasets.update(splits)
     config.train_on = ("train",)
     config.evaluate_on = tuple(name for name in splits if name != "train")
-    config.tasks[column.name] = task(
-      column.kind, labels=dict.fromkeys(splits, SUPERVISED), **column.options
+    config.tasks[transfer.name] = task(
+      transfer.kind,
+      labels=dict.fromkeys(splits, SUPERVISED),
+      **transfer.options,
     )
-    config = self.scale.transfer(column, config)
+    config = self.scale.fine_tuning(transfer, config)
     config.optimizer.lr = setting.lr
     config.train.steps = setting.steps
     if network.model is not None:
@@ -270,17 +298,21 @@ class Graph:
     if self._sweep:
       suffix = f"-lr{setting.lr:g}-steps{setting.steps}"
     return self._add(
-      f"transfer-{recipe.name}-{column.name}-{seed}{suffix}",
+      f"transfer-{pretraining.name}-{transfer.name}-{seed}{suffix}",
       train,
       config,
       after=(*images.after, *network.after),
-      needs=(*network.needs, *images.needs),
-      classes={column.name: images.classes} if images.classes else {},
+      prerequisites=(*network.prerequisites, *images.prerequisites),
+      classes={transfer.name: images.classes} if images.classes else {},
     )
 
   def state(self, directory: pathlib.Path) -> str:
-    """Whether a stage is "done", "to do", or "blocked" by an unmet need."""
-    stage = self.pipeline.stages[directory]
+    """Whether a stage is "done", "to do" or "blocked".
+
+    Blocked are those that need, or that wait for one that needs, what is not
+    there and no stage makes.
+    """
+    stage = self.stages[directory]
     if stage.is_done:
       return "done"
     if directory not in self._blocked:
@@ -289,75 +321,81 @@ class Graph:
       )
     return "blocked" if self._blocked[directory] else "to do"
 
-  def unmet(self, directory: pathlib.Path) -> tuple[Need, ...]:
+  def unmet(self, directory: pathlib.Path) -> tuple[Prerequisite, ...]:
     """What a stage itself reads that is not there."""
-    return tuple(n for n in self.needs.get(directory, ()) if not self._met(n))
+    return tuple(
+      p for p in self.prerequisites.get(directory, ()) if not self._met(p)
+    )
 
-  def table(self, spec: Spec) -> tables.Table:
+  def results(self, table: Table) -> ResultTable:
     """The results of a table; what is not there is not run."""
-    own = spec.own
-    columns = [tables.Column(c.title, c.metric) for c in self.scale.columns]
-    if own:
-      columns.insert(0, tables.Column(own.title, own.metric))
+    before = table.before_transfer
+    columns = [ResultColumn(t.title, t.metric) for t in self.scale.transfers]
+    if before:
+      columns.insert(0, ResultColumn(before.title, before.metric))
     rows = []
-    for row in spec.at(self.scale.name):
-      cells = [self.cell(row.recipe, column) for column in self.scale.columns]
-      values = [cell.values for cell in cells]
+    for row in table.at(self.scale.name):
+      values = [
+        self.runs(row.pretraining, transfer).values
+        for transfer in self.scale.transfers
+      ]
       paper = list(row.paper)
-      if own:
-        values.insert(0, self._own(spec, row.recipe))
-        paper.insert(0, row.own)
+      if before:
+        stages = self.pretraining_stages(row.pretraining)
+        values.insert(0, self._values(stages, before.key))
+        paper.insert(0, row.paper_before)
       rows.append(
-        tables.Row(row.title, tuple(values), tuple(map(_fraction, paper)))
+        ResultRow(row.title, tuple(values), tuple(map(_fraction, paper)))
       )
-    titles = {row.recipe.name: row.title for row in spec.rows}
-    table = tables.Table(
+    titles = {row.pretraining.name: row.title for row in table.rows}
+    results = ResultTable(
       tuple(columns),
       tuple(rows),
-      baseline=titles[spec.baseline.name],
-      highlight=titles[spec.highlight.name],
-      reference=rows[0].name if spec.relative else None,
-      remarks=(*spec.remarks, *self._selection()),
+      baseline=titles[table.baseline.name],
+      highlight=titles[table.highlight.name],
+      reference=rows[0].name if table.relative else None,
+      remarks=(*table.remarks, *self._selection()),
     )
-    remarks = (*table.remarks, *agreements(table))
-    return dataclasses.replace(table, remarks=remarks)
+    remarks = (*results.remarks, *agreements(results))
+    return dataclasses.replace(results, remarks=remarks)
 
-  def cell(self, recipe: Recipe, column: Column) -> CellRuns:
-    """The runs of a cell: with the setting that the sweep selects."""
-    images = self.images(column.images)
+  def runs(self, pretraining: Pretraining, transfer: Transfer) -> TransferRuns:
+    """The runs of a table's cell: with the setting that the sweep selects."""
+    images = self.images(transfer.images)
     split = "select" if self._sweep and images.select else "validation"
-    best: CellRuns | None = None
-    for setting in self.settings(column):
+    best: TransferRuns | None = None
+    for setting in self.settings(transfer):
       stages = tuple(
-        self.transfer(recipe, column, setting, seed) for seed in self.seeds
+        self.fine_tune(pretraining, transfer, setting, seed)
+        for seed in self.seeds
       )
-      runs = CellRuns(
+      runs = TransferRuns(
         setting,
         stages,
-        self._values(stages, f"validation/{column.key}"),
-        self._values(stages, f"{split}/{column.key}"),
+        self._values(stages, f"validation/{transfer.key}"),
+        self._values(stages, f"{split}/{transfer.key}"),
       )
       if best is None or runs.score > best.score:
         best = runs
     assert best is not None  # a sweep has a setting
     return best
 
-  def own_stages(self, recipe: Recipe) -> tuple[pathlib.Path, ...]:
-    """The stages whose networks an own column measures, one a seed."""
-    seeds = self.seeds[:1] if recipe.once else self.seeds
-    return tuple(s for seed in seeds for s in self.network(recipe, seed).after)
-
-  def _own(self, spec: Spec, recipe: Recipe) -> tuple[float, ...] | None:
-    assert spec.own
-    return self._values(self.own_stages(recipe), spec.own.key)
+  def pretraining_stages(
+    self, pretraining: Pretraining
+  ) -> tuple[pathlib.Path, ...]:
+    """The stages that make a network, one a seed."""
+    seeds = self.seeds[:1] if pretraining.once else self.seeds
+    return tuple(
+      stage for seed in seeds for stage in self.network(pretraining, seed).after
+    )
 
   def _values(
     self, stages: Iterable[pathlib.Path], key: str
   ) -> tuple[float, ...] | None:
     values = tuple(
-      self.pipeline.stages[stage].result[key]
+      self.stages[stage].result[key]
       for stage in stages
-      if self.pipeline.stages[stage].is_done
+      if self.stages[stage].is_done
     )
     return values or None
 
@@ -366,23 +404,23 @@ class Graph:
     if not self._sweep:
       return ("One setting of each transfer; nothing was selected.",)
     on: dict[str, list[str]] = {}
-    for column in self.scale.columns:
-      split = self.images(column.images).select
+    for transfer in self.scale.transfers:
+      split = self.images(transfer.images).select
       where = f"the split {split!r}" if split else "the reported split itself"
-      on.setdefault(where, []).append(column.title)
+      on.setdefault(where, []).append(transfer.title)
     return tuple(
       f"Learning rate and steps were selected on {where}: {', '.join(titles)}."
       for where, titles in on.items()
     )
 
-  def _classes(self, recipe: Recipe) -> dict[str, int]:
+  def _classes(self, pretraining: Pretraining) -> dict[str, int]:
     """Number of classes by task, which the labels' first source has."""
     counts: dict[str, int] = {}
-    for name, own in recipe.labels.items():
-      for task_name, source in own.items():
+    for name, by_task in pretraining.labels.items():
+      for task_name, source in by_task.items():
         if KINDS.get(task_name, task_name) not in _HAVE_CLASSES:
           continue
-        if isinstance(source, Recipe):
+        if isinstance(source, Pretraining):
           counts |= self._classes(source)
         elif found := self.images(name).classes:
           counts[task_name] = found
@@ -395,29 +433,29 @@ class Graph:
     config: ConfigDict,
     *args: Any,
     after: Iterable[pathlib.Path],
-    needs: Iterable[Need],
+    prerequisites: Iterable[Prerequisite],
     classes: Mapping[str, int] = MappingProxyType({}),
   ) -> pathlib.Path:
     try:
       config_lib.validate(config)
     except ValueError as error:
       raise ValueError(f"Stage {name}: {error}") from None
-    stage = self.pipeline.add(
+    stage = self.stages.add(
       name,
       function,
       config_lib.to_json(config),
       *args,
       after=tuple(dict.fromkeys(after)),
     )
-    self.needs[stage] = tuple(dict.fromkeys(needs))
+    self.prerequisites[stage] = tuple(dict.fromkeys(prerequisites))
     self.classes[stage] = classes
     return stage
 
 
-def agreements(table: tables.Table) -> tuple[str, ...]:
+def agreements(table: ResultTable) -> tuple[str, ...]:
   """Says in a sentence how often differences point the published way."""
 
-  def has_deviations(row: tables.Row) -> bool:
+  def has_deviations(row: ResultRow) -> bool:
     return any(len(seeds) > 1 for seeds in row.values if seeds)
 
   base_has_deviations = has_deviations(table.row(table.baseline))
@@ -437,26 +475,6 @@ def agreements(table: tables.Table) -> tuple[str, ...]:
     f"The difference from {table.baseline} has the published direction:"
     f" {'; '.join(parts)}.",
   )
-
-
-def train(directory: pathlib.Path, config: str) -> dict[str, float]:
-  """Stage: trains; returns the final evaluation."""
-  from must_jax.main import run_stage
-
-  return run_stage(config_lib.from_json(config), str(directory))
-
-
-def label(
-  directory: pathlib.Path, config: str, truth: str = ""
-) -> dict[str, Any]:
-  """Stage: labels images; returns the labels' quality where truth is known."""
-  from must_jax.main import run_stage
-  from must_jax.pseudo_label import inspect
-
-  run_stage(config_lib.from_json(config), str(directory))
-  if not truth:
-    return {}
-  return inspect.record_quality(directory, pathlib.Path(truth))
 
 
 def _fraction(percent: float | None) -> float | None:

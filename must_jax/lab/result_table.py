@@ -1,7 +1,7 @@
 """Tables of results: methods in rows, downstream datasets in columns.
 
-One `Table` holds the raw numbers, all seeds of them. `Table.cell` says what
-is to be shown of one cell; the terminal, Markdown and the HTML report
+A `ResultTable` holds the raw numbers, all seeds of them. Its `cell` says what
+is to be shown of one cell; the terminal, Markdown and the HTML page
 (`must_jax.lab.report_page`) only lay it out.
 """
 
@@ -15,7 +15,7 @@ NOT_RUN = "not run"
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
+class ResultColumn:
   """One downstream dataset: its name and the metric, "Detection AP50"."""
 
   name: str
@@ -23,7 +23,7 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ResultRow:
   """One method.
 
   Attributes:
@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class ResultCell:
   """What is shown of one cell; numbers in percent.
 
   Attributes:
@@ -66,7 +66,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ResultTable:
   """Results of methods on datasets; larger values are better.
 
   Attributes:
@@ -82,8 +82,8 @@ class Table:
       cell has no values, or a value is outside 0..1.
   """
 
-  columns: tuple[Column, ...]
-  rows: tuple[Row, ...]
+  columns: tuple[ResultColumn, ...]
+  rows: tuple[ResultRow, ...]
   baseline: str
   highlight: str | None = None
   reference: str | None = None
@@ -119,11 +119,11 @@ class Table:
             " Divide percentages by 100."
           )
 
-  def row(self, name: str) -> Row:
+  def row(self, name: str) -> ResultRow:
     """The row of that name."""
     return next(row for row in self.rows if row.name == name)
 
-  def cell(self, row: Row, column: int) -> Cell:
+  def cell(self, row: ResultRow, column: int) -> ResultCell:
     """What to show of `row` in the column of that index."""
     base = self.row(self.baseline)
     mean, base_mean = _mean(row, column), _mean(base, column)
@@ -144,7 +144,7 @@ class Table:
     shown = [
       round(m, 1) for r in self.rows if (m := _mean(r, column)) is not None
     ]
-    return Cell(
+    return ResultCell(
       mean=mean,
       deviation=deviation,
       delta=delta,
@@ -168,6 +168,19 @@ class Table:
     mean = _mean(self.row(name), column)
     base = _mean(self.row(self.reference), column)
     return 100 * (mean / base - 1) if mean is not None and base else None
+
+  def mean_delta(self, name: str) -> float:
+    """The mean of a row's differences from the baseline, where both were run.
+
+    Raises:
+      ValueError: there is no such column.
+    """
+    row = self.row(name)
+    cells = [self.cell(row, column) for column in range(len(self.columns))]
+    deltas = [cell.delta for cell in cells if cell.delta is not None]
+    if not deltas:
+      raise ValueError(f"{name!r} and {self.baseline!r} have no common column.")
+    return statistics.fmean(deltas)
 
   def agreement(self, name: str, clear: bool = False) -> tuple[int, int]:
     """Counts the columns in which a row differs from the baseline as published.
@@ -287,19 +300,19 @@ def signed(value: float) -> str:
   return f"{round(value, 1) + 0.0:+.1f}"  # adding zero drops zero's sign
 
 
-def _mean(row: Row, column: int) -> float | None:
+def _mean(row: ResultRow, column: int) -> float | None:
   values = row.values[column]
   return None if values is None else 100 * statistics.fmean(values)
 
 
-def _deviation(row: Row, column: int) -> float | None:
+def _deviation(row: ResultRow, column: int) -> float | None:
   values = row.values[column]
   if values is None or len(values) < 2:
     return None
   return 100 * statistics.stdev(values)
 
 
-def _paper(row: Row, column: int) -> float | None:
+def _paper(row: ResultRow, column: int) -> float | None:
   value = row.paper[column] if row.paper else None
   return None if value is None else 100 * value
 
@@ -311,7 +324,7 @@ def _agree(delta: float | None, paper_delta: float | None) -> bool | None:
   return (ours > 0) == (theirs > 0) if ours and theirs else None
 
 
-def _text_value(cell: Cell) -> str:
+def _text_value(cell: ResultCell) -> str:
   if cell.mean is None:
     return NOT_RUN
   text = f"{percent(cell.mean):>5}"
@@ -320,11 +333,11 @@ def _text_value(cell: Cell) -> str:
   return text + (" *" if cell.is_best else "")
 
 
-def _text_delta(cell: Cell) -> str:
+def _text_delta(cell: ResultCell) -> str:
   return "" if cell.delta is None else f"{signed(cell.delta):>5}"
 
 
-def _text_paper(cell: Cell) -> str:
+def _text_paper(cell: ResultCell) -> str:
   if cell.paper is None:
     return ""
   text = f"{percent(cell.paper):>5}"
@@ -343,7 +356,7 @@ def _align(lines: Sequence[Sequence[str]]) -> list[str]:
   ]
 
 
-def _markdown_value(cell: Cell) -> str:
+def _markdown_value(cell: ResultCell) -> str:
   if cell.mean is None:
     return NOT_RUN
   text = percent(cell.mean)

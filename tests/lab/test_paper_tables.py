@@ -2,11 +2,11 @@
 
 import pytest
 
-from must_jax.lab import recipes
-from must_jax.lab.recipes import TABLES
+from must_jax.lab import paper_tables
+from must_jax.lab.paper_tables import TABLES
 
-# (table, recipe, compared with, printed differences). The last row's first is
-# printed as 0.5, of figures that differ by 0.7.
+# (table, pre-training, compared with, printed differences). The first of the
+# last row is printed as 0.5, of figures that differ by 0.7.
 PRINTED = [
   ("table2", "must", "supervised", (0.9, 5.8, 10.0, 6.8, 3.7, 3.8)),
   ("table3", "must-depth", "supervised", (-1.0, 0.0, 0.4, 5.0, -0.3, 2.4)),
@@ -22,26 +22,26 @@ PRINTED = [
 ]
 
 
-@pytest.mark.parametrize(("table", "recipe", "other", "printed"), PRINTED)
-def test_figures_differ_as_the_paper_prints(table, recipe, other, printed):
-  (spec,) = TABLES[table]
-  paper = {row.recipe.name: row.paper for row in spec.rows}
-  found = [a - b for a, b in zip(paper[recipe], paper[other], strict=True)]
+@pytest.mark.parametrize(("table", "name", "other", "printed"), PRINTED)
+def test_figures_differ_as_the_paper_prints(table, name, other, printed):
+  (table,) = TABLES[table]
+  paper = {row.pretraining.name: row.paper for row in table.rows}
+  found = [a - b for a, b in zip(paper[name], paper[other], strict=True)]
   # The paper's differences are of numbers with more decimals.
   assert found == pytest.approx(printed, abs=0.11)
 
 
-@pytest.mark.parametrize("scale", recipes.SCALES)
+@pytest.mark.parametrize("scale", paper_tables.SCALES)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_rows_that_it_is_about(name, scale):
-  for spec in TABLES[name]:
-    if not spec.at(scale):
+  for table in TABLES[name]:
+    if not table.at(scale):
       assert (scale == "photos") != (name == "photographs")
       continue
-    found = {row.recipe.name for row in spec.at(scale)}
-    assert {spec.baseline.name, spec.highlight.name} <= found
-    assert len({row.title for row in spec.at(scale)}) == len(spec.at(scale))
-    for row in spec.rows:
+    found = {row.pretraining.name for row in table.at(scale)}
+    assert {table.baseline.name, table.highlight.name} <= found
+    assert len({row.title for row in table.at(scale)}) == len(table.at(scale))
+    for row in table.rows:
       assert len(row.paper) in (0, 6)
 
 
@@ -52,7 +52,7 @@ def test_pseudo_labels_fill_what_is_not_labelled():
       task: source if isinstance(source, str) else source.name
       for task, source in own.items()
     }
-    for images, own in recipes.CROSS.labels.items()
+    for images, own in paper_tables.CROSS.labels.items()
   }
   assert sources == {
     "imagenet": {
@@ -71,18 +71,18 @@ def test_pseudo_labels_fill_what_is_not_labelled():
       "segmentation": "supervised",
     },
   }
-  assert recipes.CROSS.sampling == "uniform"
-  assert recipes.MULTITASK.sampling == "equal"
+  assert paper_tables.CROSS.sampling == "uniform"
+  assert paper_tables.MULTITASK.sampling == "equal"
 
 
 def test_teachers_of_a_bootstrap_start_from_its_checkpoint():
   """Paper 4.3; the depth teacher comes from elsewhere."""
-  (labels,) = recipes.MUST_CHECKPOINT.labels.values()
+  (labels,) = paper_tables.MUST_CHECKPOINT.labels.values()
   starts = {task: teacher.start for task, teacher in labels.items()}
-  assert recipes.MUST_CHECKPOINT.start is recipes.CHECKPOINT
+  assert paper_tables.MUST_CHECKPOINT.start is paper_tables.CHECKPOINT
   assert starts == {
-    "classification": recipes.CHECKPOINT,
-    "detection": recipes.CHECKPOINT,
-    "segmentation": recipes.CHECKPOINT,
+    "classification": paper_tables.CHECKPOINT,
+    "detection": paper_tables.CHECKPOINT,
+    "segmentation": paper_tables.CHECKPOINT,
     "depth": None,
   }

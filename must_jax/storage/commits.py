@@ -21,6 +21,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -32,6 +33,9 @@ from must_jax.storage.sets import Shard, read_versioned_json
 JOB_FILE = "job.json"
 _LEASES = "leases"
 _BEATS = 10  # of a lease in the time after which it is stale
+# Tells this process from earlier ones with its number: a container that starts
+# again has the name and the numbers that it had.
+_PROCESS = uuid.uuid4().hex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +248,7 @@ class Lease:
     return {
       "host": socket.gethostname(),
       "pid": os.getpid(),
+      "process": _PROCESS,
       "beat": time.time(),
       "seconds": time.monotonic() - self._begin,
       "num_records": self.num_records,
@@ -260,8 +265,13 @@ def read_lease(path: Path) -> dict[str, Any] | None:
 
 def is_stale(holder: Mapping[str, Any], seconds: float) -> bool:
   """Whether the holder of a lease is gone, or as good as gone."""
-  if holder["host"] == socket.gethostname() and not _runs(holder["pid"]):
-    return True  # no need to wait after a restart on the same host
+  if holder["host"] == socket.gethostname():
+    # No need to wait after a restart on the same host.
+    is_number_ours = holder["pid"] == os.getpid()
+    if is_number_ours and holder.get("process") != _PROCESS:
+      return True
+    if not _runs(holder["pid"]):
+      return True
   return time.time() - holder["beat"] > seconds
 
 

@@ -256,44 +256,37 @@ def _verify_labels(
   """The shards of a label set, its commit records, and its manifest."""
   from must_jax.config import differences
   from must_jax.storage import label_sets
+  from must_jax.storage.commits import JOB_FILE
 
   def about(file: str, reasons: Iterable[str]) -> Report:
     return Report(split, [Problem(file, None, "", r) for r in reasons])
 
   shards = [Shard(**shard) for shard in manifest["shards"]]
-  reports = [
-    (shard, checked, checked.report(split, shard))
-    for shard, checked in _check_shards(checker, shards, workers)
-  ]
-  commits = []
+  directory, commits = None, []
   try:
     job = label_sets.read_job(checker.directory)
     directory = label_sets.open_directory(checker.directory, job)
   except ValueError as error:
-    yield from (report for *_, report in reports)
-    yield about(MANIFEST_FILE, [str(error)])
-    return
-  for shard, checked, report in reports:
-    yield report
+    yield about(JOB_FILE, [str(error)])
+  for shard, checked in _check_shards(checker, shards, workers):
+    yield checked.report(split, shard)
+    if directory is None:
+      continue
     try:
       commits.append(directory.read(shard.file))
     except ValueError as error:
       yield about(shard.file, [str(error)])
       continue
+    found = list(checked.undecodable)
     committed = [entry["index"] for entry in commits[-1].undecodable]
-    if checked.hashes.size and checked.undecodable != committed:
-      yield about(
-        shard.file,
-        [
-          f"has undecodable records {checked.undecodable}; committed were"
-          f" {committed}"
-        ],
-      )
+    if checked.hashes.size and found != committed:
+      reason = f"has undecodable records {found}; committed were {committed}"
+      yield about(shard.file, [reason])
   if len(commits) == len(shards):
     # What was measured later does not follow from the commits.
-    found = {k: v for k, v in manifest.items() if k != "quality"}
+    kept = {k: v for k, v in manifest.items() if k != "quality"}
     expected = label_sets.make_manifest(job, commits)
-    if reasons := differences(expected, found, MANIFEST_FILE):
+    if reasons := differences(expected, kept, MANIFEST_FILE):
       yield about(MANIFEST_FILE, reasons)
 
 

@@ -24,8 +24,8 @@ PRINTED = [
 
 @pytest.mark.parametrize(("table", "name", "other", "printed"), PRINTED)
 def test_figures_differ_as_the_paper_prints(table, name, other, printed):
-  (table,) = TABLES[table]
-  paper = {row.pretraining.name: row.paper for row in table.rows}
+  (part,) = TABLES[table]
+  paper = {row.pretraining.name: row.paper for row in part.rows}
   found = [a - b for a, b in zip(paper[name], paper[other], strict=True)]
   # The paper's differences are of numbers with more decimals.
   assert found == pytest.approx(printed, abs=0.11)

@@ -102,6 +102,15 @@ def test_takes_over_at_once_from_a_dead_process_of_this_host(tmp_path):
     assert Lease.claim(path, seconds=60) is not None
 
 
+def test_takes_over_at_once_from_a_process_that_had_its_number(tmp_path):
+  path = Path(tmp_path / "shard")
+  with Lease.claim(path, seconds=60):
+    assert Lease.claim(path, seconds=60) is None
+    holder = json.loads(path.read_text())
+    path.write_text(json.dumps(holder | {"process": "of another life"}))
+    assert Lease.claim(path, seconds=60) is not None
+
+
 def test_a_beating_lease_stays_its_holders(tmp_path):
   path = Path(tmp_path / "shard")
   with Lease.claim(path, seconds=0.5) as lease:

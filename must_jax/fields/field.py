@@ -40,7 +40,7 @@ class Field(abc.ABC):
     optional: names of those that it may have.
     features: {name: type} of a record's features that hold a label, where type
       is "bytes", "float" (one of them), "ints" or "floats" (any number).
-    has_classes: whether its labels name classes.
+    has_classes: whether its labels name classes; then it has `num_classes`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -59,13 +59,11 @@ class Field(abc.ABC):
   @classmethod
   def of(cls, description: Description) -> Self:
     """The field as an index or manifest lists it, whatever its scores."""
-    options = {
-      "num_classes": len(description.get("classes", ())),
-      "min_score": 0.0,
-      "unit": description.get("unit", ""),
-    }
     known = {option.name for option in dataclasses.fields(cls)}
-    return cls(**{k: v for k, v in options.items() if k in known})
+    options = {k: v for k, v in description.items() if k in known}
+    if cls.has_classes:
+      options["num_classes"] = len(description.get("classes", ()))
+    return cls(**options).unfiltered()
 
   @classmethod
   def check_description(cls, description: Description) -> None:

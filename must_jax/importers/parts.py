@@ -3,11 +3,12 @@
 Items are cut into parts before any is read. A part is read, written and
 committed whole in a stage, a hidden directory below the image set:
 
-  DIR/.SPLIT.import/job.json         tells this import from others
-  DIR/.SPLIT.import/leases/          which process is at work
-  DIR/.SPLIT.import/00012.tfrecord   records, with their .offsets
-  DIR/.SPLIT.import/00012.keys       little-endian uint64, hashes of their keys
-  DIR/.SPLIT.import/00012.json       commit record, written last (`commits`)
+  DIR/.SPLIT.import-JOB/    JOB tells this import from others
+    job.json                the same, whole
+    leases/                 which process is at work
+    00012.tfrecord          records, with their .offsets
+    00012.keys              little-endian uint64, hashes of their keys
+    00012.json              commit record, written last (`storage/commits.py`)
 
 Every byte follows from the plan and its files, so that it does not matter who
 reads a part, when, or how often.

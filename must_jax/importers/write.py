@@ -25,8 +25,14 @@ from must_jax.importers import parts
 from must_jax.importers.items import HasKey
 from must_jax.importers.parts import ImportCommit, ImportJob
 from must_jax.storage import set_writer
-from must_jax.storage.commits import JOB_FILE, CommitDirectory
-from must_jax.storage.path import Path, json_text, publish_json
+from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
+from must_jax.storage.path import (
+  Path,
+  list_names,
+  publish_json,
+  remove,
+  remove_tree,
+)
 from must_jax.storage.sets import ImageSet
 
 # A process takes three seconds to start, the time of 500 to 10,000 images.
@@ -38,6 +44,10 @@ _SHOWN = 10  # rejected images on the screen; a file of the set has all
 
 class TooManyRejected(ValueError):
   """More images were rejected than allowed; no image set was written."""
+
+
+class _UselessParts(ValueError):
+  """No image set can be made of what was read."""
 
 
 def write(args: argparse.Namespace) -> None:
@@ -65,7 +75,7 @@ def write(args: argparse.Namespace) -> None:
   )
   items = parts.cut(plan, args.shards, args.records_per_shard)
   digest = parts.digest_of(plan, items)
-  with _stage(target.directory / f".{args.split}.import", digest) as stage:
+  with _stage(target.directory, args.split, digest) as stage:
     job = ImportJob(stage, digest, plan.fields, plan.read, plan.shard_per_item)
     total = plan.num_images
     if total is None and not plan.shard_per_item:
@@ -114,34 +124,65 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _stage(directory: Path, digest: str) -> Iterator[Path]:
-  """The directory of unfinished parts, for this job alone.
+def _stage(directory: Path, split: str, digest: str) -> Iterator[Path]:
+  """The directory of unfinished parts; it goes when they are published.
+
+  Its name tells imports apart, so that none ever meets files of another. That
+  of an import that was broken off goes as soon as another one begins.
+
+  Args:
+    directory: of the image set.
+    split: that is imported.
+    digest: of the job.
 
   Raises:
     ValueError: another process imports this split right now.
   """
+  prefix = f".{split}.import"
+  stage = directory / f"{prefix}-{digest[:8]}"
   directory.mkdir(parents=True, exist_ok=True)
-  commits = CommitDirectory(directory, digest, ImportCommit)
-  # One process plans, reads or hands out all parts.
-  lease = commits.lease(JOB_FILE, _LEASE_SECONDS)
-  if lease is None:
-    holder = commits.holder(JOB_FILE) or {"host": "?", "pid": "?"}
-    raise ValueError(
-      f"{directory} is in use by another import (process {holder['pid']} on"
-      f" {holder['host']}). Wait until it is done, or write to another"
-      " directory or split."
-    )
-  with lease, lease.beating():
-    job_file = directory / JOB_FILE
-    ours = json_text({"job": digest})
-    old = job_file.exists() and job_file.read_text() != ours
-    if old:
-      print(f"{directory} is of another import; it is begun anew.")
-    for path in directory.iterdir():
-      if path.is_file() and (old or path.name.startswith(".")):
-        path.unlink()
-    publish_json(job_file, {"job": digest})
-    yield directory
+  for name in list_names(directory) - {stage.name}:
+    if name.startswith(prefix):
+      with _claim(directory / name, digest):
+        print(f"{directory / name} is of another import; it is begun anew.")
+        remove_tree(directory / name)
+  with _claim(stage, digest) as ours:
+    with ours.beating():
+      for name in list_names(stage):
+        if name.startswith("."):  # of a process that died
+          remove(stage / name)
+      publish_json(stage / JOB_FILE, {"job": digest})
+      useless = None
+      try:
+        yield stage
+      except _UselessParts as error:
+        useless = error
+    # Nobody writes into it any more.
+    remove_tree(stage)
+  if useless:
+    raise useless
+
+
+def _claim(stage: Path, digest: str) -> Lease:
+  """Takes the lease of a stage: one process reads all parts, or hands them out.
+
+  Raises:
+    ValueError: another process has it.
+  """
+  commits = CommitDirectory(stage, digest, ImportCommit)
+  commits.prepare()
+  if lease := commits.lease(JOB_FILE, _LEASE_SECONDS):
+    return lease
+  holder = commits.holder(JOB_FILE)
+  if holder is None:  # given back this moment
+    raise ValueError(f"{stage} was in use. Run the same command again.")
+  silent = time.time() - holder["beat"]
+  raise ValueError(
+    f"{stage} is in use by another import (process {holder['pid']} on"
+    f" {holder['host']}, last heard of {silent:.0f} s ago). Wait until it is"
+    " done, or write to another directory or split; one that was killed counts"
+    f" as gone after {_LEASE_SECONDS:.0f} s."
+  )
 
 
 def _commits(job: ImportJob, num_parts: int) -> list[tuple[int, ImportCommit]]:
@@ -270,15 +311,16 @@ def _publish(
     )
   shards = [commit.shard for commit in commits if commit.shard.num_records]
   key = parts.double_key(job, commits)
-  if not shards or key is not None:
-    job.stage.rmtree()  # what it holds is of no use
   if key is not None:
-    raise ValueError(
+    raise _UselessParts(
       f"Key {key!r} comes twice; keys must tell the examples of a split apart."
     )
-  image_set = target.publish(job.stage, shards, rejected)
-  job.stage.rmtree()
-  return image_set
+  try:
+    return target.publish(job.stage, shards, rejected)
+  except ValueError as error:
+    if shards:
+      raise
+    raise _UselessParts(str(error)) from None
 
 
 def _num_images(commits: Iterable[ImportCommit]) -> int:

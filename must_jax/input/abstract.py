@@ -19,7 +19,7 @@ def abstract_batch(
   *,
   views: int = 1,
 ) -> PyTree:
-  """What `pipeline.train_batches` makes (`must_jax.types`), without its keys.
+  """What `batches.train_batches` makes (`must_jax.types`), without its keys.
 
   Args:
     task_fields: {task: {field: what to read}}.

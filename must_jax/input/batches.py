@@ -101,7 +101,7 @@ def train_batches(
 
   loader = Loader(
     union,
-    example_graph(union, image_size, label_stride, augment, seed, views),
+    example_graph(union.labels, image_size, label_stride, augment, seed, views),
     locate,
     _rows(batch_size, process_index, process_count),
     options,
@@ -156,11 +156,11 @@ def eval_batches(
     assert not task_fields, "labels need an image size"
   else:
     _check_size(image_size, label_stride)
-  union = (
-    sources
-    if isinstance(sources, Union)
-    else Union(sources, task_fields, classes)
-  )
+  if isinstance(sources, Union):
+    union = sources
+    assert dict(task_fields) == union.tasks, "the union reads for its own tasks"
+  else:
+    union = Union(sources, task_fields, classes)
   records = range(union.num_records)
   if shard is not None:
     records = union.shard_range(shard)
@@ -174,7 +174,7 @@ def eval_batches(
 
   loader = Loader(
     union,
-    example_graph(union, image_size, label_stride, augment, seed=0),
+    example_graph(union.labels, image_size, label_stride, augment, seed=0),
     locate,
     _rows(batch_size, process_index, process_count),
     options,

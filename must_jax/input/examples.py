@@ -9,7 +9,7 @@ import tensorflow as tf
 from must_jax.fields.placement import Placement
 from must_jax.input import geometry
 from must_jax.input.geometry import AugmentOptions
-from must_jax.input.union import Union
+from must_jax.input.union import TaskLabels
 from must_jax.storage import records
 
 Example = dict[str, Any]
@@ -34,7 +34,7 @@ class ExampleGraph(NamedTuple):
 
 @functools.lru_cache(16)  # a labelling job makes a loader for each shard
 def example_graph(
-  union: Union,
+  labels: tuple[TaskLabels, ...],
   image_size: tuple[int, int] | None,
   label_stride: int,
   augment: AugmentOptions,
@@ -44,7 +44,7 @@ def example_graph(
   """The graph that makes examples.
 
   Args:
-    union: whose records it reads.
+    labels: that are read, see `Union.labels`.
     image_size: (H, W) of the network input; None leaves images as they are.
     label_stride: network pixels per cell of a map.
     augment: how images vary.
@@ -57,7 +57,7 @@ def example_graph(
       tf.TensorSpec([None], tf.int64),
       tf.TensorSpec([None], tf.int64),
       tf.TensorSpec([None], tf.string),
-      tf.TensorSpec([None, len(union.tasks)], tf.string),
+      tf.TensorSpec([None, len(labels)], tf.string),
     ],
     autograph=False,
   )
@@ -101,21 +101,20 @@ def example_graph(
   def make(plan: Plan) -> Example:
     pixels = [make_view(plan, *view) for view in plan["views"]]
     placement, _ = plan["views"][0]
-    sidecars = tf.unstack(plan["sidecars"], len(union.tasks))
-    labels = {}
-    for sidecar, (task, fields) in zip(
-      sidecars, union.tasks.items(), strict=True
-    ):
+    sidecars = tf.unstack(plan["sidecars"], len(labels))
+    placed = {}
+    for sidecar, read in zip(sidecars, labels, strict=True):
+      fields = dict(read.fields)
       record, is_sidecar = _choose_record(
-        union, task, plan["image_record"], sidecar, plan["source"]
+        read, plan["image_record"], sidecar, plan["source"]
       )
       parsed = records.parse_labels(
         record,
         fields,
         plan["key"],
-        _class_tables(union, task, plan["source"], is_sidecar),
+        _class_tables(read, plan["source"], is_sidecar),
       )
-      labels[task] = geometry.place_labels(
+      placed[read.task] = geometry.place_labels(
         parsed,
         fields,
         placement,
@@ -129,35 +128,29 @@ def example_graph(
       "original_size": tf.cast(placement.window[2:], tf.float32),
       "position": tf.cast(plan["position"], tf.int32),
       "key": plan["key"],
-      "labels": labels,
+      "labels": placed,
     }
 
   return ExampleGraph(plan, make)
 
 
 def _choose_record(
-  union: Union,
-  task: str,
-  image: tf.Tensor,
-  sidecar: tf.Tensor,
-  source: tf.Tensor,
+  read: TaskLabels, image: tf.Tensor, sidecar: tf.Tensor, source: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """The record that has a task's labels, and whether that is the sidecar."""
-  column = list(union.tasks).index(task)
-  reads_own = union.reads_own[:, column]
-  if not reads_own.any():
+  if not any(read.reads_own):
     return sidecar, tf.constant(True)
-  if reads_own.all() and not union.reads_sidecar[:, column].any():
+  if all(read.reads_own) and not any(read.reads_sidecar):
     return image, tf.constant(False)
-  own = tf.gather(reads_own, source) & (
+  own = tf.gather(read.reads_own, source) & (
     (tf.strings.length(sidecar) == 0)
-    | records.has_labels(image, list(union.tasks[task]))
+    | records.has_labels(image, [name for name, _ in read.fields])
   )
   return tf.cond(own, lambda: image, lambda: sidecar), ~own
 
 
 def _class_tables(
-  union: Union, task: str, source: tf.Tensor, is_sidecar: tf.Tensor
+  read: TaskLabels, source: tf.Tensor, is_sidecar: tf.Tensor
 ) -> dict[str, tf.Tensor]:
   """For a task's fields the class ids of a record, see `parse_labels`."""
   return {
@@ -166,5 +159,5 @@ def _class_tables(
       tf.gather(tables.sidecar, source),
       tf.gather(tables.own, source),
     )
-    for name, tables in union.class_tables.get(task, {}).items()
+    for name, tables in read.class_tables
   }

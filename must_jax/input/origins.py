@@ -8,9 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from must_jax.fields import Description, Field
+from must_jax.fields import KINDS, Description, Field
 from must_jax.storage.sets import read_index, read_manifest
 
 SUPERVISED = "supervised"
@@ -164,13 +162,13 @@ class ClassTables(NamedTuple):
   """From the ids of labels to the ids of a task, by source.
 
   Attributes:
-    own: int32 [sources, K] for the labels of image sets; `NO_CLASS` for ids
-      that they do not have.
+    own: [sources][K] for the labels of image sets; `NO_CLASS` for ids that they
+      do not have.
     sidecar: the same for those of label sets.
   """
 
-  own: np.ndarray
-  sidecar: np.ndarray
+  own: tuple[tuple[int, ...], ...]
+  sidecar: tuple[tuple[int, ...], ...]
 
 
 def class_tables(
@@ -190,12 +188,12 @@ def class_tables(
   tables = [[ids[n] for n in o.description.get("classes", ())] for o in origins]
   if all(table == list(range(len(classes))) for table in tables):
     return None
-  shape = num_sources, max(map(len, tables))
-  own, sidecar = (np.full(shape, NO_CLASS, np.int32) for _ in range(2))
+  length = max(map(len, tables))
+  own, sidecar = ([(NO_CLASS,) * length] * num_sources for _ in range(2))
   for origin, table in zip(origins, tables, strict=True):
     target = sidecar if origin.is_sidecar else own
-    target[origin.source, : len(table)] = table
-  return ClassTables(own, sidecar)
+    target[origin.source] = (*table, *[NO_CLASS] * (length - len(table)))
+  return ClassTables(tuple(own), tuple(sidecar))
 
 
 def check_field(
@@ -219,7 +217,7 @@ def check_field(
   """
   kind = type(field).__name__
   for _, _, place, description in origins:
-    if description["kind"] != kind:
+    if KINDS.get(description["kind"]) is not type(field):
       raise ValueError(
         f"Task {task!r} reads {name!r} as {kind}; in {place} it is a"
         f" {description['kind']}."

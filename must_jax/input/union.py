@@ -31,17 +31,33 @@ class Record(NamedTuple):
   sidecars: tuple[bytes, ...]
 
 
+class TaskLabels(NamedTuple):
+  """How the labels of a task are read; hashable.
+
+  Attributes:
+    task: its name.
+    fields: by name, in order.
+    reads_own: by source, whether labels in the image record go before those of
+      a label set.
+    reads_sidecar: by source, whether there is a label set.
+    class_tables: of fields by name, where ids of labels are not those of the
+      task, see `origins.class_tables`.
+  """
+
+  task: str
+  fields: tuple[tuple[str, Field], ...]
+  reads_own: tuple[bool, ...]
+  reads_sidecar: tuple[bool, ...]
+  class_tables: tuple[tuple[str, ClassTables], ...]
+
+
 class Union:
   """All records of some sources, one after the other.
 
   Attributes:
     tasks: {task: {field: what it reads}}, in order.
+    labels: how those of each task are read.
     starts: int64 [sources + 1], the first record of each, and all their number.
-    reads_own: bool [sources, tasks], whether labels in the image record go
-      before those of a label set.
-    reads_sidecar: bool [sources, tasks], whether there is a label set.
-    class_tables: {task: {field: table}} where ids of labels are not those of
-      the task, see `origins.class_tables`.
 
   Args:
     sources: in order.
@@ -66,20 +82,23 @@ class Union:
     self._images = [ImageSet.open(s.directory, s.split) for s in sources]
     # Of each source and task: own labels?, and the directory of a label set.
     self._origins = [[s.origins(task) for task in tasks] for s in sources]
-    self._labels: list[dict[str, LabelSet]] = []
+    self._label_sets: list[dict[str, LabelSet]] = []
     for origins, images in zip(self._origins, self._images, strict=True):
       opened = {d: LabelSet.open(d) for _, d in origins if d}
       for labels in opened.values():
         labels.check_images(images)
-      self._labels.append(opened)
-    shape = len(sources), len(self.tasks)
-    self.reads_own = np.array(
-      [[own for own, _ in origins] for origins in self._origins], bool
-    ).reshape(shape)
-    self.reads_sidecar = np.array(
-      [[d is not None for _, d in origins] for origins in self._origins], bool
-    ).reshape(shape)
-    self.class_tables = self._match_classes(sources, classes or {})
+      self._label_sets.append(opened)
+    tables = self._match_classes(sources, classes or {})
+    self.labels = tuple(
+      TaskLabels(
+        task,
+        tuple(fields.items()),
+        tuple(origins[i][0] for origins in self._origins),
+        tuple(origins[i][1] is not None for origins in self._origins),
+        tuple(tables.get(task, {}).items()),
+      )
+      for i, (task, fields) in enumerate(self.tasks.items())
+    )
     sizes = [images.num_records for images in self._images]
     self.starts = np.array([0, *itertools.accumulate(sizes)])
 
@@ -89,7 +108,7 @@ class Union:
     # What was opened is not read again.
     indexes = {str(i.directory): i.index for i in self._images}
     manifests = {
-      d: s.manifest for sets in self._labels for d, s in sets.items()
+      d: s.manifest for sets in self._label_sets for d, s in sets.items()
     }
     describe = origin_lib.Describer(
       sources, lambda d: indexes[str(Path(d))], manifests.__getitem__
@@ -146,7 +165,7 @@ class Union:
     """
     source = self.source_of(index)
     place = index - int(self.starts[source])
-    opened = self._labels[source].items()
+    opened = self._label_sets[source].items()
     sidecars = {d: labels.read(place) for d, labels in opened}
     return Record(
       self._images[source].read(place),
@@ -164,6 +183,6 @@ class Union:
     records: ImageSet | LabelSet = self._images[source]
     if task is not None:
       _, directory = self._origins[source][list(self.tasks).index(task)]
-      records = self._labels[source].get(directory or "", records)
+      records = self._label_sets[source].get(directory or "", records)
     shard, place = records.locate(index - int(self.starts[source]))
     return str(records.directory / records.shards[shard].file), place

@@ -95,7 +95,7 @@ def run(
 
   Args:
     job: what to label.
-    batches: shard number -> its batches, as `pipeline.eval_batches` makes them
+    batches: shard number -> its batches, as `batches.eval_batches` makes them
       with `shard` and without labels: all of one size, so that labels do not
       depend on the worker; "position" counts from the shard's start; records
       that cannot be decoded are not "valid".

@@ -69,13 +69,13 @@ def status(directory: PathLike) -> Status:
   """
   job = read_job(directory)
   shards = job["image_set"]["shards"]
-  workplace = open_directory(directory, job)
+  labels = open_directory(directory, job)
   names = list_names(directory)
   done, workers = [], []
   for shard in shards:
-    if workplace.commit_path(shard["file"]).name in names:
+    if labels.commit_path(shard["file"]).name in names:
       done.append(shard)
-    elif holder := workplace.holder(shard["file"]):
+    elif holder := labels.holder(shard["file"]):
       workers.append(
         WorkerStatus(
           name=f"{holder['host']}:{holder['pid']}",

@@ -4,14 +4,17 @@ Importing and labelling are the same protocol. Workers share a directory and
 nothing else:
 
   DIR/job.json        what all shards have in common; written first, by one
-  DIR/leases/SHARD    who works on a shard
-  DIR/SHARD.tfrecord  its records, with their .offsets
+  DIR/leases/NAME     who works on what
+  DIR/SHARD.tfrecord  records of a shard, with their .offsets
   DIR/SHARD.json      its commit record, written last: without one it does not
                       count
 
 Whoever finds all shards committed publishes what is made of them. Every byte
 but those of leases follows from the job and its input, so that it does not
 matter who does a shard, when, or how often.
+
+Workers of a labelling job lease a shard each. An import leases its directory as
+a whole: one process hands out the shards, to its own processes or to a cluster.
 """
 
 import contextlib
@@ -26,6 +29,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from absl import logging
+
 from must_jax.storage import path as path_lib
 from must_jax.storage.path import Path, PathLike
 from must_jax.storage.sets import Shard, read_versioned_json
@@ -33,9 +38,6 @@ from must_jax.storage.sets import Shard, read_versioned_json
 JOB_FILE = "job.json"
 _LEASES = "leases"
 _BEATS = 10  # of a lease in the time after which it is stale
-# Tells this process from earlier ones with its number: a container that starts
-# again has the name and the numbers that it had.
-_PROCESS = uuid.uuid4().hex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,18 +134,21 @@ class CommitDirectory(Generic[CommitT]):
     with futures.ThreadPoolExecutor(16) as pool:
       return dict(zip(found, pool.map(self.read, found), strict=True))
 
+  def prepare(self) -> None:
+    """Makes room for leases."""
+    (self.path / _LEASES).mkdir(parents=True, exist_ok=True)
+
   def lease(self, name: str, seconds: float) -> "Lease | None":
-    """Takes the lease of a shard that is free or stale; None if it is not.
+    """Takes a lease that is free or stale; None if it is another's.
 
     Args:
-      name: of the shard's file.
+      name: of what is worked on.
       seconds: without a beat after which others may take it over.
     """
-    (self.path / _LEASES).mkdir(exist_ok=True)
     return Lease.claim(self.path / _LEASES / name, seconds)
 
   def holder(self, name: str) -> dict[str, Any] | None:
-    """What the holder of a shard's lease wrote; None if nobody holds it."""
+    """What the holder of a lease wrote; None if nobody holds it."""
     return read_lease(self.path / _LEASES / name)
 
   def clean_up(self) -> None:
@@ -193,6 +198,7 @@ class Lease:
 
   def __post_init__(self):
     self._begin = self._last = time.monotonic()
+    self._token = uuid.uuid4().hex
 
   @classmethod
   def claim(cls, path: Path, seconds: float) -> Self | None:
@@ -210,14 +216,24 @@ class Lease:
       return None  # the directory goes when the set is finished
     return lease
 
+  def is_held(self) -> bool:
+    """Whether nobody has taken it over."""
+    holder = read_lease(self.path)
+    return holder is not None and holder.get("token") == self._token
+
   def beat(self) -> bool:
     """Tells others that the worker lives; returns whether it was due."""
     if time.monotonic() - self._last < self.seconds / _BEATS:
       return False
     self._last = time.monotonic()
-    # As above: another worker may have finished the set.
-    with contextlib.suppress(FileNotFoundError):
-      path_lib.publish_json(self.path, self._contents())
+    try:
+      if self.is_held():
+        path_lib.publish_json(self.path, self._contents())
+    except FileNotFoundError:
+      pass  # as above: another worker may have finished the set
+    except OSError as error:
+      # Work goes on; at worst another worker does it, too.
+      logging.warning("%s cannot be written: %s", self.path, error)
     return True
 
   @contextlib.contextmanager
@@ -241,14 +257,16 @@ class Lease:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    """Gives the shard back."""
-    path_lib.remove(self.path)
+    """Gives back what was leased."""
+    if self.is_held():
+      path_lib.remove(self.path)
 
   def _contents(self) -> dict[str, Any]:
     return {
       "host": socket.gethostname(),
+      "machine": _machine(),
       "pid": os.getpid(),
-      "process": _PROCESS,
+      "token": self._token,
       "beat": time.time(),
       "seconds": time.monotonic() - self._begin,
       "num_records": self.num_records,
@@ -265,14 +283,23 @@ def read_lease(path: Path) -> dict[str, Any] | None:
 
 def is_stale(holder: Mapping[str, Any], seconds: float) -> bool:
   """Whether the holder of a lease is gone, or as good as gone."""
-  if holder["host"] == socket.gethostname():
-    # No need to wait after a restart on the same host.
-    is_number_ours = holder["pid"] == os.getpid()
-    if is_number_ours and holder.get("process") != _PROCESS:
-      return True
-    if not _runs(holder["pid"]):
-      return True
+  # No need to wait after a restart on the same machine.
+  is_here = holder.get("machine") == _machine()
+  if is_here and not _runs(holder["pid"]):
+    return True
   return time.time() - holder["beat"] > seconds
+
+
+def _machine() -> str:
+  """Where numbers of processes mean the same as here.
+
+  Containers may share a name and have processes of their own.
+  """
+  parts = [socket.gethostname()]
+  with contextlib.suppress(OSError):  # not Linux
+    parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    parts.append(os.readlink("/proc/self/ns/pid"))
+  return " ".join(parts)
 
 
 def _runs(pid: int) -> bool:

@@ -151,11 +151,11 @@ def claim_directory(
   ]
   if strangers and not path.exists():
     raise ValueError(
-      f"{directory} holds {strangers[0]} but no {JOB_FILE}, so it is"
+      f"{directory} holds {min(strangers)} but no {JOB_FILE}, so it is"
       " no label set; labels would overwrite it. Choose another directory."
     )
   if path_lib.create_json(path, job):
-    return open_directory(directory, job), job
+    return _prepare(directory, job), job
   found = read_versioned_json(
     path, LABEL_SCHEMA_VERSION, "delete the directory to label anew."
   )
@@ -173,7 +173,13 @@ def claim_directory(
       directory,
       "; ".join(differences(found["versions"], job["versions"])),
     )
-  return open_directory(directory, found), found
+  return _prepare(directory, found), found
+
+
+def _prepare(directory: Path, job: Mapping[str, Any]) -> LabelDirectory:
+  opened = open_directory(directory, job)
+  opened.prepare()
+  return opened
 
 
 def read_job(directory: PathLike) -> dict[str, Any]:

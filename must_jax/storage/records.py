@@ -21,11 +21,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from must_jax.fields import Description, Field, make_field
-from must_jax.fields.field import require
+from must_jax.fields.field import Tensors, require
 from must_jax.fields.maps import png_size
 from must_jax.types import MAX_PIXELS, MEAN_COLOR
 
-Tensors = dict[str, tf.Tensor]
 STATUSES = ("ok", "undecodable")
 
 # What graphs raise where a record is broken. TensorFlow cannot decode its own

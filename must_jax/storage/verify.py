@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -39,8 +39,6 @@ from must_jax.storage.tfrecord import (
   offsets_path,
 )
 
-# Features that are no labels, of image and label records.
-_HEAD = {"key", "image", "height", "width", "status"}
 _SHOWN = 20  # problems on the screen; `--report` has all
 
 
@@ -154,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         file.write(line.encode())
   for split, count in counts.items():
     print(
-      f"{split or INDEX_FILE}: {count['good']:,} of {count['records']:,}"
+      f"{split or 'the whole set'}: {count['good']:,} of {count['records']:,}"
       f" records are good, {count['bytes'] / 1e6:,.1f} MB,"
       f" {count['problems']:,} problems"
     )
@@ -163,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"  {problem}")
   if num_problems > len(shown):
     print(f"  ... and {num_problems - len(shown):,} more; see --report")
-  if num_problems and (args.directory / MANIFEST_FILE).exists():
+  is_labels = (args.directory / MANIFEST_FILE).exists()
+  if is_labels and any(p.shard.endswith(".tfrecord") for p in shown):
     print(
       f"Delete the .json files of the damaged shards and {MANIFEST_FILE}, then"
       " run the labelling job again: it labels these shards anew."
@@ -198,7 +197,8 @@ def verify(
   """
   directory = Path(directory)
   is_labels = (directory / MANIFEST_FILE).exists()
-  file = MANIFEST_FILE if is_labels else INDEX_FILE
+  make_checker = _LabelChecker if is_labels else _ImageChecker
+  file = make_checker.FILE
   is_set = (directory / file).exists()
   try:
     listed = read_manifest(directory) if is_labels else read_index(directory)
@@ -221,7 +221,7 @@ def verify(
     for entry in chosen.values()
     for shard in entry["shards"]
   )
-  checker = (_LabelChecker if is_labels else _ImageChecker)(
+  checker = make_checker(
     directory, listed["fields"], decode, lambda count: progress(count, total)
   )
   for name, entry in chosen.items():
@@ -338,6 +338,10 @@ class _Checker(abc.ABC):
     progress: called with the number of records just read.
   """
 
+  # What lists the shards, and features of a record that are no labels.
+  FILE: ClassVar[str]
+  HEAD: ClassVar[frozenset[str]]
+
   def __init__(
     self,
     directory: Path,
@@ -371,7 +375,7 @@ class _Checker(abc.ABC):
 
     try:
       if not NAME_PATTERN.fullmatch(shard.file):
-        raise ValueError(f"the index lists {shard.file!r}, not a file name")
+        raise ValueError(f"{self.FILE} lists {shard.file!r}, not a file name")
       reader = ShardReader(path)
       offsets = np.frombuffer(offsets_path(path).read_bytes(), "<u8")
       checksum, size = file_checksum(path)
@@ -428,11 +432,11 @@ class _Checker(abc.ABC):
   def _check_names(self, names: set[str]) -> Iterator[str]:
     """What is wrong with the names of a record's features."""
     groups = collections.defaultdict(list)
-    for name in sorted(names - _HEAD):
+    for name in sorted(names - self.HEAD):
       groups[name.rpartition("/")[0]].append(name)
     for field, found in groups.items():
       if field not in self._labels:
-        yield f"features {found} are of no field that the index lists"
+        yield f"features {found} are of no field that {self.FILE} lists"
       elif f"{field}/present" not in found:
         yield f"features {found} are not read: {field}/present is missing"
 
@@ -455,6 +459,9 @@ class _Head(NamedTuple):
 
 class _ImageChecker(_Checker):
   """Checks the shards of an image set."""
+
+  FILE = INDEX_FILE
+  HEAD = frozenset({"key", "image", "height", "width"})
 
   def __init__(self, *args: Any):
     import tensorflow as tf
@@ -497,6 +504,9 @@ class _ImageChecker(_Checker):
 
 class _LabelChecker(_Checker):
   """Checks the shards of a label set."""
+
+  FILE = MANIFEST_FILE
+  HEAD = frozenset({"key", "status"})
 
   def _check_head(self, record: bytes, key: bytes) -> _Head:
     from must_jax.storage import records

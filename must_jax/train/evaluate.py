@@ -80,13 +80,16 @@ class Evaluator:
       quarantine: gets the records that cannot be used.
 
     Raises:
-      ValueError: the devices cannot share a batch.
+      ValueError: the devices cannot share a batch, or a task does not say what
+        it is measured on.
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
     self._steps: dict[str, tuple[dict[str, Task], Callable[..., Any]]] = {}
     for dataset in config.evaluate_on:
       names = sources.tasks_of(config, dataset)
       chosen = {name: tasks[name] for name in names}
+      for task in chosen.values():
+        assert task.measured in task.fields  # or says so before training
       step = make_predict_step(model, chosen, mesh, map_stride=1)
       self._steps[dataset] = chosen, step
     if self._steps:

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,13 +151,13 @@ def test_too_many_rejected_fail(
   if status:
     assert f"error: {broken} of 12 images were rejected" in err
     assert "No image set was written" in err
-    assert [p.name for p in tmp_path.glob("out/*")] == [".train.import"]
+    assert [*tmp_path.glob("out/*")] == [stage_of(tmp_path)]
     # Doing as the message says mends it, and reads nothing again.
     words += ["--max-rejected", err.rpartition(" ")[2].strip().rstrip(".")]
     assert len(reads) == 12
     assert run_import(*words)[0] == 0
     assert len(reads) == 12
-  assert not (tmp_path / "out/.train.import").exists()
+  assert not [*tmp_path.glob("out/.train.import*")]
 
 
 def test_mended_images_are_read_again(
@@ -250,6 +251,20 @@ sys.exit(cli.main(words))
 """
 
 
+def stage_of(tmp_path):
+  """The directory of unfinished parts."""
+  (stage,) = tmp_path.glob("out/.train.import-*")
+  return stage
+
+
+def parts_in(stage):
+  return {
+    str(p.relative_to(stage)): p.read_bytes()
+    for p in stage.rglob("*")
+    if p.is_file() and p.parent.name != "leases"
+  }
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_same_command_continues(run_import, pile, tmp_path, reads, number):
   words = (*FOLDER, pile, "--records-per-shard", 3, "--workers", 1)
@@ -266,7 +281,7 @@ def test_same_command_continues(run_import, pile, tmp_path, reads, number):
     assert "The same command continues" in done.stderr
   else:
     assert done.returncode == -signal.SIGKILL
-  assert [p.name for p in tmp_path.glob("out/*")] == [".train.import"]
+  assert [*tmp_path.glob("out/*")] == [stage_of(tmp_path)]
   status, out, _ = run_import(*words)
   assert status == 0
   # The eighth image is of the third part.
@@ -352,21 +367,42 @@ def test_files_of_a_dead_writer_vanish(run_import, pile, tmp_path):
   break_images(pile, [3])
   words = (*FOLDER, pile)
   assert run_import(*words)[0] == 1
-  dead = tmp_path / "out/.train.import/.00000.tfrecord.1-abc.tmp"
+  dead = stage_of(tmp_path) / ".00000.tfrecord.1-abc.tmp"
   dead.touch()
   assert run_import(*words)[0] == 1
   assert not dead.exists()
 
 
-def test_two_imports_at_once_are_refused(run_import, pile, tmp_path):
-  stage = tmp_path / "out/.train.import"
-  stage.mkdir(parents=True)
-  other = CommitDirectory(stage, "another", Commit)
-  with other.lease("job.json", 600):
-    status, _, err = run_import(*FOLDER, pile)
+@pytest.mark.parametrize("same", [True, False])
+def test_two_imports_at_once_are_refused(run_import, pile, tmp_path, same):
+  """An import that lives keeps its parts, whatever the other one imports."""
+  words = (*FOLDER, pile, "--records-per-shard", 5)
+  break_images(pile, [3])
+  assert run_import(*words)[0] == 1
+  stage = stage_of(tmp_path)
+  before = parts_in(stage)
+  with CommitDirectory(stage, "any", Commit).lease("job.json", 600):
+    status, _, err = run_import(*words[: None if same else -2])
+    assert status == 2
+    assert f"{stage} is in use by another import (process {os.getpid()}" in err
+  assert parts_in(stage) == before
+  assert run_import(*words, "--max-rejected", 0.5)[0] == 0
+  assert not [*tmp_path.glob("out/.train.import*")]
+
+
+def test_an_import_that_died_elsewhere_is_taken_over(
+  run_import, pile, tmp_path
+):
+  break_images(pile, [3])
+  assert run_import(*FOLDER, pile)[0] == 1
+  lease = stage_of(tmp_path) / "leases" / "job.json"
+  holder = {"host": "elsewhere", "pid": 1, "seconds": 0, "num_records": 0}
+  lease.write_text(json.dumps(holder | {"beat": time.time() - 60}))
+  status, _, err = run_import(*FOLDER, pile)
   assert status == 2
-  assert f"{stage} is in use by another import" in err
-  assert run_import(*FOLDER, pile)[0] == 0
+  assert "on elsewhere, last heard of 60 s ago" in err
+  lease.write_text(json.dumps(holder | {"beat": time.time() - 6000}))
+  assert run_import(*FOLDER, pile, "--max-rejected", 0.5)[0] == 0
 
 
 # Plans of other kinds.

@@ -18,7 +18,7 @@ import tensorflow as tf
 from must_jax.pseudo_label import job as job_lib
 from must_jax.storage import set_writer
 from must_jax.storage import verify as verify_lib
-from must_jax.storage.sets import ImageSet, LabelSet
+from must_jax.storage.sets import ImageSet, LabelSet, read_manifest
 from must_jax.storage.tfrecord import CorruptRecord
 
 FIELDS = {
@@ -125,13 +125,12 @@ def run(job, delay=0.0, predict=predict, to_labels=to_labels, **options):
 
 def verify(directory, images=None):
   """The manifest of a label set; raises `ValueError` for all that is wrong."""
-  labels = LabelSet.open(directory)
   if images is not None:
-    labels.check_images(images)
+    LabelSet.open(directory).check_images(images)
   reports = verify_lib.verify(directory)
   if problems := [str(p) for report in reports for p in report.problems]:
     raise ValueError("\n".join(problems))
-  return labels.manifest
+  return read_manifest(directory)
 
 
 def contents(directory):

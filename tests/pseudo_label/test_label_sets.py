@@ -33,7 +33,7 @@ def copied(fake, finished, tmp_path):
 
 def test_manifest_adds_up(fake, finished):
   images, directory = finished
-  manifest = fake.verify(directory, images)
+  manifest = fake.verify(directory)
   sizes = [p.stat().st_size for p in sorted(directory.glob("*.tfrecord"))]
   assert manifest["num_records"] == 15
   assert manifest["num_bytes"] == sum(sizes)
@@ -72,7 +72,7 @@ def test_manifest_tells_no_time_or_place(finished):
 @pytest.mark.parametrize("suffix", ["tfrecord", "offsets", "json"])
 @pytest.mark.parametrize("where", [0.02, 0.5, 0.98])
 def test_verify_finds_a_flipped_bit(fake, copied, suffix, where):
-  images, directory = copied
+  _, directory = copied
   path = directory / f"w-train-00001-of-00003.{suffix}"
   data = bytearray(path.read_bytes())
   data[int(where * len(data))] ^= 1
@@ -80,19 +80,19 @@ def test_verify_finds_a_flipped_bit(fake, copied, suffix, where):
   # A bit in a reason is found by comparing with the manifest.
   where = r"00001-of-00003|manifest\.json\.undecodable\[0\]"
   with pytest.raises(ValueError, match=where):
-    fake.verify(directory, images)
+    fake.verify(directory)
 
 
 def test_verify_finds_a_changed_manifest(fake, copied):
-  images, directory = copied
+  _, directory = copied
   path = directory / "manifest.json"
   path.write_text(path.read_text().replace('"elements": 14', '"elements": 15'))
   with pytest.raises(ValueError, match=r"label\.elements was 14, is 15"):
-    fake.verify(directory, images)
+    fake.verify(directory)
 
 
 def test_verify_finds_swapped_records(fake, copied):
-  images, directory = copied
+  _, directory = copied
   path = directory / "w-train-00000-of-00003.tfrecord"
   examples = list(ShardReader(path))
   with RecordWriter(path) as writer:
@@ -105,7 +105,7 @@ def test_verify_finds_swapped_records(fake, copied):
   )
   labels.write(dataclasses.replace(commit, shard=shard))
   with pytest.raises(ValueError, match="has keys"):
-    fake.verify(directory, images)
+    fake.verify(directory)
 
 
 def test_verify_finds_shards_of_another_job(fake, copied, tmp_path):
@@ -117,7 +117,7 @@ def test_verify_finds_shards_of_another_job(fake, copied, tmp_path):
   for path in (tmp_path / "b").glob("w-train-00002-*"):
     (directory / path.name).write_bytes(path.read_bytes())
   with pytest.raises(ValueError, match=r"00002-of-00003.*another job"):
-    fake.verify(directory, images)
+    fake.verify(directory)
 
 
 def test_damage_is_mended_as_verify_says(fake, copied, capsys):

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from must_jax.storage import path as path_lib
 from must_jax.storage.commits import Commit, CommitDirectory, Lease
 from must_jax.storage.path import Path, create_json
 from must_jax.storage.sets import Shard
@@ -50,6 +52,7 @@ def test_commits_that_do_not_count(tmp_path, change, message):
 
 def test_one_holder_at_a_time(tmp_path):
   directory = CommitDirectory(tmp_path, "job", Commit)
+  directory.prepare()
   with directory.lease(SHARD.file, 60):
     assert directory.lease(SHARD.file, 60) is None
     assert directory.holder(SHARD.file)["pid"] == os.getpid()
@@ -62,6 +65,7 @@ def test_one_holder_at_a_time(tmp_path):
 
 def test_a_thread_beats_for_work_without_steps(tmp_path):
   directory = CommitDirectory(tmp_path, "job", Commit)
+  directory.prepare()
   with directory.lease(SHARD.file, 0.2) as lease:
     before = directory.holder(SHARD.file)["beat"]
     with lease.beating():
@@ -102,13 +106,40 @@ def test_takes_over_at_once_from_a_dead_process_of_this_host(tmp_path):
     assert Lease.claim(path, seconds=60) is not None
 
 
-def test_takes_over_at_once_from_a_process_that_had_its_number(tmp_path):
+def test_containers_of_one_name_do_not_know_each_others_processes(tmp_path):
   path = Path(tmp_path / "shard")
   with Lease.claim(path, seconds=60):
-    assert Lease.claim(path, seconds=60) is None
     holder = json.loads(path.read_text())
-    path.write_text(json.dumps(holder | {"process": "of another life"}))
-    assert Lease.claim(path, seconds=60) is not None
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    other = {"pid": dead.pid, "machine": "of the same name"}
+    path.write_text(json.dumps(holder | other))
+    assert Lease.claim(path, seconds=60) is None
+
+
+def test_a_lease_that_was_taken_over_is_left_alone(tmp_path):
+  path = Path(tmp_path / "shard")
+  with Lease.claim(path, seconds=0.01) as lease:
+    time.sleep(0.02)
+    with Lease.claim(path, seconds=0.01) as other:
+      assert lease.beat() and not lease.is_held() and other.is_held()
+      lease.__exit__()
+      assert other.is_held()
+    assert not path.exists()
+
+
+def test_a_full_disk_stops_no_work(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  path = Path(tmp_path / "shard")
+  with Lease.claim(path, seconds=0.01) as lease:
+    time.sleep(0.01)
+    with monkeypatch.context() as patch:
+      patch.setattr(path_lib, "publish_json", full)
+      assert lease.beat()
+    time.sleep(0.01)
+    assert lease.beat() and lease.is_held()
 
 
 def test_a_beating_lease_stays_its_holders(tmp_path):

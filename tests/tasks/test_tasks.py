@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from must_jax.fields import ValueMap
 from must_jax.tasks import TASKS, HeadOptions, make_task, task_options
 from must_jax.tasks.task import crop_to_content, sum_of_means
 
@@ -150,3 +151,16 @@ def test_options_are_checked():
     make_task("depth", "it", (), {"unit": "feet"})
   with pytest.raises(ValueError, match="metric is 'f1'"):
     make_task("detection", "it", CLASSES, {"metric": "f1"})
+
+
+def test_a_task_of_several_fields_says_which_is_measured():
+  class Two(TASKS["depth"]):
+    @property
+    def fields(self):
+      return {"near": ValueMap(), "far": ValueMap()}
+
+  with pytest.raises(
+    ValueError, match=r"\['far', 'near'\].*override `measured`"
+  ):
+    assert Two("it").measured
+  assert small_task("depth").measured == "depth"

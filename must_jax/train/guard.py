@@ -6,7 +6,7 @@ then changes nothing but counters (after OLMo's SkipStepOptimizer).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -15,6 +15,38 @@ from must_jax.types import Array
 
 class TrainingDiverged(RuntimeError):
   """Step after step has a loss or gradient that cannot be learned from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Streak:
+  """Consecutive skipped steps.
+
+  Attributes:
+    step: the last of them that is known.
+    length: their number up to this one.
+    keys: of the examples in its batch.
+    metrics: what it said.
+  """
+
+  step: int
+  length: int
+  keys: Any
+  metrics: dict[str, float]
+
+  @property
+  def first(self) -> int:
+    """The first of the steps."""
+    return self.step - self.length + 1
+
+  def describe(self) -> str:
+    """Names the last step, its losses and the examples in its batch."""
+    losses = {k: v for k, v in self.metrics.items() if k.endswith("/loss")}
+    shown = b", ".join(self.keys[:8]).decode(errors="replace")
+    return (
+      f"step {self.step}: loss {self.metrics['loss']}, gradient norm"
+      f" {self.metrics['grad_norm']}; losses of the tasks {losses}; the batch"
+      f" begins with the keys {shown}."
+    )
 
 
 class GuardState(NamedTuple):

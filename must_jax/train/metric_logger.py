@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from must_jax.storage.path import Path, PathLike
-from must_jax.train.recovery import Streak
+from must_jax.train.guard import Streak
 
 
 class MetricLogger:

@@ -1,7 +1,4 @@
-"""Recovery from a streak: consecutive steps that were skipped."""
-
-import dataclasses
-from typing import Any
+"""Recovery from a streak of skipped steps: back to a checkpoint before it."""
 
 import jax
 import numpy as np
@@ -10,40 +7,8 @@ from absl import logging
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import Program
 from must_jax.train.checkpoint import Checkpoints
-from must_jax.train.guard import TrainingDiverged
+from must_jax.train.guard import Streak, TrainingDiverged
 from must_jax.train.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Streak:
-  """Consecutive skipped steps.
-
-  Attributes:
-    step: the last of them that is known.
-    length: their number up to this one.
-    keys: of the examples in its batch.
-    metrics: what it said.
-  """
-
-  step: int
-  length: int
-  keys: Any
-  metrics: dict[str, float]
-
-  @property
-  def first(self) -> int:
-    """The first of the steps."""
-    return self.step - self.length + 1
-
-  def describe(self) -> str:
-    """Names the last step, its losses and the examples in its batch."""
-    losses = {k: v for k, v in self.metrics.items() if k.endswith("/loss")}
-    shown = b", ".join(self.keys[:8]).decode(errors="replace")
-    return (
-      f"step {self.step}: loss {self.metrics['loss']}, gradient norm"
-      f" {self.metrics['grad_norm']}; losses of the tasks {losses}; the batch"
-      f" begins with the keys {shown}."
-    )
 
 
 def roll_back(

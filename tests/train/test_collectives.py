@@ -1,6 +1,7 @@
 """What a step sends between devices: sums, and parameters that are split."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import json, sys
 import jax
 from must_jax.config import base_config, smoke, task
 from must_jax.input.abstract import abstract_batch
+from must_jax.preflight import compiled
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build
 from must_jax.train.step import make_predict_step
@@ -54,6 +56,7 @@ print(json.dumps({
   "text": step.compile().as_text(),
   "parameters": whole + parts,
   "maps": [x.shape[1:] for x in jax.tree.leaves(maps)],
+  "estimate": compiled.sent_bytes(state.params, (), options["accumulate"], 4),
 }))
 """
 
@@ -100,6 +103,7 @@ class Step:
     # A kernel of a dense layer may have its dimensions swapped.
     self.parameters |= {s[::-1] for s in self.parameters if len(s) == 2}
     self.maps = {tuple(shape) for shape in printed["maps"]}
+    self.estimate = printed["estimate"]
     self.sent = {}
     for types, kind in COLLECTIVE.findall(printed["text"]):
       for shape in re.findall(r"\w+\[([\d,]*)\]", types):
@@ -118,6 +122,10 @@ def test_training_sends_sums_of_gradients_norms_and_metrics_alone():
   # Sums over channels, and over all examples: nothing for each example.
   vectors = {shape for shape in step.sent["all-reduce"] if len(shape) == 1}
   assert vectors <= {shape for shape in step.parameters if len(shape) == 1}
+  # `must-jax plan` estimates gradients alone; norms and metrics are little.
+  elements = sum(math.prod(shape) for shape in step.sent["all-reduce"])
+  sent = 2 * 3 / 4 * 4 * elements  # float32 on a ring of four
+  assert step.estimate <= sent <= 1.1 * step.estimate
 
 
 def test_prediction_sends_nothing():

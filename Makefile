@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy must_jax
+	$(BIN)/mypy must_jax benchmarks
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

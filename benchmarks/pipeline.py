@@ -39,7 +39,7 @@ NUM_IMAGES = 384
 BATCH_SIZE = 64
 ROUNDS = 5
 CLASSES = [f"class {k}" for k in range(20)]
-SPECS = {
+SPECS: dict[str, dict[str, Any]] = {
   "label": {"kind": "ClassVector", "classes": CLASSES},
   "objects": {"kind": "Boxes", "classes": CLASSES},
   "mask": {"kind": "ClassMap", "classes": CLASSES},
@@ -169,26 +169,28 @@ def least(
   """
   random = geometry.random_numbers(0, tf.range(len(images), dtype=tf.int64))
   sizes = tf.constant([size] * len(images))
-  geometries = geometry.make_geometry(sizes, (224, 224), augment, random)
+  placements = geometry.choose_placement(sizes, (224, 224), augment, random)
 
   def make(
-    image: tf.Tensor, geometry: Placement, random: tf.Tensor
+    image: tf.Tensor, placement: Placement, random: tf.Tensor
   ) -> dict[str, tf.Tensor]:
     def decode(ratio: int) -> tf.Tensor:
-      window = geometry.window // ratio
+      window = placement.window // ratio
       return tf.io.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio)
 
     ratios = (1, 2, 4, 8)
     pixels = tf.switch_case(
-      tf.reduce_sum(tf.cast(geometry.reduction > ratios[:-1], tf.int32)),
+      tf.reduce_sum(
+        tf.cast(placement.reduction > tf.constant(ratios[:-1]), tf.int32)
+      ),
       [functools.partial(decode, ratio) for ratio in ratios],
     )
     pixels = geometry.transform_image(
-      pixels, geometry, (224, 224), augment, random
+      pixels, placement, (224, 224), augment, random
     )
     return {"image": pixels}
 
-  dataset = tf.data.Dataset.from_tensor_slices((images, geometries, random))
+  dataset = tf.data.Dataset.from_tensor_slices((images, placements, random))
   dataset = dataset.repeat().map(make, num_parallel_calls=tf.data.AUTOTUNE)
   return dataset.batch(BATCH_SIZE).prefetch(2).as_numpy_iterator()
 
@@ -266,14 +268,14 @@ def multi_task(temp: pathlib.Path) -> list[Figure]:
   for name, path in sidecars.items():
     write_sidecars(path, set_, name)
   four = {n: p for n, p in sidecars.items() if n != "normals"}
-  jitter = {"scale_jitter": (0.5, 2.0)}
+  jitter: dict[str, Any] = {"scale_jitter": (0.5, 2.0)}
   rates = images_per_core_second(
     {
       "bare decode_jpeg": lambda: bare(images),
       "images only": lambda: train(directory, 640, **jitter),
       **{
-        f"with {name}": lambda name=name: train(
-          directory, 640, (name,), **jitter
+        f"with {name}": functools.partial(
+          train, directory, 640, (name,), **jitter
         )
         for name in FIELDS
       },

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from must_jax.storage.path import Path
+
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
@@ -78,21 +80,21 @@ def _parser() -> argparse.ArgumentParser:
   inspect = commands.add_parser(
     "inspect", help="progress, statistics and quality of a label set"
   )
-  inspect.add_argument("labels", type=pathlib.Path, help="label set")
+  inspect.add_argument("labels", type=Path, help="label set")
   inspect.add_argument(
     "--status", action="store_true", help="progress of the labelling job"
   )
   inspect.add_argument(
-    "--images", type=pathlib.Path, help="image set, to draw labels on"
+    "--images", type=Path, help="image set, to draw labels on"
   )
   inspect.add_argument(
     "--truth",
-    type=pathlib.Path,
+    type=Path,
     help="image set with the same records and true labels, to measure against;"
     " the result is kept in the manifest",
   )
   inspect.add_argument(
-    "--gallery", type=pathlib.Path, help="PNG to write, needs --images"
+    "--gallery", type=Path, help="PNG to write, needs --images"
   )
   inspect.set_defaults(run=_inspect)
 

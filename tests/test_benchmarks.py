@@ -1,7 +1,8 @@
 import pytest
 
-from benchmarks import train_step
+from benchmarks import pipeline, train_step
 from benchmarks.train_step import WHOLE, Row, Settings
+from must_jax.input.geometry import AugmentOptions
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,15 @@ def test_the_report_tells_how_well_the_pieces_add_up():
   assert "2.00x" in table["trunk"]
   assert "0.50x" in table["head"]
   assert "2.00x" in table[WHOLE]
+
+
+def test_input_is_measured_with_all_kinds_and_against_the_least(tmp_path):
+  images = pipeline.write_set(tmp_path / "set", (48, 64), ("label", "depth"))
+  batch = next(pipeline.train(tmp_path / "set", 32, ("label", "depth")))
+  assert batch["image"].shape == (pipeline.BATCH_SIZE, 32, 32, 3)
+  encoded = pipeline.encoded(images)
+  least = pipeline.least(encoded, (48, 64), AugmentOptions(flip=True))
+  assert next(least)["image"].shape == (pipeline.BATCH_SIZE, 224, 224, 3)
 
 
 @pytest.mark.slow

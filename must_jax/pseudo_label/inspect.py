@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from must_jax import pictures
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
-from must_jax.storage.path import publish_json
+from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
 from must_jax.tasks import Task
 from must_jax.train.build import build_tasks
@@ -32,8 +31,8 @@ def teacher_task(manifest: dict[str, Any]) -> Task:
 
 
 def quality(
-  labels: pathlib.Path,
-  truth: pathlib.Path,
+  labels: PathLike,
+  truth: PathLike,
   image_size: tuple[int, int] = _IMAGE_SIZE,
 ) -> dict[str, float]:
   """Measures pseudo labels against the true labels of the same images.
@@ -72,9 +71,7 @@ def quality(
   return metric.compute()
 
 
-def record_quality(
-  labels: pathlib.Path, truth: pathlib.Path
-) -> dict[str, float]:
+def record_quality(labels: PathLike, truth: PathLike) -> dict[str, float]:
   """Measures as `quality` and keeps the result in the manifest.
 
   Args:
@@ -84,13 +81,13 @@ def record_quality(
   found = quality(labels, truth)
   manifest = read_manifest(labels)
   manifest["quality"] = {"truth": str(truth), "metrics": found}
-  publish_json(labels / MANIFEST_FILE, manifest)
+  publish_json(Path(labels) / MANIFEST_FILE, manifest)
   return found
 
 
 def draw_labels(
-  labels: pathlib.Path,
-  images: pathlib.Path,
+  labels: PathLike,
+  images: PathLike,
   count: int,
   image_size: tuple[int, int] = _IMAGE_SIZE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -143,12 +140,13 @@ def run(args: argparse.Namespace) -> int:
     ImageSet.open(args.images, manifest["image_set"]["split"])
     pairs = list(draw_labels(args.labels, args.images, _GALLERY_ROWS))
     drawn = pictures.gallery(pairs, _IMAGE_SIZE)
-    Image.fromarray(drawn).save(args.gallery)
+    with publish(args.gallery) as file:
+      Image.fromarray(drawn).save(file, "PNG")
     print(f"\nGallery: {args.gallery}")
   return 0
 
 
-def _print_status(labels: pathlib.Path) -> None:
+def _print_status(labels: PathLike) -> None:
   state = status(labels)
   share = state.num_labelled / max(1, state.num_records)
   print(

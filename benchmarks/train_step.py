@@ -44,6 +44,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from must_jax.convert import torchvision_detection
 from must_jax.fields import Boxes, ClassMap, ClassVector, Field, ValueMap
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.must import Features, MustModel, build_backbone
@@ -73,18 +74,6 @@ MATMUL_SIDE = 3072  # of the product that stands in for an unknown peak
 NUM_CLASSES = {"classification": 1000, "detection": 365, "segmentation": 133}
 LABEL_STRIDE = 4  # of maps, in pixels
 NUM_OBJECTS = 8  # of an image
-# What torchvision's detector has that ours has not, as far as training sees it.
-TORCHVISION = {
-  "anchor_scale": 8.0,
-  "aspect_ratios": (2.0, 1.0, 0.5),
-  "round_anchors": True,
-  "half_pixel": False,
-  "rpn_norm": False,
-  "fc_norm": False,
-  "rpn_min_side": 1e-3,
-  "roi_samples_per_bin": 2,
-  "roi_max_level": 5,
-}
 LEAST_SECONDS = 0.05  # of a measurement; short programs run more than once
 WHOLE = "whole step"
 
@@ -148,7 +137,8 @@ def make_student(settings: Settings) -> tuple[MustModel, dict[str, Task]]:
 
 def make_detector(settings: Settings) -> tuple[MustModel, dict[str, Task]]:
   """A detector with the layers of torchvision's "v2"."""
-  task = _make_task("detection", num_rois=settings.rois, **TORCHVISION)
+  options = torchvision_detection.OPTIONS
+  task = _make_task("detection", num_rois=settings.rois, **options)
   tasks = {"detection": task}
   model = _make_model(
     settings, tasks, min_level=2, max_level=6, norm="convs", top="pool"

@@ -1,6 +1,10 @@
+import json
 import os
 import pathlib
 import sys
+import time
+
+import pytest
 
 # Tests run on the CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,3 +31,21 @@ else:
   cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture
+def lease_of_another_host():
+  """Writes a lease whose holder has been silent for some seconds."""
+
+  def write(path, silent):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = {
+      "host": "elsewhere.example",
+      "pid": 1,
+      "beat": time.time() - silent,
+      "seconds": 10.0,
+      "num_records": 40,
+    }
+    path.write_text(json.dumps(holder))
+
+  return write

@@ -22,7 +22,7 @@ _TASK = "detection"
 _POOLED = 7  # cells a side
 # Where torchvision's detector differs from our default: its own are in the
 # arguments of `torchvision.models.detection.FasterRCNN`.
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
   "anchor_scale": 8.0,  # 32 pixels at stride 4
   # Its ratios .5, 1, 2 are height / width; the order is that of the weights.
   "aspect_ratios": (2.0, 1.0, 0.5),
@@ -85,7 +85,7 @@ def detector_config(
     labels={},
     classes=class_names(num_classes),
     fc_dims=outputs("roi_heads.box_head.5", 1024),
-    **_OPTIONS,
+    **OPTIONS,
   )
   return config
 

@@ -188,19 +188,9 @@ def test_a_worker_takes_the_share_of_one_that_never_came(fake, tmp_path):
   assert order == [1, 4, 0, 6, 5, 3, 2]
 
 
-def lease_of_another_host(path, silent):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  holder = {
-    "host": "elsewhere.example",
-    "pid": 1,
-    "beat": time.time() - silent,
-    "seconds": 10.0,
-    "num_records": 40,
-  }
-  path.write_text(json.dumps(holder))
-
-
-def test_waits_for_a_silent_worker_then_does_its_shard(fake, images, tmp_path):
+def test_waits_for_a_silent_worker_then_does_its_shard(
+  lease_of_another_host, fake, images, tmp_path
+):
   lease = tmp_path / "labels" / "leases" / f"{SHARD.format(1)}.tfrecord"
   lease_of_another_host(lease, silent=0)
   begin = time.monotonic()
@@ -209,7 +199,9 @@ def test_waits_for_a_silent_worker_then_does_its_shard(fake, images, tmp_path):
   assert time.monotonic() - begin > 0.7
 
 
-def test_a_slow_worker_gives_up_what_others_finished(fake, images, tmp_path):
+def test_a_slow_worker_gives_up_what_others_finished(
+  lease_of_another_host, fake, images, tmp_path
+):
   output = tmp_path / "labels"
 
   def overtaken(batch):
@@ -456,7 +448,9 @@ def test_status_follows_the_job(fake, images, tmp_path):
   assert end.eta_seconds == 0 and end.num_labelled == 15
 
 
-def test_status_estimates_the_time_to_go(fake, images, tmp_path):
+def test_status_estimates_the_time_to_go(
+  lease_of_another_host, fake, images, tmp_path
+):
   output = tmp_path / "labels"
   fake.run(fake.make_job(images, output), stop=lambda: True)  # job.json only
   assert status_lib.status(output).eta_seconds is None

@@ -74,19 +74,7 @@ def test_a_thread_beats_for_work_without_steps(tmp_path):
     assert directory.holder(SHARD.file)["beat"] > before
 
 
-def lease_of_another_host(path, silent):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  holder = {
-    "host": "elsewhere.example",
-    "pid": 1,
-    "beat": time.time() - silent,
-    "seconds": 10.0,
-    "num_records": 40,
-  }
-  path.write_text(json.dumps(holder))
-
-
-def test_takes_over_stale_leases_only(tmp_path):
+def test_takes_over_stale_leases_only(lease_of_another_host, tmp_path):
   path = tmp_path / "leases" / "shard"
   lease_of_another_host(path, silent=5)
   assert Lease.claim(Path(path), seconds=60) is None

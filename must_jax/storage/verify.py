@@ -199,12 +199,11 @@ def verify(
   is_labels = (directory / MANIFEST_FILE).exists()
   make_checker = _LabelChecker if is_labels else _ImageChecker
   file = make_checker.FILE
-  is_set = (directory / file).exists()
   try:
     listed = read_manifest(directory) if is_labels else read_index(directory)
     check_descriptions(listed["fields"])
   except ValueError as error:
-    if not is_set:
+    if not (directory / file).exists():
       raise
     yield Report("", [Problem(file, None, "", str(error))])
     return

@@ -158,9 +158,9 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
         sys.exit(PREEMPTED)
       final = found
   if jax.process_index() == 0 and final:
-    (workdir / "result.json").write_text(
-      json.dumps(final, indent=2, sort_keys=True) + "\n"
-    )
+    text = json.dumps(final, indent=2, sort_keys=True) + "\n"
+    with publish(workdir / "result.json") as file:
+      file.write(text.encode())
   return final
 
 

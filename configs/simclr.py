@@ -1,14 +1,17 @@
 r"""SimCLR: contrastive pre-training without labels (paper 4.1, Table 2).
 
-  python main.py --workdir=runs/simclr \
-    --config=configs/simclr.py:images=DIR,epochs=800,num_images=1281167
+  python main.py --config=configs/simclr.py --workdir=runs/simclr
 
 Two views of each image, a projection head, NT-Xent over the whole batch and
 LARS, after the second version of SimCLR's code. The checkpoint is a start for
 fine-tuning like any other: --config.init_from=runs/simclr.
 
-Arguments: images (an imported image set), split, epochs (paper: 800 of
-ImageNet; 1, 2 and 5 of JFT-300M), num_images (of the set), small, smoke.
+Arguments:
+  images split  an imported image set, by default data/imagenet
+  epochs        paper: 800 of ImageNet; 1, 2 and 5 of JFT-300M
+  num_images    of the set
+  root          where images lie, a directory or gs://...
+  small smoke   a size for CPUs, ten steps
 
 Cost: not measured at this size. Result: paper, 800 epochs of ImageNet:
 CIFAR-100 87.1, Pascal detection 83.3, Pascal segmentation 72.2, NYU depth 83.7,
@@ -17,12 +20,20 @@ ADE segmentation 41.0, DIODE normals 52.8. Ours: not run at this size.
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(
     arg,
+    root="",
     images="data/imagenet",
     split="train",
     epochs=800.0,  # paper 4.1
@@ -31,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     smoke=False,
   )
   config = base_config()
-  config.datasets.images = dataset(args.images, args.split)
+  config.datasets.images = dataset(under(args.root, args.images), args.split)
   config.train_on = ("images",)
   config.tasks.contrastive = task("contrastive", labels={})
   config.data.update(

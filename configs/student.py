@@ -1,14 +1,22 @@
 r"""MuST student: one model on the labels of several teachers (paper 3.2).
 
-  python main.py --workdir=runs/student --config=configs/student.py:\
-images=DIR,classification=LABELS,detection=LABELS,segmentation=LABELS,depth=LABELS
+  python main.py --config=configs/student.py --workdir=runs/student
+  python main.py --workdir=runs/student \
+    --config=configs/student.py:images=data/pile,tasks=detection+depth
 
-Each kind of task takes a label set made by `configs/label.py`, or "supervised"
-for the image set's own labels; a kind that is not named is not trained. With
-labels=DIR, all of DIR/{classification,detection,segmentation,depth} that exist
-are taken.
+The labels of a kind of task are the label set labels/NAME/KIND that
+`configs/label.py` makes of the images data/NAME.
 
-Arguments: images, split, the four kinds, depth_weight, small, smoke.
+Arguments:
+  tasks         kinds that are trained, by default all four:
+                classification+detection+segmentation+depth
+  images split  an imported image set, by default data/imagenet
+  labels        directory of label sets, by default labels/NAME
+  detection ... another place for the labels of a kind: the directory of a label
+                set, or "supervised" for the image set's own labels
+  depth_weight  of the loss, which the paper sweeps
+  root          where all these places lie, a directory or gs://...
+  small smoke   a size for CPUs, ten steps
 
 Cost: paper: 90 ImageNet epochs at batch 256 (450,000 steps).
 Result: paper, ImageNet, ResNet, fine-tuned: CIFAR-100 86.3, Pascal detection
@@ -16,36 +24,57 @@ Result: paper, ImageNet, ResNet, fine-tuned: CIFAR-100 86.3, Pascal detection
 normals 52.7 (Table 2). Ours: not run at this size.
 """
 
-import os
+import difflib
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 KINDS = ("classification", "detection", "segmentation", "depth")
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-  args = parse_arg(
-    arg,
-    images="data/imagenet",
-    split="train",
-    labels="",
-    **dict.fromkeys(KINDS, ""),
-    depth_weight=1.0,
-    small=False,
-    smoke=False,
-  )
+DEFAULTS = {
+  "root": "",
+  "images": "data/imagenet",
+  "split": "train",
+  "tasks": "+".join(KINDS),
+  "labels": "labels/{images}",  # the last part of images
+  **dict.fromkeys(KINDS, ""),
+  "depth_weight": 1.0,
+  "small": False,
+  "smoke": False,
+}
+
+
+def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
+  defaults = DEFAULTS | defaults
+  args = parse_arg(arg, **defaults)
+  kinds = parse_kinds(args.tasks)
+  name = args.images.rstrip("/").rpartition("/")[2]
+  labels = args.labels.replace("{images}", name).rstrip("/")
   config = base_config()
-  config.datasets.images = dataset(args.images, args.split)
+  config.datasets.images = dataset(under(args.root, args.images), args.split)
   config.train_on = ("images",)
   for kind in KINDS:
-    source = args[kind]
-    if not source and args.labels:
-      directory = os.path.join(args.labels, kind)
-      source = directory if os.path.isdir(directory) else ""
-    if source:
-      config.tasks[kind] = task(kind, labels={"images": source})
+    if kind in kinds:
+      origin = args[kind] or f"{labels}/{kind}"
+      if origin != "supervised":
+        origin = under(args.root, origin)
+      config.tasks[kind] = task(kind, labels={"images": origin})
+    elif args[kind] != defaults[kind]:
+      raise ValueError(
+        f"Config argument {kind}={args[kind]!r} names labels of a task that"
+        f" tasks={args.tasks!r} leaves out; expected"
+        f" tasks={args.tasks}+{kind}, or no {kind}=."
+      )
   if "depth" in config.tasks:
     # The paper sweeps this one (3.2); all others follow its rule.
     config.tasks.depth.weight = args.depth_weight
@@ -53,3 +82,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.optimizer.lr = 0.32  # tfm; only its ratio to the teachers' counts
   config.train.steps = 450_000  # paper: 90 ImageNet epochs
   return sized(config, args)
+
+
+def parse_kinds(text: str) -> list[str]:
+  """Splits kinds of task that are joined by "+".
+
+  Raises:
+    ValueError: one is not in `KINDS`.
+  """
+  kinds = text.split("+")
+  for kind in kinds:
+    if kind not in KINDS:
+      near = difflib.get_close_matches(kind, KINDS, 1)
+      raise ValueError(
+        f"Config argument tasks={text!r}: {kind!r} is no kind of task; expected"
+        f" some of {', '.join(KINDS)}, joined by '+'."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+      )
+  return kinds

@@ -2,11 +2,12 @@ r"""MuST student that starts from ALIGN's EfficientNet-B7 (paper 4.3, figure 5).
 
   must-jax convert align_efficientnet_b7 model.safetensors \
     --out checkpoints/align_b7
-  python main.py --workdir=runs/student_align_b7 \
-    --config=configs/student_align_b7.py:images=DIR,labels=LABELS
+  python main.py --config=configs/student_align_b7.py \
+    --workdir=runs/student_align_b7
 
-The labels are those of teachers that started from the same checkpoint
-(teacher_*_align_b7.py). Arguments as those of student.py; another checkpoint:
+Images are those of student_jft.py. The labels, in labels/jft_align_b7, are of
+teachers that started from the same checkpoint (teacher_*_align_b7.py), but for
+depth. Arguments as those of student.py; another checkpoint:
 --config.init_from=DIR. With small and smoke an EfficientNet-B0 from scratch
 takes the place of the checkpoint.
 
@@ -18,11 +19,14 @@ kakaobrain/align-base was trained on COYO-700M.
 from ml_collections import ConfigDict
 
 from configs import student
-from must_jax.config import start_from_align_b7
+from must_jax.config import root_of, start_from_align_b7
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = start_from_align_b7(student.get_config(arg))
+  config = student.get_config(
+    arg, images="data/jft", labels="labels/{images}_align_b7"
+  )
+  config = start_from_align_b7(config, root_of(arg))
   if not config.model.width:
     config.train.steps = 1_171_875  # paper 4.3: an epoch of 300M at 256
   return config

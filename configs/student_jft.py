@@ -1,12 +1,11 @@
 r"""MuST student on 300 million images (paper 4.2, Table 6).
 
-  python main.py --workdir=runs/student_jft \
-    --config=configs/student_jft.py:images=DIR,labels=LABELS
+  python main.py --config=configs/student_jft.py --workdir=runs/student_jft
 
 JFT-300M is not public: any set of images takes its place, as imported by
-`must-jax import folder --unlabelled`. Labels of all four kinds come from
-teachers; their weights are learned (paper 3.2). Arguments as those of
-student.py.
+`must-jax import folder --unlabelled` (images=DIR, by default data/jft). Labels
+of all four kinds come from teachers; their weights are learned (paper 3.2).
+Arguments as those of student.py.
 
 Cost: see docs/scale.md. Result: paper: CIFAR-100 87.6, Pascal detection 87.8,
 Pascal segmentation 82.2, NYU depth 89.8, ADE segmentation 47.0, DIODE normals
@@ -19,7 +18,7 @@ from configs import student
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = student.get_config(f"images=data/jft,{arg or ''}")
+  config = student.get_config(arg, images="data/jft")
   config.balancing.method = "uncertainty"  # paper 3.2
   if not config.model.width:
     config.model.backbone = "resnet152"  # ours: the depth is not published

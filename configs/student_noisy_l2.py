@@ -2,14 +2,14 @@ r"""MuST student that starts from Noisy Student's EfficientNet-L2.
 
   must-jax convert timm_efficientnet_l2 model.safetensors \
     --out checkpoints/noisy_l2
-  python main.py --workdir=runs/student_noisy_l2 \
-    --config=configs/student_noisy_l2.py:images=DIR,labels=LABELS
+  python main.py --config=configs/student_noisy_l2.py \
+    --workdir=runs/student_noisy_l2
 
 The paper's largest student starts from ALIGN's L2 (4.3, Table 7), which is not
-public; `tf_efficientnet_l2.ns_jft_in1k` of timm is the nearest that is.
-Arguments as those of student.py; another checkpoint: --config.init_from=DIR.
-With small and smoke an EfficientNet-B0 from scratch takes the place of the
-checkpoint.
+public; `tf_efficientnet_l2.ns_jft_in1k` of timm is the nearest that is. Images
+and labels are those of student_jft.py. Arguments as those of student.py;
+another checkpoint: --config.init_from=DIR. With small and smoke an
+EfficientNet-B0 from scratch takes the place of the checkpoint.
 
 Cost: paper: 0.36 epochs of JFT-300M. Result: paper, with ALIGN's: Pascal
 detection 88.2, segmentation 89.8, NYU depth 91.9, ADE 54.3; ours: not run.
@@ -18,13 +18,13 @@ detection 88.2, segmentation 89.8, NYU depth 91.9, ADE 54.3; ours: not run.
 from ml_collections import ConfigDict
 
 from configs import student
-from must_jax.config import start_from
+from must_jax.config import root_of, start_from, under
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   config = start_from(
-    student.get_config(arg),
-    "checkpoints/noisy_l2",
+    student.get_config(arg, images="data/jft"),
+    under(root_of(arg), "checkpoints/noisy_l2"),
     backbone="efficientnet_l2",
     toy="efficientnet_b0",
   )

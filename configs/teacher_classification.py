@@ -1,10 +1,13 @@
 r"""Classification teacher, from scratch (paper 3.1: ImageNet).
 
-  python main.py --config=configs/teacher_classification.py:data=DIR \
+  python main.py --config=configs/teacher_classification.py \
     --workdir=runs/teacher_classification
 
-Arguments: data (an imported image set), train and validation (its splits),
-small (a size for CPUs), smoke (ten steps).
+Arguments:
+  data              an imported image set, by default data/imagenet
+  train validation  its splits, by default as published
+  root              where data lies, a directory or gs://...
+  small smoke       a size for CPUs, ten steps
 
 Cost: not measured at this size.
 Result: not run at this size; the paper gives no figure for this teacher.
@@ -12,12 +15,20 @@ Result: not run at this size; the paper gives no figure for this teacher.
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(
     arg,
+    root="",
     data="data/imagenet",
     train="train",
     validation="validation",
@@ -25,8 +36,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     smoke=False,
   )
   config = base_config()
-  config.datasets.train = dataset(args.data, args.train)
-  config.datasets.validation = dataset(args.data, args.validation)
+  data = under(args.root, args.data)
+  config.datasets.train = dataset(data, args.train)
+  config.datasets.validation = dataset(data, args.validation)
   config.train_on = ("train",)
   config.evaluate_on = ("validation",)
   config.tasks.classification = task(

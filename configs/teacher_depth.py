@@ -1,10 +1,13 @@
 r"""Depth teacher. The paper imports MiDaS; this trains one on your own depth.
 
-  python main.py --config=configs/teacher_depth.py:data=DIR \
+  python main.py --config=configs/teacher_depth.py \
     --workdir=runs/teacher_depth
 
-Arguments: data (an imported image set), train and validation (its splits),
-small (a size for CPUs), smoke (ten steps).
+Arguments:
+  data              an imported image set, by default data/depth
+  train validation  its splits
+  root              where data lies, a directory or gs://...
+  small smoke       a size for CPUs, ten steps
 
 Cost: not measured at this size.
 Result: no figure in the paper; ours: not run at this size.
@@ -12,12 +15,20 @@ Result: no figure in the paper; ours: not run at this size.
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(
     arg,
+    root="",
     data="data/depth",
     train="train",
     validation="validation",
@@ -25,8 +36,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     smoke=False,
   )
   config = base_config()
-  config.datasets.train = dataset(args.data, args.train)
-  config.datasets.validation = dataset(args.data, args.validation)
+  data = under(args.root, args.data)
+  config.datasets.train = dataset(data, args.train)
+  config.datasets.validation = dataset(data, args.validation)
   config.train_on = ("train",)
   config.evaluate_on = ("validation",)
   config.tasks.depth = task(

@@ -1,10 +1,13 @@
 r"""Segmentation teacher, from scratch (paper 3.1: COCO, 133 classes).
 
-  python main.py --config=configs/teacher_segmentation.py:data=DIR \
+  python main.py --config=configs/teacher_segmentation.py \
     --workdir=runs/teacher_segmentation
 
-Arguments: data (an imported image set), train and validation (its splits),
-small (a size for CPUs), smoke (ten steps).
+Arguments:
+  data              an imported image set, by default data/coco_panoptic
+  train validation  its splits, by default as published
+  root              where data lies, a directory or gs://...
+  small smoke       a size for CPUs, ten steps
 
 Cost: not measured at this size.
 Result: paper: 53.8 mIoU (Table 4); ours: not run at this size.
@@ -12,21 +15,30 @@ Result: paper: 53.8 mIoU (Table 4); ours: not run at this size.
 
 from ml_collections import ConfigDict
 
-from must_jax.config import base_config, dataset, parse_arg, sized, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  parse_arg,
+  sized,
+  task,
+  under,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(
     arg,
+    root="",
     data="data/coco_panoptic",
     train="train",
-    validation="validation",
+    validation="val",
     small=False,
     smoke=False,
   )
   config = base_config()
-  config.datasets.train = dataset(args.data, args.train)
-  config.datasets.validation = dataset(args.data, args.validation)
+  data = under(args.root, args.data)
+  config.datasets.train = dataset(data, args.train)
+  config.datasets.validation = dataset(data, args.validation)
   config.train_on = ("train",)
   config.evaluate_on = ("validation",)
   config.tasks.segmentation = task(

@@ -2,8 +2,8 @@ r"""Segmentation teacher that starts from ALIGN's EfficientNet-B7 (paper 4.3).
 
   must-jax convert align_efficientnet_b7 model.safetensors \
     --out checkpoints/align_b7
-  python main.py --config=configs/teacher_segmentation_align_b7.py:data=DIR \
-    --workdir=runs/teacher_segmentation
+  python main.py --config=configs/teacher_segmentation_align_b7.py \
+    --workdir=runs/teacher_segmentation_align_b7
 
 In bootstrapping, teachers and student start from the same checkpoint. Arguments
 as those of teacher_segmentation.py; another checkpoint:
@@ -16,8 +16,9 @@ Cost: not measured. Result: not published; ours: not run.
 from ml_collections import ConfigDict
 
 from configs import teacher_segmentation
-from must_jax.config import start_from_align_b7
+from must_jax.config import root_of, start_from_align_b7
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  return start_from_align_b7(teacher_segmentation.get_config(arg))
+  config = teacher_segmentation.get_config(arg)
+  return start_from_align_b7(config, root_of(arg))

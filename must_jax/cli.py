@@ -1,7 +1,7 @@
 """`must-jax <command>`: everything that is not a run of a config."""
 
 import argparse
-import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
   demo = commands.add_parser(
     "demo", help="the paper's whole chain on an embedded world"
   )
-  demo.add_argument("--workdir", type=pathlib.Path, default="runs/demo")
+  demo.add_argument("--workdir", type=Path, default="runs/demo")
   demo.add_argument(
     "--full", action="store_true", help="longer training and three seeds"
   )
@@ -63,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
   convert.add_argument(
     "weights",
     nargs="?",
-    type=pathlib.Path,
+    type=Path,
     help=".pt, .pth or .safetensors; for the kind must_jax also a checkpoint",
   )
   convert.add_argument(
     "--out",
-    type=pathlib.Path,
+    type=Path,
     help="checkpoint directory to make; a .safetensors file where WEIGHTS is a"
     " checkpoint",
   )
@@ -76,6 +76,31 @@ def _parser() -> argparse.ArgumentParser:
     "--list", action="store_true", help="show all kinds and leave"
   )
   convert.set_defaults(run=_convert)
+
+  label = commands.add_parser(
+    "label",
+    help="label as a pipeline of Apache Beam, a shard an element; without Beam,"
+    " start main.py on as many machines as there are",
+  )
+  label.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE[:ARG]",
+    help="as of main.py, such as configs/label.py; --config.NAME=VALUE as well",
+  )
+  label.add_argument("--workdir", required=True, help="label set to make")
+  label.add_argument(
+    "--runner",
+    required=True,
+    help="of Beam, such as DirectRunner, DataflowRunner, FlinkRunner",
+  )
+  label.add_argument(
+    "--beam-options",
+    default="",
+    metavar="OPTIONS",
+    help="of the runner, such as '--project=p --region=us-central1'",
+  )
+  label.set_defaults(run=_label, overrides=())
 
   inspect = commands.add_parser(
     "inspect", help="progress, statistics and quality of a label set"
@@ -125,9 +150,9 @@ def _parser() -> argparse.ArgumentParser:
   predict = commands.add_parser(
     "predict", help="draw a checkpoint's predictions for images"
   )
-  predict.add_argument("checkpoint", type=pathlib.Path)
-  predict.add_argument("images", type=pathlib.Path, nargs="+")
-  predict.add_argument("--out", type=pathlib.Path, required=True)
+  predict.add_argument("checkpoint", type=Path)
+  predict.add_argument("images", type=Path, nargs="+")
+  predict.add_argument("--out", type=Path, required=True)
   predict.set_defaults(run=_predict)
   return parser
 
@@ -170,6 +195,35 @@ def _convert(args: argparse.Namespace) -> int:
   from must_jax.convert import convert_command
 
   return convert_command.run(args)
+
+
+def _label(args: argparse.Namespace) -> int:
+  from must_jax import config as config_lib
+  from must_jax.preflight import places
+  from must_jax.pseudo_label.job import ALARM
+  from must_jax.stage import quiet_libraries
+
+  quiet_libraries()
+  config = config_lib.load(args.config, args.overrides)
+  config_lib.validate(config)
+  if config.stage != "label":
+    raise ValueError(
+      f"{args.config} is of stage {config.stage!r}; expected one that labels,"
+      " as configs/label.py. Others run by main.py."
+    )
+  places.check(config, args.workdir)
+  try:
+    from must_jax.pseudo_label import pipeline
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"--runner needs {error.name}: pip install -c constraints.txt -e"
+      " '.[beam]'."
+    ) from None
+  manifest = pipeline.run(
+    config, args.workdir, args.runner, shlex.split(args.beam_options)
+  )
+  print(f"{manifest['num_records']:,} records: {args.workdir}")
+  return ALARM if manifest["alarms"] else 0
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -253,6 +253,24 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   return ConfigDict(values)
 
 
+def root_of(arg: str | None) -> str:
+  """The value of the argument `root`, which every config file takes."""
+  items = (item.partition("=") for item in (arg or "").split(","))
+  return {name: text for name, _, text in items}.get("root", "")
+
+
+def under(root: str, path: str) -> str:
+  """A place under a root, on a disk or in a bucket.
+
+  Args:
+    root: a directory or URL; empty for the current directory.
+    path: stays as it is if it is empty, absolute or a URL.
+  """
+  if not root or not path or path.startswith("/") or "://" in path:
+    return path
+  return f"{root.rstrip('/')}/{path}"
+
+
 def small(config: ConfigDict) -> ConfigDict:
   """The same run at a size that a CPU trains in minutes."""
   config = config.copy_and_resolve_references()
@@ -337,11 +355,16 @@ def start_from(
   return config
 
 
-def start_from_align_b7(config: ConfigDict) -> ConfigDict:
-  """The same run, from ALIGN's EfficientNet-B7 (paper 4.3)."""
+def start_from_align_b7(config: ConfigDict, root: str) -> ConfigDict:
+  """The same run, from ALIGN's EfficientNet-B7 (paper 4.3).
+
+  Args:
+    config: see `start_from`.
+    root: of the checkpoint, see `under`.
+  """
   config = start_from(
     config,
-    "checkpoints/align_b7",
+    under(root, "checkpoints/align_b7"),
     backbone="efficientnet_b7_align",
     toy="efficientnet_b0",
     image_mean=(0.5, 0.5, 0.5),  # ALIGN
@@ -402,6 +425,19 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
   ]
 
 
+def flags_error(error: flags.Error) -> str:
+  """What is wrong with flags, without the traceback of a config's ValueError.
+
+  `config_flags` has the whole of it in the message, and no cause.
+  """
+  return re.sub(
+    r"Error whilst parsing config file:\s+Traceback.*?\nValueError: ",
+    "",
+    str(error),
+    flags=re.DOTALL,
+  ).strip()
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """The config of a file, as `main.py` reads it.
 
@@ -426,7 +462,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       "config", lock_config=True, flag_values=values, sys_argv=argv
     )
     rest = values(argv)
-  except (flags.Error, AttributeError, KeyError) as error:
+  except flags.Error as error:
+    raise ValueError(flags_error(error)) from None
+  except (AttributeError, KeyError) as error:
     raise ValueError(f"{' '.join(argv[1:])}: {error}") from None
   finally:
     del sys.path[0]

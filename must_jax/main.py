@@ -10,7 +10,6 @@ The stages, all with the config of the run and its directory:
             `config.evaluate_on`, and logs the metrics
 """
 
-import logging as std_logging
 import os
 import re
 import sys
@@ -22,7 +21,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from must_jax import config as config_lib
+from must_jax import stage
 from must_jax.input.quarantine import TooManyBad
+from must_jax.preflight import places
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -63,45 +64,16 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 
 
-def quiet_libraries() -> None:
-  """Keeps orbax's account of its every step out of the log.
-
-  Its tracebacks, too: `train.checkpoint` says what they mean.
-  """
-  handler = logging.get_absl_handler()
-  handler.addFilter(
-    lambda record: (
-      record.levelno >= std_logging.WARNING and not record.exc_info
-      if "orbax" in record.pathname
-      else True
-    )
-  )
-
-
-def keep_tensorflow_off_accelerators() -> None:
-  """It reads data only, and would take the memory that JAX needs."""
-  import tensorflow as tf
-
-  for kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], kind)
-
-
 def run_stage(config: ConfigDict, workdir: str) -> Any:
-  """Runs what `config.stage` names; returns its result."""
+  """Runs what `config.stage` names; returns its result.
+
+  Raises:
+    ValueError: the config is not valid, or does not fit what there is; nothing
+      is written if what it reads is not all there.
+  """
   config_lib.validate(config)
-  quiet_libraries()
-  keep_tensorflow_off_accelerators()
-  if config.stage == "label":
-    from must_jax.pseudo_label import worker
-
-    return worker.label(config, workdir)
-  if config.stage == "evaluate":
-    from must_jax.train.evaluate import evaluate_checkpoint
-
-    return evaluate_checkpoint(config, workdir)
-  from must_jax.train.loop import train
-
-  return train(config, workdir)
+  places.check(config, workdir)
+  return stage.run(config, workdir)
 
 
 def initialize_distributed() -> None:
@@ -218,7 +190,17 @@ def _main(argv: list[str]) -> None:
     logging.info("Result: %s", result)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(
+      f"error: {config_lib.flags_error(error)}\nPass --helpshort or --helpfull"
+      " to see help on flags."
+    )
+
+
 def run() -> None:
   """Entry point of `main.py`."""
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(_main)
+  app.run(_main, flags_parser=_parse_flags)

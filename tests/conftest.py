@@ -1,3 +1,5 @@
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What runs a few times is not worth optimizing.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Read as gcsfs is imported, which may be before a bucket is made.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 class _Blocked:
@@ -49,3 +53,39 @@ def lease_of_another_host():
     path.write_text(json.dumps(holder))
 
   return write
+
+
+@pytest.fixture(scope="session")
+def bucket_module():
+  """The module `bucket`, which is a program, too."""
+  path = pathlib.Path(__file__).with_name("bucket.py")
+  spec = importlib.util.spec_from_file_location("bucket", path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules["bucket"] = module
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture(scope="session")
+def bucket_front(bucket_module, tmp_path_factory):
+  """The address of what serves the buckets of all tests."""
+  with contextlib.ExitStack() as stack:
+    try:
+      directory = tmp_path_factory.mktemp("front")
+      address = stack.enter_context(bucket_module.start_front(directory))
+    except FileNotFoundError as error:
+      pytest.skip(str(error))
+    yield address
+
+
+@pytest.fixture
+def bucket(bucket_module, bucket_front, monkeypatch):
+  """A new bucket on this machine, which clients find by the environment."""
+  gcsfs = pytest.importorskip("gcsfs", reason="pip install -e '.[dev]'")
+  with bucket_module.make_bucket(bucket_front) as made:
+    for key, value in made.environ.items():
+      monkeypatch.setenv(key, value)
+    # A file system remembers where it was made, and what it listed.
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield made
+    gcsfs.GCSFileSystem.clear_instance_cache()

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import pathlib
 import sys
 
@@ -34,13 +35,7 @@ def test_shipped_configs_are_valid_and_documented(path, size):
   assert "python main.py" in module.__doc__
   assert "Cost:" in module.__doc__
   assert "Result:" in module.__doc__
-  arg = ""
-  if path.stem == "label":
-    arg = "teacher=runs/teacher"
-  elif path.stem.startswith("student"):
-    arg = "depth=labels"
-  if not path.stem.startswith("label"):
-    arg = ",".join(filter(None, (arg, size)))
+  arg = "" if path.stem.startswith("label") else size
   config_lib.validate(module.get_config(arg or None))
 
 
@@ -120,6 +115,39 @@ def test_parse_arg():
     parse_arg("dat=x", data="")
   with pytest.raises(ValueError, match="expected a int"):
     parse_arg("steps=many", steps=1)
+
+
+@pytest.mark.parametrize(
+  ("root", "path", "expected"),
+  [
+    ("", "data/pile", "data/pile"),
+    ("here", "data/pile", "here/data/pile"),
+    ("gs://bucket/must/", "data/pile", "gs://bucket/must/data/pile"),
+    ("gs://bucket/must", "/data/pile", "/data/pile"),
+    ("/mnt", "gs://bucket/pile", "gs://bucket/pile"),
+    ("/", "data/pile", "/data/pile"),
+    ("/mnt", "", ""),
+  ],
+)
+def test_under_a_root(root, path, expected):
+  assert config_lib.under(root, path) == expected
+
+
+def test_root_of_an_argument():
+  assert config_lib.root_of("small,root=gs://b/a=b,images=x") == "gs://b/a=b"
+  assert config_lib.root_of("images=root") == config_lib.root_of(None) == ""
+
+
+def test_a_stored_config_gets_the_defaults_of_new_options():
+  config = valid_config()
+  stored = json.loads(config_lib.to_json(config))
+  del stored["balancing"], stored["optimizer"]["ema_decay"]
+  del (
+    stored["tasks"]["kinds"]["classes"],
+    stored["datasets"]["flowers"]["share"],
+  )
+  again = config_lib.from_json(json.dumps(stored))
+  assert config_lib.to_json(again) == config_lib.to_json(config)
 
 
 def test_unknown_key_is_refused():

@@ -31,8 +31,9 @@ LAYERS = (
   "pseudo_label",
   "convert",
   "export",
-  "main",
   "preflight",
+  "stage",
+  "main",
   "lab",
   "cli",
 )

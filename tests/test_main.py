@@ -152,6 +152,15 @@ def test_processes_that_do_not_meet_end_with_an_error_and_no_traceback():
   assert "stack trace" not in result.stderr
 
 
+def test_an_argument_of_a_config_that_is_wrong_is_an_error_of_one_line():
+  result = run("--config=configs/student.py:tasks=detectoin")
+  assert result.returncode == 1
+  (line,) = [x for x in result.stderr.splitlines() if "detectoin" in x]
+  assert line.startswith("error: ")
+  assert line.endswith("Did you mean 'detection'?")
+  assert "Traceback" not in result.stderr
+
+
 def test_config_that_is_not_there_is_an_error_and_no_traceback():
   result = run("--config=configs/none.py")
   assert result.returncode == 1

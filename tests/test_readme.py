@@ -64,6 +64,21 @@ def test_own_task_trains_and_predicts(own_task, tmp_path):
   assert model.predictor()(images)["light"]["values"].shape == (2, 16, 16)
 
 
+@pytest.mark.parametrize(
+  "page",
+  ["README.md"]
+  + [f"docs/{n}.md" for n in ("your-own-data", "datasets", "your-own-teacher")],
+)
+def test_configs_of_commands_load(page, monkeypatch):
+  monkeypatch.chdir(README.parent)
+  text = (README.parent / page).read_text()
+  text = text.replace("$kind", "depth").replace("$init", "runs/student")
+  found = re.findall(r"(?:--config=|`)(configs/\w+\.py(?::[\w=,./:+]+)?)", text)
+  assert len(found) > 2
+  for config in found:
+    config_lib.validate(config_lib.load(config))
+
+
 def test_links_lead_somewhere():
   for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()):
     assert (README.parent / target).exists(), target

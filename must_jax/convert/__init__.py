@@ -5,10 +5,29 @@ To add a module, name it here.
 """
 
 import importlib
+import shlex
 
 from must_jax.convert.conversion import ConversionError, Kind
 
 _MODULES = ("torchvision", "torchvision_detection", "timm", "align", "midas")
+
+# Those that `configs/` start from or label with, by the last part of their
+# place: kind, and file as published.
+CHECKPOINTS = {
+  "align_b7": ("align_efficientnet_b7", "model.safetensors"),
+  "faster_rcnn": (
+    "torchvision_fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+  ),
+  "imagenet_b7": ("timm_efficientnet_b7", "model.safetensors"),
+  "midas": ("midas_v21_large", "midas_v21_384.pt"),
+  "noisy_l2": ("timm_efficientnet_l2", "model.safetensors"),
+}
+
+
+def command(name: str, out: str) -> str:
+  """The command that makes one of `CHECKPOINTS`."""
+  return shlex.join(["must-jax", "convert", *CHECKPOINTS[name], "--out", out])
 
 
 def kinds() -> dict[str, Kind]:

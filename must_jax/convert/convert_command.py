@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from must_jax import config as config_lib
 from must_jax.convert import get_kind, kinds, weight_files
 from must_jax.convert.conversion import ConversionError, convert
+from must_jax.storage.path import Path, local_copy
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -32,20 +32,19 @@ def run(args: argparse.Namespace) -> int:
       " torchvision_resnet50 resnet50.pth --out checkpoints/resnet50`; --list"
       " shows the kinds."
     )
-  if args.kind == OWN:
-    if args.weights.is_dir():
-      to_safetensors(args.weights, args.out)
-    else:
-      from_safetensors(args.weights, args.out)
+  if args.kind == OWN and args.weights.is_dir():
+    to_safetensors(args.weights, args.out)
   else:
-    print(convert_file(args.kind, args.weights, args.out))
+    with local_copy(args.weights) as weights:
+      if args.kind == OWN:
+        from_safetensors(weights, args.out)
+      else:
+        print(convert_file(args.kind, weights, args.out))
   print(f"Wrote {args.out}")
   return 0
 
 
-def convert_file(
-  kind_name: str, weights: pathlib.Path, out: pathlib.Path
-) -> str:
+def convert_file(kind_name: str, weights: Path, out: Path) -> str:
   """Makes a checkpoint of published weights.
 
   Args:
@@ -76,7 +75,7 @@ def convert_file(
   return _report(kind.title, variables, unused)
 
 
-def to_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
+def to_safetensors(path: Path, out: Path) -> None:
   """Writes a checkpoint's variables and config to one file."""
   metadata = {
     "format": _FORMAT,
@@ -87,7 +86,7 @@ def to_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
   weight_files.write(out, variables, metadata)
 
 
-def from_safetensors(path: pathlib.Path, out: pathlib.Path) -> None:
+def from_safetensors(path: Path, out: Path) -> None:
   """Makes a checkpoint of what `to_safetensors` wrote, bit for bit.
 
   Raises:

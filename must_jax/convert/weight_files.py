@@ -7,7 +7,6 @@ for its own files.
 import hashlib
 import importlib
 import json
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from must_jax.convert.conversion import ConversionError
+from must_jax.storage.path import Path, make_directory, publish
 
 _INSTALL = "pip install 'must_jax[convert]'"
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> dict[str, np.ndarray]:
   """Reads all tensors of a file by name.
 
   Args:
@@ -43,7 +43,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_with_metadata(
-  path: pathlib.Path,
+  path: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Tensors and the free text of a `.safetensors` file; see `read`."""
   if not path.is_file():
@@ -61,7 +61,7 @@ def read_with_metadata(
 
 
 def write(
-  path: pathlib.Path,
+  path: Path,
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, Any],
 ) -> None:
@@ -72,27 +72,22 @@ def write(
     tensors: by name.
     metadata: JSON values by name.
   """
-  safetensors_numpy = _import("safetensors.numpy")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  try:
-    safetensors_numpy.save_file(
-      {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-      str(temporary),
-      metadata={name: json.dumps(value) for name, value in metadata.items()},
-    )
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  data = _import("safetensors.numpy").save(
+    {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+    metadata={name: json.dumps(value) for name, value in metadata.items()},
+  )
+  make_directory(path.parent)
+  with publish(path) as file:
+    file.write(data)
 
 
-def sha256(path: pathlib.Path) -> str:
+def sha256(path: Path) -> str:
   """Digest of a file."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
   torch = _import("torch")
   try:
     value = torch.load(str(path), map_location="cpu", weights_only=True)

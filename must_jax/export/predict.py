@@ -1,17 +1,18 @@
 """`must-jax predict`: pictures of what a checkpoint sees."""
 
-import pathlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
 import must_jax
+from must_jax.storage.path import Path, list_tree, make_directory, publish
 from must_jax.types import MEAN_COLOR
 
 
 def load_image(
-  path: pathlib.Path, image_size: tuple[int, int]
+  path: Path, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads a file as the network wants it: whole, upright, at the top left.
 
@@ -26,7 +27,7 @@ def load_image(
     ValueError: the file is no image.
   """
   try:
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(path.read_bytes())) as file:
       image = ImageOps.exif_transpose(file).convert("RGB")
   except OSError as error:
     raise ValueError(
@@ -43,9 +44,7 @@ def load_image(
   return canvas, np.array([height, width], np.float32)
 
 
-def run(
-  checkpoint: pathlib.Path, images: Sequence[pathlib.Path], out: pathlib.Path
-) -> int:
+def run(checkpoint: Path, images: Sequence[Path], out: Path) -> int:
   """Draws every task's predictions for image files.
 
   Args:
@@ -58,16 +57,19 @@ def run(
   """
   model = must_jax.load(str(checkpoint))
   files = []
-  for path in map(pathlib.Path, images):
+  for path in map(Path, images):
     if path.is_dir():
-      endings = (".jpg", ".jpeg", ".png")
-      files += sorted(p for p in path.rglob("*") if p.suffix.lower() in endings)
+      files += [
+        path / name
+        for name in sorted(list_tree(path))
+        if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")
+      ]
     else:
       files.append(path)
   if not files:
     raise ValueError(f"No images in {', '.join(map(str, images))}.")
-  out = pathlib.Path(out)
-  out.mkdir(parents=True, exist_ok=True)
+  out = Path(out)
+  make_directory(out)
   predict = model.predictor(map_stride=1)
   for path in files:
     image, content = load_image(path, model.image_size)
@@ -78,6 +80,7 @@ def run(
       height, width = content.astype(int)
       picture = picture[:height, :width]
       target = out / f"{path.stem}-{name}.png"
-      Image.fromarray(picture).save(target)
+      with publish(target) as file:
+        Image.fromarray(picture).save(file, "PNG")
       print(target)
   return 0

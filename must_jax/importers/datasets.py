@@ -7,8 +7,9 @@ as they were published, and how results on it are measured.
 import argparse
 import dataclasses
 import functools
+import shlex
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from must_jax.importers import (
@@ -24,6 +25,7 @@ from must_jax.importers import (
   voc_segmentation,
 )
 from must_jax.importers.items import Plan
+from must_jax.storage.path import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Dataset:
     task: that it has labels for.
     importer: a module, see `importers`.
     options: of its command as on a command line, with the published names of
-      the files; --split and --out come on top.
+      the files of the first split; --split and --out come on top.
     splits: {name: split}.
     protocol: how the paper uses it, and what is measured.
     source: where its files come from.
@@ -63,6 +65,15 @@ class Dataset:
   protocol: str
   source: str
   licence: str
+
+  def command(self, split: str, out: str) -> str:
+    """The import of a split, with the published names of its files."""
+    # Where files are named for a split, the others' names are alike.
+    options = self.options.replace(next(iter(self.splits)), split)
+    return (
+      f"must-jax import {self.name} --split {split} --out {shlex.quote(out)}"
+      f" {options}"
+    )
 
 
 def _tfds(num_images: int, *names: str) -> Split:
@@ -232,6 +243,32 @@ _DATASETS = (
   ),
 )
 DATASETS = {dataset.name: dataset for dataset in _DATASETS}
+
+# How labels of a kind of task come in, where the dataset has no name here.
+_FORMATS = {
+  "classification": "folder --images DIR",
+  "detection": "coco --annotations FILE --images DIR",
+  "segmentation": "masks --images DIR --masks DIR --classes FILE",
+  "depth": "depth --images DIR --depths DIR",
+  "normals": "normals --images DIR --normals DIR",
+}
+
+
+def import_command(out: str, split: str, kinds: Sequence[str] = ()) -> str:
+  """The command that imports a split; its dataset is known by its place.
+
+  Args:
+    out: directory of the image set.
+    split: of it.
+    kinds: of tasks that shall have labels there.
+  """
+  name = Path(out).name
+  if name in DATASETS and split in DATASETS[name].splits:
+    return DATASETS[name].command(split, out)
+  known = [_FORMATS[kind] for kind in kinds if kind in _FORMATS]
+  importer = known[0] if known else "folder --unlabelled --images DIR"
+  where = shlex.join(["--name", name, "--split", split, "--out", out])
+  return f"must-jax import {importer} {where}"
 
 
 def add_arguments(subparsers: argparse._SubParsersAction) -> None:

@@ -7,13 +7,13 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from must_jax.storage.path import Path, PathLike, is_local
+from must_jax.storage.path import Path, is_local, list_tree
 from must_jax.types import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
@@ -83,30 +83,19 @@ def find_files(
   Raises:
     ValueError: the directory is none or cannot be read.
   """
-
-  def fail(error: OSError) -> None:
+  try:
+    paths = list_tree(directory)
+  except OSError as error:
     raise ValueError(
-      f"{error.filename} cannot be read ({error.strerror}); expected a"
-      " directory of files."
-    )
-
+      f"{error.filename or directory} cannot be read"
+      f" ({error.strerror or error}); expected a directory of files."
+    ) from None
   wanted: list[str] = []
   others: list[str] = []
-  walk: Iterable[tuple[PathLike, list[str], list[str]]]
-  if is_local(directory):
-    walk = os.walk(directory, onerror=fail, followlinks=True)
-  else:
-    walk = directory.walk(on_error=fail)
-  for folder, folders, names in walk:
-    folders[:] = [name for name in folders if not name.startswith(".")]
-    below = Path(folder).relative_to(directory).as_posix()
-    for name in names:
-      if name.startswith("."):
-        continue
-      path = name if below == "." else f"{below}/{name}"
-      fits = fnmatch.fnmatchcase(path, glob)
-      fits &= os.path.splitext(name)[1].lower() in suffixes
-      (wanted if fits else others).append(path)
+  for path in paths:
+    fits = fnmatch.fnmatchcase(path, glob)
+    fits &= os.path.splitext(path)[1].lower() in suffixes
+    (wanted if fits else others).append(path)
   return sorted(wanted), sorted(others)
 
 

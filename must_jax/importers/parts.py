@@ -6,8 +6,8 @@ committed whole in a stage, a hidden directory below the image set:
   DIR/.SPLIT.import-JOB/    JOB tells this import from others
     job.json                the same, whole
     leases/                 which process is at work
-    00012.tfrecord          records, with their .offsets
-    00012.keys              little-endian uint64, hashes of their keys
+    00012.CONTENT.tfrecord  records, with their .offsets
+    00012.CONTENT.keys      little-endian uint64, hashes of their keys
     00012.json              commit record, written last (`storage/commits.py`)
 
 Every byte follows from the plan and its files, so that it does not matter who
@@ -30,9 +30,9 @@ from must_jax.fields import Description
 from must_jax.importers.items import HasKey, Imported, Plan
 from must_jax.storage import tfrecord
 from must_jax.storage.commits import Commit, CommitDirectory
-from must_jax.storage.path import Path, publish
+from must_jax.storage.path import Path, publish, read_files
 from must_jax.storage.sets import Shard, key_digest
-from must_jax.storage.tfrecord import RecordWriter, ShardReader
+from must_jax.storage.tfrecord import ShardReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +83,11 @@ class ImportJob:
     """The commit records of the parts."""
     return CommitDirectory(self.stage, self.digest, ImportCommit)
 
-  def read_commit(self, part: int) -> ImportCommit | None:
-    """The commit record of a part; None if it has to be read (again)."""
-    try:
-      return self.commits.read(self.path(part, ".tfrecord").name)
-    except ValueError:
-      return None
+  def read_commits(self, num_parts: int) -> list[ImportCommit | None]:
+    """The commit record of each part; None if it has to be read (again)."""
+    files = [self.path(part, ".tfrecord").name for part in range(num_parts)]
+    found = self.commits.keep_valid(files)
+    return [found.get(file) for file in files]
 
 
 def cut(
@@ -141,7 +140,8 @@ def write_part(
   rejected: list[dict[str, str]] = []
   counts: collections.Counter[str] = collections.Counter()
   num_images = 0
-  with RecordWriter(job.path(part, ".tfrecord")) as writer:
+  name = job.path(part, ".tfrecord").name
+  with job.commits.writer(name) as writer:
     for image, record, error in _encoded(job, items, threads):
       num_images += 1
       for reason in (*image.labels.rejected, *error):
@@ -151,7 +151,7 @@ def write_part(
       if record is not None:
         keys.append(image.key.encode())
         writer.write(record)
-  with publish(job.path(part, ".keys")) as file:
+  with publish(writer.path.with_suffix(".keys")) as file:
     file.write(b"".join(_hash(key, 8) for key in keys))
   shard = Shard(
     writer.path.name,
@@ -160,7 +160,7 @@ def write_part(
     writer.checksum,
     key_digest(keys),
   )
-  job.commits.write(
+  job.commits.commit(
     ImportCommit(
       shard,
       job.digest,
@@ -175,19 +175,21 @@ def write_part(
 
 def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   """A key that comes twice in all parts together, if there is one."""
-
-  def read(part: int) -> np.ndarray:
-    return np.frombuffer(job.path(part, ".keys").read_bytes(), "<u8")
-
-  with futures.ThreadPoolExecutor(16) as pool:
-    hashes = list(pool.map(read, range(len(commits))))
+  paths = [job.stage / commit.shard.file for commit in commits]
+  contents = read_files([path.with_suffix(".keys") for path in paths])
+  if None in contents:
+    raise ValueError(
+      f"{paths[contents.index(None)].with_suffix('.keys')} is missing. Delete"
+      f" {job.stage} and import the split again."
+    )
+  hashes = [np.frombuffer(data or b"", "<u8") for data in contents]
   ends = np.cumsum([len(part) for part in hashes])
   flat = np.concatenate([*hashes, np.zeros(0, "<u8")])
   order = np.argsort(flat, kind="stable")
 
   def key(place: int) -> bytes:
     part = int(np.searchsorted(ends, place, side="right"))
-    reader = ShardReader(job.path(part, ".tfrecord"))
+    reader = ShardReader(paths[part])
     return _key_of(reader.read(int(place - ends[part]) + len(hashes[part])))
 
   for i in np.flatnonzero(flat[order][1:] == flat[order][:-1]):

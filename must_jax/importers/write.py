@@ -24,6 +24,7 @@ from tqdm import tqdm
 from must_jax.importers import parts
 from must_jax.importers.items import HasKey
 from must_jax.importers.parts import ImportCommit, ImportJob
+from must_jax.storage import path as path_lib
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
 from must_jax.storage.path import (
@@ -140,7 +141,7 @@ def _stage(directory: Path, split: str, digest: str) -> Iterator[Path]:
   """
   prefix = f".{split}.import"
   stage = directory / f"{prefix}-{digest[:8]}"
-  directory.mkdir(parents=True, exist_ok=True)
+  path_lib.make_directory(directory)
   for name in list_names(directory) - {stage.name}:
     if name.startswith(prefix):
       with _claim(directory / name, digest):
@@ -187,9 +188,8 @@ def _claim(stage: Path, digest: str) -> Lease:
 
 def _commits(job: ImportJob, num_parts: int) -> list[tuple[int, ImportCommit]]:
   """The finished parts in order."""
-  with futures.ThreadPoolExecutor(16) as pool:
-    commits = pool.map(job.read_commit, range(num_parts))
-    return [(part, commit) for part, commit in enumerate(commits) if commit]
+  commits = job.read_commits(num_parts)
+  return [(part, commit) for part, commit in enumerate(commits) if commit]
 
 
 def _read(
@@ -204,7 +204,7 @@ def _read(
   if _num_rejected(done.values()) > args.max_rejected * num_done:
     # The import failed for these, and runs again because they were mended.
     for part in [part for part, commit in done.items() if commit.rejected]:
-      job.path(part, ".json").unlink()
+      job.commits.discard(job.path(part, ".tfrecord").name)
       num_done -= done.pop(part).num_images
   todo = [part for part in range(len(items)) if part not in done]
   if done:

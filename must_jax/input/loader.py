@@ -121,9 +121,9 @@ class Loader:
     last = np.iinfo(np.int64).max if end is None else end * rows.count
     dataset = tf.data.Dataset.range(first * rows.count, last)
     dataset = dataset.batch(_READ_SIZE)
-    # Many calls at a time hide the latency of an object store; on a disk they
-    # would only wait for each other.
-    calls = 1 if self._union.is_local else 16
+    # Several calls at a time, each of many requests, hide the latency of an
+    # object store; on a disk they would only wait for each other.
+    calls = 1 if self._union.is_local else 4
     dataset = dataset.map(
       self._read_graph, num_parallel_calls=calls, deterministic=True
     )
@@ -165,10 +165,11 @@ class Loader:
     sources = np.zeros_like(numbers)
     images = np.full(len(numbers), b"", object)
     sidecars = np.full((len(numbers), len(self._union.tasks)), b"", object)
-    for i, number in enumerate(numbers.tolist()):
-      if number != NO_RECORD:
-        sources[i] = self._union.source_of(number)
-        images[i], sidecars[i] = self._read_record(number)
+    wanted = np.flatnonzero(numbers != NO_RECORD).tolist()
+    found = self._read_records([int(numbers[i]) for i in wanted])
+    for i, record in zip(wanted, found, strict=True):
+      sources[i] = self._union.source_of(int(numbers[i]))
+      images[i], sidecars[i] = record
     return positions, sources, images, sidecars
 
   def _find(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,19 +178,25 @@ class Loader:
     step, row = np.divmod(index, rows.count)
     return self._locate(step * rows.batch_size + rows.first + row)
 
-  def _read_record(self, number: int) -> Record:
-    """The record of this number; no more than its key if it is unusable."""
-    if self._bad.get(number) is None:
-      try:
-        record = self._union.read(number)
-        if all(map(records.is_example, (record.image, *record.sidecars))):
-          return record
+  def _read_records(self, numbers: list[int]) -> list[Record]:
+    """The records of these numbers; no more than keys of unusable ones."""
+    good = [number for number in numbers if self._bad.get(number) is None]
+    found = dict(zip(good, self._union.read_many(good), strict=True))
+    for number, record in found.items():
+      if isinstance(record, CorruptRecord):
+        self._note(number, b"", str(record))
+      elif not all(map(records.is_example, (record.image, *record.sidecars))):
         self._note(number, b"", "it or its labels are no tf.train.Example")
-      except CorruptRecord as error:
-        self._note(number, b"", str(error))
+    return [self._usable(number, found.get(number)) for number in numbers]
+
+  def _usable(
+    self, number: int, record: Record | CorruptRecord | None
+  ) -> Record:
     bad = self._bad.get(number)
-    assert bad is not None
-    return Record(_key_only(bad.key), (b"",) * len(self._union.tasks))
+    if bad is not None:
+      return Record(_key_only(bad.key), (b"",) * len(self._union.tasks))
+    assert isinstance(record, Record)
+    return record
 
   def _find_bad(self, step: int) -> bool:
     """Notes the records that stopped a step, if there are any.

@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 from absl import logging
 
-from must_jax.storage.path import Path, PathLike
+from must_jax.storage.path import (
+  Appender,
+  Path,
+  PathLike,
+  make_directory,
+  read_appended,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +102,9 @@ class Quarantine:
 
   def __init__(self, path: PathLike):
     self._path, self._lock = Path(path), threading.Lock()
-    self._seen = set()
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        self._seen.add(_identity(json.loads(line)))
+    self._file: Appender | None = None
+    lines = read_appended(path).splitlines()
+    self._seen = {_identity(json.loads(line)) for line in lines}
 
   def __call__(self, bad: BadRecord) -> None:
     """Appends a record, if it is new, and warns."""
@@ -109,9 +114,10 @@ class Quarantine:
         return
       self._seen.add(_identity(entry))
       logging.warning("Left out %s", bad)
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      with self._path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+      if self._file is None:  # most runs meet none
+        make_directory(self._path.parent)
+        self._file = Appender(self._path)
+      self._file.write(json.dumps(entry).encode() + b"\n")
 
 
 def _identity(entry: dict[str, str | int]) -> tuple[str | int, ...]:

@@ -5,15 +5,16 @@ A mixture of the sets is then a matter of the order alone.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from must_jax.fields import Field
 from must_jax.input import origins as origin_lib
 from must_jax.input.origins import ClassTables, Source
-from must_jax.storage.path import Path, is_local
-from must_jax.storage.sets import ImageSet, LabelSet
+from must_jax.storage.path import Path, is_local, read_ranges
+from must_jax.storage.sets import Frame, ImageSet, LabelSet
+from must_jax.storage.tfrecord import CorruptRecord
 
 TaskFields = Mapping[str, Mapping[str, Field]]  # task -> field name -> field
 
@@ -158,17 +159,62 @@ class Union:
     return int(np.searchsorted(self.starts, index, side="right")) - 1
 
   def read(self, index: int) -> Record:
-    """An example's records, one seek each.
+    """An example's records.
 
     Raises:
       CorruptRecord: one of them cannot be read.
     """
-    source = self.source_of(index)
-    place = index - int(self.starts[source])
-    opened = self._label_sets[source].items()
-    sidecars = {d: labels.read(place) for d, labels in opened}
+    (record,) = self.read_many([index])
+    if isinstance(record, CorruptRecord):
+      raise record
+    return record
+
+  def read_many(self, indices: Sequence[int]) -> list[Record | CorruptRecord]:
+    """The records of many examples; of a bucket all at the same time.
+
+    Returns:
+      For each example its records, or what is wrong with one of them.
+    """
+    # By set: images, or the directory of a label set of a source.
+    wanted: dict[tuple[int, str], list[int]] = {}
+    places = []
+    for number, index in enumerate(indices):
+      source = self.source_of(index)
+      places.append(index - int(self.starts[source]))
+      for name in ("", *self._label_sets[source]):
+        wanted.setdefault((source, name), []).append(number)
+    frames: dict[tuple[int, str], Frame | CorruptRecord] = {}
+    for (source, name), numbers in wanted.items():
+      records = self._label_sets[source][name] if name else self._images[source]
+      found = records.frames([places[number] for number in numbers])
+      frames |= {
+        (number, name): frame
+        for number, frame in zip(numbers, found, strict=True)
+      }
+    good = {k: f for k, f in frames.items() if isinstance(f, Frame)}
+    data = read_ranges([frame.range for frame in good.values()])
+    parsed: dict[tuple[int, str], bytes | CorruptRecord] = {}
+    for key, part in zip(good, data, strict=True):
+      try:
+        parsed[key] = good[key].parse(part)
+      except CorruptRecord as error:
+        parsed[key] = error
+    return [
+      self._record(self.source_of(index), number, {**frames, **parsed})
+      for number, index in enumerate(indices)
+    ]
+
+  def _record(
+    self, source: int, number: int, parts: Mapping[tuple[int, str], Any]
+  ) -> Record | CorruptRecord:
+    sidecars = {}
+    for name in ("", *self._label_sets[source]):
+      sidecars[name] = parts[number, name]
+      if isinstance(sidecars[name], CorruptRecord):
+        return sidecars[name]
+    image = sidecars.pop("")
     return Record(
-      self._images[source].read(place),
+      image,
       tuple(sidecars.get(d or "", b"") for _, d in self._origins[source]),
     )
 

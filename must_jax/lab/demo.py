@@ -7,7 +7,6 @@ classification, MuST on all these images); each fine-tuned on six small datasets
 (paper's Table 2).
 """
 
-import pathlib
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import TEACHERS, Pretraining, Row, Table
 from must_jax.lab.scale_mini import TEACHER_SETS, MiniScale
 from must_jax.lab.stages import StageError, Stages
+from must_jax.storage.path import Path, absolute
 
 REPORT = "report.html"
 _PILE = {"train": 2400}
@@ -69,7 +69,7 @@ All images are rendered scenes, so that every label is exact and the pseudo \
 labels can be measured. Surface normals are never taught before fine-tuning."""
 
 
-def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
+def run(workdir: Path, *, full: bool = False, jobs: int = 2) -> int:
   """Runs what is not done yet, prints the table and names the report.
 
   Args:
@@ -85,7 +85,7 @@ def run(workdir: pathlib.Path, *, full: bool = False, jobs: int = 2) -> int:
   """
   report_page.check_libraries()
   start = time.monotonic()
-  workdir = pathlib.Path(workdir).absolute()
+  workdir = absolute(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   stages = Stages(workdir, jobs)
   experiment = build(stages, full)
@@ -115,13 +115,13 @@ def build(stages: Stages, full: bool) -> Experiment:
   return experiment
 
 
-def write_report(directory: pathlib.Path, workdir: str, full: bool) -> None:
+def write_report(directory: Path, workdir: str, full: bool) -> None:
   """Stage: writes the report from what the others left."""
   # These import TensorFlow, which has no place in the process that waits.
   from must_jax.lab import galleries
   from must_jax.train.load import load
 
-  experiment = build(Stages(pathlib.Path(workdir), jobs=1), full)
+  experiment = build(Stages(Path(workdir), jobs=1), full)
   (made,) = experiment.network(MUST, experiment.seeds[0]).after
   student = load(str(made))
   report_page.write(

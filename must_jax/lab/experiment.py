@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +23,7 @@ from must_jax.lab.result_table import ResultColumn, ResultRow, ResultTable
 from must_jax.lab.scales import ImageSplits, Prerequisite, Scale
 from must_jax.lab.stages import Stages
 from must_jax.lab.train_and_label import label, train
+from must_jax.storage.path import Path
 
 _HAVE_CLASSES = ("classification", "detection", "segmentation")
 # What a fine-tuning takes over from the network that it starts from.
@@ -54,7 +54,7 @@ class PretrainedNetwork:
 
   path: str = ""
   model: ConfigDict | None = None
-  after: tuple[pathlib.Path, ...] = ()
+  after: tuple[Path, ...] = ()
   prerequisites: tuple[Prerequisite, ...] = ()
 
 
@@ -70,7 +70,7 @@ class TransferRuns:
   """
 
   setting: Setting
-  stages: tuple[pathlib.Path, ...]
+  stages: tuple[Path, ...]
   values: tuple[float, ...] | None
   selection: tuple[float, ...] | None
 
@@ -112,13 +112,13 @@ class Experiment:
     """
     self.stages, self.scale, self.seeds = stages, scale, seeds
     self._sweep = sweep
-    self.prerequisites: dict[pathlib.Path, tuple[Prerequisite, ...]] = {}
-    self.classes: dict[pathlib.Path, Mapping[str, int]] = {}
-    self.counts: dict[pathlib.Path, int | None] = {}
+    self.prerequisites: dict[Path, tuple[Prerequisite, ...]] = {}
+    self.classes: dict[Path, Mapping[str, int]] = {}
+    self.counts: dict[Path, int | None] = {}
     # Rows share networks: each is worked out once.
     self._networks: dict[tuple[str, int], PretrainedNetwork] = {}
-    self._transfers: dict[tuple[str, str, Setting, int], pathlib.Path] = {}
-    self._blocked: dict[pathlib.Path, bool] = {}
+    self._transfers: dict[tuple[str, str, Setting, int], Path] = {}
+    self._blocked: dict[Path, bool] = {}
     # Looking may be slow, and many stages read the same.
     self._met = functools.cache(lambda prerequisite: prerequisite.is_met)
 
@@ -202,7 +202,7 @@ class Experiment:
 
   def _sources(
     self, pretraining: Pretraining
-  ) -> tuple[dict[str, dict[str, str]], list[pathlib.Path]]:
+  ) -> tuple[dict[str, dict[str, str]], list[Path]]:
     """As `config.tasks.NAME.labels` by task, and the stages that make them."""
     sources: dict[str, dict[str, str]] = {t: {} for t in pretraining.tasks}
     stages = []
@@ -217,7 +217,7 @@ class Experiment:
 
   def labels(
     self, teacher: Pretraining, name: str, task_name: str = ""
-  ) -> pathlib.Path:
+  ) -> Path:
     """The stage in which a teacher labels the image set of that name.
 
     Args:
@@ -252,7 +252,7 @@ class Experiment:
     transfer: Transfer,
     setting: Setting,
     seed: int,
-  ) -> pathlib.Path:
+  ) -> Path:
     """The stage that fine-tunes a network."""
     key = pretraining.name, transfer.name, setting, seed
     if key not in self._transfers:
@@ -267,7 +267,7 @@ class Experiment:
     transfer: Transfer,
     setting: Setting,
     seed: int,
-  ) -> pathlib.Path:
+  ) -> Path:
     network = self.network(pretraining, seed)
     images = self.images(transfer.images)
     config = base_config()
@@ -306,7 +306,7 @@ class Experiment:
       classes={transfer.name: images.classes} if images.classes else {},
     )
 
-  def state(self, directory: pathlib.Path) -> str:
+  def state(self, directory: Path) -> str:
     """Whether a stage is "done", "to do" or "blocked".
 
     Blocked are those that need, or that wait for one that needs, what is not
@@ -321,7 +321,7 @@ class Experiment:
       )
     return "blocked" if self._blocked[directory] else "to do"
 
-  def unmet(self, directory: pathlib.Path) -> tuple[Prerequisite, ...]:
+  def unmet(self, directory: Path) -> tuple[Prerequisite, ...]:
     """What a stage itself reads that is not there."""
     return tuple(
       p for p in self.prerequisites.get(directory, ()) if not self._met(p)
@@ -380,9 +380,7 @@ class Experiment:
     assert best is not None  # a sweep has a setting
     return best
 
-  def pretraining_stages(
-    self, pretraining: Pretraining
-  ) -> tuple[pathlib.Path, ...]:
+  def pretraining_stages(self, pretraining: Pretraining) -> tuple[Path, ...]:
     """The stages that make a network, one a seed."""
     seeds = self.seeds[:1] if pretraining.once else self.seeds
     return tuple(
@@ -390,7 +388,7 @@ class Experiment:
     )
 
   def _values(
-    self, stages: Iterable[pathlib.Path], key: str
+    self, stages: Iterable[Path], key: str
   ) -> tuple[float, ...] | None:
     values = tuple(
       self.stages[stage].result[key]
@@ -432,10 +430,10 @@ class Experiment:
     function: Any,
     config: ConfigDict,
     *args: Any,
-    after: Iterable[pathlib.Path],
+    after: Iterable[Path],
     prerequisites: Iterable[Prerequisite],
     classes: Mapping[str, int] = MappingProxyType({}),
-  ) -> pathlib.Path:
+  ) -> Path:
     try:
       config_lib.validate(config)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The paper's Figures 2 and 4, from finished stages."""
 
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import Pretraining, Table
 from must_jax.lab.report_page import Gallery
 from must_jax.pseudo_label import inspect
+from must_jax.storage.path import Path
 from must_jax.train.load import LoadedModel, load
 
 ROWS = 8
@@ -68,7 +68,7 @@ def pseudo_labels(
     name: of an image set that it learns from.
     student: says which colours the classes have.
   """
-  images = pathlib.Path(experiment.images(name).directory)
+  images = Path(experiment.images(name).directory)
   columns: dict[str, list[np.ndarray]] = {}
   for task_name, teacher in pretraining.teachers_on(name).items():
     directory = experiment.labels(teacher, name, task_name)

@@ -1,11 +1,11 @@
 """Stage: an image set of the embedded world."""
 
-import pathlib
+from must_jax.storage.path import Path
 
 IMAGE_SIZE = 64
 
 
-def render(directory: pathlib.Path, name: str, counts: dict[str, int]) -> None:
+def render(directory: Path, name: str, counts: dict[str, int]) -> None:
   """Writes an image set of the world to `directory/NAME`.
 
   Splits that are finished are kept, one that a kill cut short is drawn anew.

@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import pathlib
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ import must_jax
 from must_jax.lab import result_table
 from must_jax.lab.result_table import ResultTable
 from must_jax.lab.stages import Stage
+from must_jax.storage.path import publish, read_appended
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -213,7 +213,8 @@ def write(path: str | os.PathLike[str], page: Page) -> None:
   html = environment.get_template("report_page.html").render(
     page=page, version=must_jax.__version__, NOT_RUN=result_table.NOT_RUN
   )
-  pathlib.Path(path).write_text(html, encoding="utf-8")
+  with publish(path) as file:
+    file.write(html.encode())
 
 
 def read_curve(
@@ -234,15 +235,14 @@ def read_curve(
   """
   values: dict[int, float] = {}
   keys: set[str] = set()
-  with open(metrics_jsonl_path, encoding="utf-8") as lines:
-    for line in lines:
-      try:
-        record = json.loads(line)
-      except json.JSONDecodeError:
-        continue  # a run that was killed may leave a torn line
-      keys |= record.keys()
-      if key in record:
-        values[record["step"]] = record[key]
+  for line in read_appended(metrics_jsonl_path).splitlines():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      continue  # a run that was killed may leave a torn line
+    keys |= record.keys()
+    if key in record:
+      values[record["step"]] = record[key]
   if not values:
     raise ValueError(
       f"{metrics_jsonl_path} has no {key!r}; it has {sorted(keys)}."

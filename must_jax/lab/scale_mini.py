@@ -1,7 +1,6 @@
 """The scale `mini`: the embedded world, at a size that a CPU trains."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ from must_jax.lab.paper_tables import Pretraining, Setting, Transfer
 from must_jax.lab.render import render
 from must_jax.lab.scales import ImageSplits, Prerequisite
 from must_jax.lab.stages import Stages
+from must_jax.storage.path import Path
 
 _SELECT_IMAGES = 100
 
@@ -211,7 +211,7 @@ class MiniScale:
 
 def _add_render(
   stages: Stages, name: str, counts: Mapping[str, int], suffix: str = ""
-) -> pathlib.Path:
+) -> Path:
   return stages.add(f"render-{name}{suffix}", render, name, dict(counts))
 
 

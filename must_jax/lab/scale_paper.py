@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
+from must_jax import convert
 from must_jax.importers.datasets import DATASETS
 from must_jax.lab.paper_tables import Pretraining, Setting, Transfer
 from must_jax.lab.scales import ImageSplits, Prerequisite
@@ -74,27 +75,9 @@ _STUDENT = _Setup("student")
 _BACKBONE = "resnet152"  # ours: the depth is not published
 _BACKBONES = {"checkpoint-imagenet": "efficientnet_b7"}
 _CHECKPOINTS = {
-  pretraining: Prerequisite(
-    f"checkpoints/{name}",
-    (),
-    f"must-jax convert {kind} {file} --out checkpoints/{name}",
-    kind,
-  )
-  for pretraining, name, kind, file in (
-    ("teacher-depth", "midas", "midas_v21_large", "midas_v21_384.pt"),
-    (
-      "checkpoint",
-      "align_b7",
-      "align_efficientnet_b7",
-      "model.safetensors",
-    ),
-    (
-      "checkpoint-imagenet",
-      "imagenet_b7",
-      "timm_efficientnet_b7",
-      "model.safetensors",
-    ),
-  )
+  "teacher-depth": "midas",
+  "checkpoint": "align_b7",
+  "checkpoint-imagenet": "imagenet_b7",
 }
 
 
@@ -200,9 +183,7 @@ class PaperScale:
     directory = os.path.join(self.data, name)
     splits = tuple(known.splits)[:2]
     how = [
-      f"must-jax import {name} --split {splits[0]} --out {directory}"
-      f" {known.options}",
-      *(f"the same for --split {split}, of its files" for split in splits[1:]),
+      *(known.command(split, directory) for split in splits),
       f"files: {known.source}",
     ]
     return ImageSplits(
@@ -218,7 +199,11 @@ class PaperScale:
 
   def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:
     """See `Scale`."""
-    return _CHECKPOINTS.get(pretraining.name)
+    name = _CHECKPOINTS.get(pretraining.name)
+    if name is None:
+      return None
+    place, (kind, _) = f"checkpoints/{name}", convert.CHECKPOINTS[name]
+    return Prerequisite(place, (), convert.command(name, place), kind)
 
   def pretraining(
     self, pretraining: Pretraining, config: ConfigDict

@@ -1,7 +1,6 @@
 """What a scale says: image sets, transfers, and how long all trains."""
 
 import dataclasses
-import pathlib
 from typing import Protocol
 
 from ml_collections import ConfigDict
@@ -63,7 +62,7 @@ class ImageSplits:
   select: str = ""
   select_directory: str = ""
   truth: str = ""
-  after: tuple[pathlib.Path, ...] = ()
+  after: tuple[Path, ...] = ()
   prerequisite: Prerequisite | None = None
   classes: int | None = None
   count: int | None = None

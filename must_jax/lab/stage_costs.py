@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +13,13 @@ from must_jax.lab.experiment import Experiment
 from must_jax.preflight import compiled, estimate
 from must_jax.preflight.chips import Chip
 from must_jax.preflight.plan import fill_classes
+from must_jax.storage.path import Path
 from must_jax.train.build import build_tasks
 
 
 def chip_hours(
   experiment: Experiment, chip: Chip
-) -> Iterator[tuple[pathlib.Path, tuple[float, float] | None]]:
+) -> Iterator[tuple[Path, tuple[float, float] | None]]:
   """Prices of the stages that train or label, one after the other.
 
   Each network is traced with its classes and image size, which takes seconds,
@@ -91,7 +91,7 @@ def _labelling_flops(network: str, task: str) -> float:
 
 def _teacher(experiment: Experiment, path: str) -> str:
   """The config of a teacher that is a stage, or that is converted, as JSON."""
-  stage = experiment.stages.get(pathlib.Path(path))
+  stage = experiment.stages.get(Path(path))
   if stage:
     counts = experiment.classes[stage.directory]
     return config_lib.to_json(

@@ -31,8 +31,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -40,6 +40,14 @@ from typing import Any
 from tqdm import tqdm
 
 from must_jax.lab.code_version import code_version
+from must_jax.storage.path import (
+  Appender,
+  Path,
+  absolute,
+  is_local,
+  make_directory,
+  publish,
+)
 
 # After "3 of 8", for people.
 MADE_BY_OTHER_CODE = "stages were made by other code and run again."
@@ -66,10 +74,10 @@ class Stage:
   name: str
   function: Callable[..., Any]
   args: tuple[Any, ...]
-  after: tuple[pathlib.Path, ...]
+  after: tuple[Path, ...]
   code: str
   task_name: str
-  directory: pathlib.Path
+  directory: Path
 
   @property
   def is_done(self) -> bool:
@@ -93,25 +101,25 @@ class Stage:
     return json.loads((self.directory / "stage.json").read_text())["seconds"]
 
 
-class Stages(Mapping[pathlib.Path, Stage]):
+class Stages(Mapping[Path, Stage]):
   """Stages under one directory, by their directories; they may share inputs."""
 
-  def __init__(self, workdir: pathlib.Path, jobs: int):
+  def __init__(self, workdir: Path, jobs: int):
     """Makes an empty collection.
 
     Args:
       workdir: holds `stages/` and the compilation cache.
       jobs: stages that may run at a time, each in a process of its own.
     """
-    self.workdir = workdir.absolute()
+    self.workdir = absolute(workdir)
     self._jobs = jobs
-    self._stages: dict[pathlib.Path, Stage] = {}
+    self._stages: dict[Path, Stage] = {}
     self._code = functools.cache(code_version)
 
-  def __getitem__(self, directory: pathlib.Path) -> Stage:
+  def __getitem__(self, directory: Path) -> Stage:
     return self._stages[directory]
 
-  def __iter__(self) -> Iterator[pathlib.Path]:
+  def __iter__(self) -> Iterator[Path]:
     return iter(self._stages)
 
   def __len__(self) -> int:
@@ -122,8 +130,8 @@ class Stages(Mapping[pathlib.Path, Stage]):
     name: str,
     function: Callable[..., Any],
     *args: Any,
-    after: tuple[pathlib.Path, ...] = (),
-  ) -> pathlib.Path:
+    after: tuple[Path, ...] = (),
+  ) -> Path:
     """Adds a stage and returns the directory its outputs will be in.
 
     Args:
@@ -157,7 +165,7 @@ class Stages(Mapping[pathlib.Path, Stage]):
     """The stages that have finished with other code only."""
     return tuple(stage for stage in self.values() if stage.is_outdated)
 
-  def run_one(self, directory: pathlib.Path) -> None:
+  def run_one(self, directory: Path) -> None:
     """Runs a stage in this process, if it is not finished.
 
     Raises:
@@ -240,7 +248,7 @@ def _failure(stage: Stage, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _pool(
-  workdir: pathlib.Path, jobs: int
+  workdir: Path, jobs: int
 ) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
   context = multiprocessing.get_context("spawn")
   turns = context.Queue()
@@ -288,7 +296,7 @@ _code_here = functools.cache(code_version)
 
 
 def _run(stage: Stage) -> None:
-  stage.directory.mkdir(parents=True, exist_ok=True)
+  make_directory(stage.directory)
   start = time.monotonic()
   with _log_to(stage.directory / "log.txt"):
     if _code_here(stage.function) != stage.code:
@@ -297,21 +305,24 @@ def _run(stage: Stage) -> None:
       )
     result = stage.function(stage.directory, *stage.args)
   record = {"seconds": time.monotonic() - start, "result": result}
-  temporary = stage.directory / "stage.json.tmp"
-  temporary.write_text(json.dumps(record, indent=2))
-  os.replace(temporary, stage.directory / "stage.json")
+  with publish(stage.directory / "stage.json") as file:
+    file.write(json.dumps(record, indent=2).encode())
 
 
 @contextlib.contextmanager
-def _log_to(path: pathlib.Path) -> Iterator[None]:
-  """Sends what the process prints to a file, C++ libraries included."""
+def _log_to(path: Path) -> Iterator[None]:
+  """Sends what the process prints to a file, C++ libraries included.
+
+  A bucket gets it when the stage ends; one that is killed loses it.
+  """
   from absl import logging
 
   logging.set_verbosity(logging.INFO)
   sys.stdout.flush()
   sys.stderr.flush()
   saved = os.dup(1), os.dup(2)
-  with path.open("ab") as log:
+  local = is_local(path)
+  with open(path, "ab") if local else tempfile.TemporaryFile() as log:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     try:
@@ -323,3 +334,6 @@ def _log_to(path: pathlib.Path) -> Iterator[None]:
       os.dup2(saved[1], 2)
       os.close(saved[0])
       os.close(saved[1])
+      if not local:
+        log.seek(0)
+        Appender(path).write(log.read())

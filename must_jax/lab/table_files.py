@@ -1,7 +1,6 @@
 """What `must-jax tables` writes: Markdown, one page, and all numbers."""
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from must_jax.lab import galleries, report_page
 from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import Table
 from must_jax.lab.result_table import ResultTable
-from must_jax.storage.path import publish
+from must_jax.storage.path import Path, publish
 
 MARKDOWN, PAGE, NUMBERS = "tables.md", "tables.html", "results.json"
 _INTRO = {
@@ -26,7 +25,7 @@ train for minutes.""",
 
 
 def write(
-  workdir: pathlib.Path,
+  workdir: Path,
   experiment: Experiment,
   tables: Sequence[Table],
   command: str,
@@ -122,7 +121,7 @@ def _numbers(
 
 
 def _runs(
-  experiment: Experiment, directories: Sequence[pathlib.Path], key: str
+  experiment: Experiment, directories: Sequence[Path], key: str
 ) -> list[dict[str, Any]]:
   """One entry for each seed; its value is None if it was not run."""
   runs = []

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from must_jax.lab.paper_tables import SCALES, TABLES
 from must_jax.lab.stages import MADE_BY_OTHER_CODE, Stage, StageError, Stages
+from must_jax.storage.path import Path, make_directory
 
 if TYPE_CHECKING:
   from must_jax.lab.experiment import Experiment
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=Path,
     required=True,
     help="keeps everything; the same command continues",
   )
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
   from must_jax.lab import report_page, table_files
 
   report_page.check_libraries()
-  stages.workdir.mkdir(parents=True, exist_ok=True)
+  make_directory(stages.workdir)
   failure = ""
   try:
     stages.run()
@@ -184,7 +184,7 @@ def jobs(experiment: "Experiment", command: Sequence[str]) -> Iterator[str]:
   A wave is a comment and the commands that may run side by side once those
   above are done.
   """
-  waves: dict[pathlib.Path, int] = {}
+  waves: dict[Path, int] = {}
   for directory, stage in experiment.stages.items():
     if not stage.is_done:
       waves[directory] = max(
@@ -258,7 +258,7 @@ def _run_stage(experiment: "Experiment", name: str) -> int:
 
 
 def _check_prerequisites(
-  experiment: "Experiment", stages: Iterable[pathlib.Path]
+  experiment: "Experiment", stages: Iterable[Path]
 ) -> None:
   missing = {
     item.path: None

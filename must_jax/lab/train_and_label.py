@@ -1,24 +1,21 @@
 """Stages: a run of a config, which trains or labels."""
 
-import pathlib
 from typing import Any
 
 from must_jax import config as config_lib
+from must_jax import stage
+from must_jax.storage.path import Path
 
 
-def train(directory: pathlib.Path, config: str) -> dict[str, float]:
+def train(directory: Path, config: str) -> dict[str, float]:
   """Trains; returns the final evaluation.
 
   Goes on from the last checkpoint in the directory.
   """
-  from must_jax.main import run_stage
-
-  return run_stage(config_lib.from_json(config), str(directory))
+  return _run(directory, config)
 
 
-def label(
-  directory: pathlib.Path, config: str, truth: str = ""
-) -> dict[str, Any]:
+def label(directory: Path, config: str, truth: str = "") -> dict[str, Any]:
   """Labels images; returns the labels' quality where the truth is known.
 
   Shards that are finished are kept.
@@ -28,10 +25,15 @@ def label(
     config: of the labelling.
     truth: image set with the true labels; empty if there is none.
   """
-  from must_jax.main import run_stage
   from must_jax.pseudo_label import inspect
 
-  run_stage(config_lib.from_json(config), str(directory))
+  _run(directory, config)
   if not truth:
     return {}
-  return inspect.record_quality(directory, pathlib.Path(truth))
+  return inspect.record_quality(directory, Path(truth))
+
+
+def _run(directory: Path, text: str) -> Any:
+  config = config_lib.from_json(text)
+  config_lib.validate(config)
+  return stage.run(config, str(directory))

@@ -436,33 +436,24 @@ def check_data(case: Case) -> Finding | None:
   config = case.config
   if config is None:
     return None
-  from must_jax.input.origins import Source
-  from must_jax.storage import sets
-  from must_jax.train import checkpoint
+  from must_jax.preflight import places
+  from must_jax.storage.sets import ImageSet
 
-  readers: dict[tuple[str, ...], Callable[..., Any]] = {}
-  for name, entry in config.datasets.items():
-    readers[entry.dir, entry.split] = sets.ImageSet.open
-    for task, options in config.tasks.items():
-      source = Source(entry.dir, entry.split, {task: options.labels.get(name)})
-      _, labels = source.origins(task)
-      if labels is not None:
-        readers[labels,] = sets.LabelSet.open
-  for path in (config.init_from, config.label.teacher):
-    if path:
-      readers[path,] = checkpoint.find
+  read = places.places(config, case.workdir)
+  if missing := places.missing(read):
+    return Finding(FAIL, places.text(missing))
   problems, records = [], 0
-  for names, read in readers.items():
+  for place in read:
     try:
-      found = read(*names)
+      found = place.open()
     except (ValueError, OSError) as error:
       problems.append(str(error))
     else:
-      if isinstance(found, sets.ImageSet):
-        records += sum(shard.num_records for shard in found.shards)
+      if isinstance(found, ImageSet):
+        records += found.num_records
   if problems:
-    return Finding(FAIL, " ".join(problems))
-  return Finding(OK, f"directories: {len(readers)}; images: {records:,}")
+    return Finding(FAIL, "\n".join(problems))
+  return Finding(OK, f"directories: {len(read)}; images: {records:,}")
 
 
 def check_compile(case: Case, compile_step: CompileStep) -> Finding | None:
@@ -544,7 +535,7 @@ def attempt(check: Check, case: Case) -> Finding | None:
 
 
 def line(name: str, finding: Finding) -> str:
-  """`ok    name        detail  (mend)`."""
+  """`ok    name        detail  (mend)`; more lines of detail are set in."""
   mend = f"  ({finding.mend})" if finding.mend else ""
-  detail = " ".join(finding.detail.split())
+  detail = finding.detail.strip().replace("\n", "\n      ")
   return f"{finding.status:4}  {name:10}  {detail}{mend}"

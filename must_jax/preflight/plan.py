@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,25 @@ import jax
 from ml_collections import ConfigDict
 
 from must_jax.config import load, task_kwargs, validate
-from must_jax.preflight import compiled, estimate, plan_text
+from must_jax.preflight import compiled, estimate, places, plan_text
 from must_jax.preflight.chips import Slice, has_compiler
+from must_jax.storage.path import Path, is_file
+from must_jax.storage.sets import (
+  INDEX_FILE,
+  MANIFEST_FILE,
+  read_index,
+  read_manifest,
+)
 from must_jax.tasks import make_task
 from must_jax.train import mesh
 from must_jax.train.build import build_tasks
+
+# Classes by kind of task, of the paper's teachers (3.1).
+PAPER_CLASSES = {
+  "classification": 1000,  # paper: ImageNet
+  "detection": 365,  # paper: Objects365
+  "segmentation": 133,  # ref [26]: COCO, things and stuff
+}
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
@@ -43,12 +56,21 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
   config = load(args.config, own)
   counts = _parse_counts(args.classes)
   if config.stage == "label":
-    teacher = fill_classes(_teacher_config(args, config, for_teacher), counts)
+    teacher = _teacher_config(args, config, for_teacher)
+    assumed = _assumed_classes(teacher, counts)
+    teacher = fill_classes(teacher, assumed | counts)
     plan = _plan_labelling(args, config, teacher, tpu)
   else:
     validate(config)
-    plan = _plan_training(args, fill_classes(config, counts), tpu)
-  plan = {"config": args.config, "overrides": list(overrides), **plan}
+    assumed = _assumed_classes(config, counts)
+    config = fill_classes(config, assumed | counts)
+    plan = _plan_training(args, config, tpu)
+  plan = {
+    "config": args.config,
+    "overrides": list(overrides),
+    "assumed_classes": assumed,
+    **plan,
+  }
   if args.json:
     args.json.write_text(json.dumps(plan, indent=2) + "\n")
   print(plan_text.text(plan))
@@ -81,13 +103,38 @@ def fill_classes(config: ConfigDict, counts: Mapping[str, int]) -> ConfigDict:
     return config
   from must_jax.input import sources
 
+  # Labels of the others need not be at hand.
+  rest = config.copy_and_resolve_references()
+  for name in set(config.tasks) - set(missing):
+    del rest.tasks[name]
   try:
-    return sources.resolve(config)
+    for name, entry in sources.resolve(rest).tasks.items():
+      config.tasks[name].classes = entry.classes
+    return config
   except ValueError as error:
     raise ValueError(
       f"The classes of {missing} are not known: {error} Or give their numbers:"
       f" {' '.join(f'--classes {name}=COUNT' for name in missing)}."
     ) from None
+
+
+def _assumed_classes(
+  config: ConfigDict, counts: Mapping[str, int]
+) -> dict[str, int]:
+  """The paper's numbers, for tasks none of whose labels are there.
+
+  Args:
+    config: whose tasks may not know their classes.
+    counts: those that are given, by task.
+  """
+  assumed = {}
+  for name, entry in config.tasks.items():
+    if name in counts or entry.classes or entry.kind not in PAPER_CLASSES:
+      continue
+    sources = places.task_places(config, name)
+    if len(places.missing(sources)) == len(sources):
+      assumed[name] = PAPER_CLASSES[entry.kind]
+  return assumed
 
 
 def _has_classes(name: str, entry: ConfigDict) -> bool:
@@ -306,12 +353,10 @@ def _datasets(
   args: argparse.Namespace, config: ConfigDict
 ) -> tuple[float, int | None]:
   """Bytes of an image, and images of an epoch if they are known."""
-  from must_jax.storage.sets import read_index
-
   names = config.train_on or (config.label.dataset,)
   total = num_bytes = 0
   for entry in (config.datasets[name] for name in names):
-    if not os.path.isdir(entry.dir):
+    if not is_file(Path(entry.dir) / INDEX_FILE):
       return estimate.IMAGE_BYTES, args.images
     split = read_index(entry.dir)["splits"][entry.split]
     total += split["num_records"]
@@ -321,13 +366,12 @@ def _datasets(
 
 def _label_bytes(origins: Any, stored: float) -> float:
   """Bytes of an image's label beside it: of the manifest, else estimated."""
-  from must_jax.input.origins import SUPERVISED, Source
-  from must_jax.storage.sets import read_manifest
+  from must_jax.input.origins import Source
 
   _, labels = Source("", "", {"task": origins}).origins("task")
-  if labels is None or labels == SUPERVISED:
+  if labels is None:
     return 0.0
-  if not os.path.isdir(labels):
+  if not is_file(Path(labels) / MANIFEST_FILE):
     return stored
   shards = read_manifest(labels)["shards"]
   return sum(shard["num_bytes"] for shard in shards) / max(

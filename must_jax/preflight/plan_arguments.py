@@ -1,7 +1,8 @@
 """Arguments of `must-jax plan`; reading them imports nothing heavy."""
 
 import argparse
-import pathlib
+
+from must_jax.storage.path import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="TASK=COUNT",
-    help="number of a task's classes, where its labels are not at hand",
+    help="number of a task's classes, where its labels are not at hand; by"
+    " default the paper's",
   )
   parser.add_argument(
     "--images",
@@ -42,6 +44,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="compile as a run does, which takes ten times as long",
   )
-  parser.add_argument(
-    "--json", type=pathlib.Path, help="file to write the figures to"
-  )
+  parser.add_argument("--json", type=Path, help="file to write the figures to")

@@ -34,6 +34,15 @@ def text(plan: Mapping[str, Any]) -> str:
     ),
     ("model, an image", f"{plan['flops_per_image'] / 1e9:,.0f} GFLOP"),
   ]
+  if assumed := plan["assumed_classes"]:
+    counts = ", ".join(f"{name} {count}" for name, count in assumed.items())
+    rows.append(
+      (
+        "classes",
+        f"{counts}: the paper's, for no labels are there; --classes TASK=COUNT"
+        " gives others",
+      )
+    )
   rows += _memory(plan) + _step(plan)
   rows += [
     ("step", _seconds(plan["step_seconds"])),

@@ -5,15 +5,14 @@ no collective and no coordinator: a dead worker delays its one shard by
 `lease_seconds` at most, and any number of workers may start, stop or be killed
 at any time. Which worker labels a shard does not show in the result.
 
-Workers take their own share first (every `process_count`-th shard), then what
-the others have not begun. The one that finds all shards committed writes the
+Workers take their own share first, if they know it, then what the others have
+not begun (`storage.work_queue`). One that finds all shards committed writes the
 manifest.
 """
 
 import contextlib
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,10 +24,20 @@ from must_jax.fields.statistics import add
 from must_jax.pseudo_label.labeller import Batch, Example, Labeller, ToLabels
 from must_jax.storage import label_sets, sets
 from must_jax.storage.commits import Lease
-from must_jax.storage.label_sets import UNKNOWN_KEY, LabelCommit
-from must_jax.storage.path import Path, PathLike, publish_json
-from must_jax.storage.sets import MANIFEST_FILE, ImageSet, Shard, key_digest
-from must_jax.storage.tfrecord import RecordWriter
+from must_jax.storage.label_sets import (
+  UNKNOWN_KEY,
+  LabelCommit,
+  LabelDirectory,
+)
+from must_jax.storage.path import Path, PathLike, publish_json, read_version
+from must_jax.storage.sets import (
+  MANIFEST_FILE,
+  ImageSet,
+  LabelSet,
+  Shard,
+  key_digest,
+)
+from must_jax.storage.work_queue import ALONE, Worker, WorkQueue
 
 # Exit status of a job whose labels are there but cannot be right.
 ALARM = 3
@@ -45,9 +54,10 @@ class LabelJob:
     teacher: JSON for the manifest; "digest" identifies the checkpoint.
     settings: JSON for the manifest; all else that decides the labels, as the
       batch size and the size of the network input.
-    max_undecodable: fraction of the records; beyond it the job stops.
+    max_undecodable: fraction of the records. A worker that finds more stops;
+      with more in all shards together there is no manifest.
     lease_seconds: a shard whose worker is silent for so long is taken over.
-    process_index, process_count: decide which shards come first.
+    worker: decides which shards come first.
   """
 
   image_set: ImageSet
@@ -57,8 +67,7 @@ class LabelJob:
   settings: Mapping[str, Any]
   max_undecodable: float = 0.01
   lease_seconds: float = 600.0
-  process_index: int = 0
-  process_count: int = 1
+  worker: Worker = ALONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,23 +140,22 @@ class _Worker:
     self, job: LabelJob, labeller: Labeller, stop: Callable[[], bool]
   ):
     self._job, self._images = job, job.image_set
-    self._labeller, self._stop = labeller, stop
-    self._directory, self._static = label_sets.claim_directory(
+    self._stop = stop
+    self._directory, self._static, is_new = label_sets.claim_directory(
       Path(job.output),
       label_sets.describe_job(
         job.image_set, job.fields, job.teacher, job.settings
       ),
     )
     self._dir = self._directory.path
-    self._commits: dict[str, LabelCommit] = {}
-    self._num_undecodable = 0  # in commits
-    self._num_records = 0  # of this worker
-    self._order = _order(
-      len(self._images.shards), job.process_index, job.process_count
+    self._files = [shard.file for shard in self._images.shards]
+    self._writer = ShardWriter(job, labeller, self._directory)
+    self._queue = WorkQueue(
+      self._directory, self._files, job.lease_seconds, job.worker, is_new
     )
     self._bar = tqdm(
-      total=self._images.num_records,
-      unit="image",
+      total=len(self._files),
+      unit="shard",
       disable=not sys.stderr.isatty(),
       leave=False,
     )
@@ -155,68 +163,91 @@ class _Worker:
   def run(self) -> Summary:
     """Labels shards until none is left."""
     with self._bar:
-      return self._run()
+      if self._queue.is_done and self._read_manifest():
+        # Whether all is still there is worth a look.
+        return Summary(0, dict(LabelSet.open(self._dir).manifest))
+      while True:
+        self._bar.n = len(self._queue.done)
+        self._bar.refresh()
+        if self._queue.is_done:
+          manifest = self._finish()
+        else:
+          manifest = self._next()
+        if manifest is not None or self._stop():
+          return Summary(self._writer.num_records, manifest)
 
-  def _run(self) -> Summary:
-    while True:
-      self._read_commits()
-      if len(self._commits) == len(self._order):
-        return Summary(self._num_records, self._finish())
-      if self._stop():
-        return Summary(self._num_records, None)
-      index, lease = self._claim()
-      if lease is None:
-        # All that is left is in other hands. They will finish it or go stale.
-        time.sleep(min(self._job.lease_seconds / 4, 30))
-        continue
-      with lease, contextlib.suppress(_Taken, _Stopped):
-        self._label(index, lease)
+  def _next(self) -> dict[str, Any] | None:
+    """Labels a shard, or waits for others; the manifest once there is one."""
+    if self._stop():
+      return None
+    claimed = self._queue.claim()
+    if claimed is None:
+      if self._queue.is_done:
+        return None
+      # All that is left is in other hands. They will finish it or go stale.
+      self._queue.wait()
+      return self._read_manifest()
+    index, lease = claimed
+    with lease, contextlib.suppress(_Taken, _Stopped):
+      self._writer.label(index, lease, self._stop)
+      lease.kept = True
+      self._queue.finished(self._files[index])
+    return None
 
-  def _read_commits(self) -> None:
-    """Reads what was committed since; checks the budget of bad records."""
-    missing = [
-      shard.file
-      for shard in self._images.shards
-      if shard.file not in self._commits
-    ]
-    for file, commit in self._directory.read_all(missing).items():
-      self._commits[file] = commit
-      self._num_undecodable += len(commit.undecodable)
-    self._check_budget([])
-    self._bar.n = sum(c.shard.num_records for c in self._commits.values())
-    self._bar.refresh()
+  def _read_manifest(self) -> dict[str, Any] | None:
+    version = read_version(self._dir / MANIFEST_FILE)
+    return version.value if version else None
 
-  def _check_budget(self, new: Sequence[dict[str, Any]]) -> None:
-    """Stops the job if too many images are bad, `new` ones included."""
-    bad, total = self._num_undecodable + len(new), self._images.num_records
-    if bad > self._job.max_undecodable * total:
-      raise ValueError(
-        f"{bad} of the {total} images in {self._images.directory} cannot be"
-        " decoded; allowed is a fraction of"
-        f" {self._job.max_undecodable:g}. Import them anew, or raise"
-        f" label.max_undecodable. The last ones: {list(new[-3:])}"
-      )
+  def _finish(self) -> dict[str, Any] | None:
+    """Writes the manifest and cleans up; one worker does, or the next."""
+    if found := self._read_manifest():
+      return found
+    lease = self._directory.lease(MANIFEST_FILE, self._job.lease_seconds)
+    if lease is None:
+      self._queue.wait()
+      return self._read_manifest()
+    with lease, lease.beating():
+      manifest = publish_manifest(self._job, self._directory, self._static)
+    return manifest
 
-  def _claim(self) -> tuple[int, Lease | None]:
-    """The next shard that nobody labels."""
-    for index in self._order:
-      file = self._images.shards[index].file
-      if file not in self._commits:
-        lease = self._directory.lease(file, self._job.lease_seconds)
-        if lease is not None:
-          self._directory.collect_garbage(self._job.lease_seconds, file)
-          return index, lease
-    return -1, None
 
-  def _label(self, index: int, lease: Lease) -> None:
-    """Labels a shard and commits it; until then nothing of it is there."""
+class ShardWriter:
+  """Labels shards and commits them; knows nothing of other workers."""
+
+  def __init__(
+    self, job: LabelJob, labeller: Labeller, directory: LabelDirectory
+  ):
+    """See `run`.
+
+    Args:
+      job: what to label.
+      labeller: makes label records.
+      directory: of the job.
+    """
+    self._job, self._images = job, job.image_set
+    self._labeller, self._directory = labeller, directory
+    self.num_records = self._num_undecodable = 0
+
+  def label(
+    self,
+    index: int,
+    lease: Lease | None = None,
+    stop: Callable[[], bool] = lambda: False,
+  ) -> None:
+    """Labels a shard and commits it; until then nothing of it is there.
+
+    Args:
+      index: of the shard.
+      lease: on it, which is kept alive; with None others are not told.
+      stop: as for `run`.
+    """
     shard = self._images.shards[index]
     keys: list[bytes] = []
     undecodable: list[dict[str, Any]] = []
     sums: dict[str, Any] = {}
     try:
-      with RecordWriter(self._dir / shard.file) as writer:
-        for example in self._examples(index, lease):
+      with self._directory.writer(shard.file) as writer:
+        for example in self._examples(index, lease, stop):
           writer.write(example.record)
           if example.reason:
             undecodable.append(
@@ -226,15 +257,22 @@ class _Worker:
                 "reason": example.reason,
               }
             )
-            self._check_budget(undecodable)
+            _check_budget(
+              self._job, self._num_undecodable + len(undecodable), undecodable
+            )
           keys.append(example.key)
           sums = add(sums, example.sums)
         self._check_keys(shard, keys)
-        self._check_taken(shard.file)
-      self._directory.write(
+        # Where we were silent for too long, another is at it.
+        if lease is not None and not lease.beat():
+          raise _Taken
+      self._directory.commit(
         LabelCommit(
           dataclasses.replace(
-            shard, num_bytes=writer.num_bytes, checksum=writer.checksum
+            shard,
+            file=writer.path.name,
+            num_bytes=writer.num_bytes,
+            checksum=writer.checksum,
           ),
           self._directory.job,
           self._job.teacher["digest"],
@@ -245,17 +283,18 @@ class _Worker:
     except FileNotFoundError as error:
       # Others clean up after us once the set is finished, or where we were
       # silent for too long.
-      if not str(error.filename).startswith(str(self._dir)):
+      if not str(error.filename).startswith(str(self._directory.path)):
         raise
       raise _Taken from error
     except OSError as error:
       raise OSError(
         error.errno,
-        f"Labelling {self._dir / shard.file} failed: {error}. Nothing of this"
-        " shard was kept, finished shards were. Mend the cause and run the"
-        " same command again.",
+        f"Labelling {self._directory.path / shard.file} failed: {error}."
+        " Nothing of this shard was kept, finished shards were. Mend the cause"
+        " and run the same command again.",
       ) from error
-    self._num_records += len(keys)
+    self.num_records += len(keys)
+    self._num_undecodable += len(undecodable)
     logging.info(
       "Labelled %s: %d records, %d undecodable.",
       shard.file,
@@ -263,16 +302,18 @@ class _Worker:
       len(undecodable),
     )
 
-  def _examples(self, index: int, lease: Lease) -> Iterator[Example]:
+  def _examples(
+    self, index: int, lease: Lease | None, stop: Callable[[], bool]
+  ) -> Iterator[Example]:
     """The shard's examples, while the worker shall and need go on."""
     for examples in self._labeller.examples(index):
-      if self._stop():
+      if stop():
         raise _Stopped
-      if lease.beat():
-        self._check_taken(self._images.shards[index].file)
       yield from examples
-      lease.num_records += len(examples)
-      self._bar.update(len(examples))
+      if lease is not None:
+        lease.num_records += len(examples)
+        if lease.is_due() and not lease.beat():
+          raise _Taken
 
   def _check_keys(self, shard: Shard, keys: list[bytes]) -> None:
     if UNKNOWN_KEY in keys or key_digest(keys) == shard.keys:
@@ -282,31 +323,50 @@ class _Worker:
       " tells. Import the images again."
     )
 
-  def _check_taken(self, file: str) -> None:
-    if self._directory.is_committed(file):
-      raise _Taken
 
-  def _finish(self) -> dict[str, Any]:
-    """Writes the manifest and cleans up; all workers may, any time."""
-    commits = [self._commits[s.file] for s in self._images.shards]
-    sets.check_shards(self._dir, [dataclasses.asdict(c.shard) for c in commits])
-    manifest = label_sets.make_manifest(self._static, commits)
-    try:
-      publish_json(self._dir / MANIFEST_FILE, manifest)
-    except FileNotFoundError:  # cleaned up by another worker that finished
-      if not (self._dir / MANIFEST_FILE).exists():
-        raise
-    self._directory.clean_up()
-    for alarm in manifest["alarms"]:
-      logging.error("LABELS LOOK WRONG in %s: %s", self._dir, alarm)
-    return manifest
+def _check_budget(
+  job: LabelJob, num_bad: int, latest: Sequence[Mapping[str, Any]]
+) -> None:
+  """Stops the job if too many images are bad."""
+  total = job.image_set.num_records
+  if num_bad > job.max_undecodable * total:
+    raise ValueError(
+      f"{num_bad} of the {total} images in {job.image_set.directory} cannot be"
+      f" decoded; allowed is a fraction of {job.max_undecodable:g}. Import them"
+      " anew, or raise label.max_undecodable. The last ones:"
+      f" {list(latest[-3:])}"
+    )
 
 
-def _order(num_shards: int, index: int, count: int) -> list[int]:
-  """A worker's own shards, then the others' from their far end.
+def publish_manifest(
+  job: LabelJob, directory: LabelDirectory, static: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Makes a set of shards that are all committed, and cleans up.
 
-  Owners begin at the near end, and helpers at places of their own.
+  Args:
+    job: what was labelled.
+    directory: of the job.
+    static: the job as it is there.
+
+  Raises:
+    ValueError: a shard is missing or damaged, or too many are undecodable.
   """
-  own = [i for i in range(num_shards) if i % count == index]
-  others = [i for i in range(num_shards) if i % count != index]
-  return [*own, *sorted(others, key=lambda i: (index - i) % num_shards)]
+  files = [shard.file for shard in job.image_set.shards]
+  found = directory.read_all(files)
+  if missing := [file for file in files if file not in found]:
+    raise ValueError(
+      f"{len(missing)} of {len(files)} shards of {directory.path} are not"
+      f" labelled, as {missing[0]}. Run the same command again."
+    )
+  commits = [found[file] for file in files]
+  shards = sets.check_shards(
+    directory.path, [dataclasses.asdict(c.shard) for c in commits]
+  )
+  undecodable = [record for c in commits for record in c.undecodable]
+  _check_budget(job, len(undecodable), undecodable)
+  manifest = label_sets.make_manifest(static, commits)
+  publish_json(directory.path / MANIFEST_FILE, manifest)
+  directory.clean_up(shards)
+  for alarm in manifest["alarms"]:
+    logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
+  return manifest

@@ -4,7 +4,7 @@ import dataclasses
 import time
 
 from must_jax.storage.label_sets import open_directory, read_job
-from must_jax.storage.path import PathLike, list_names
+from must_jax.storage.path import Path, PathLike, is_file
 from must_jax.storage.sets import MANIFEST_FILE
 
 
@@ -68,30 +68,30 @@ def status(directory: PathLike) -> Status:
     ValueError: the directory is no label set.
   """
   job = read_job(directory)
-  shards = job["image_set"]["shards"]
+  shards = {shard["file"]: shard for shard in job["image_set"]["shards"]}
   labels = open_directory(directory, job)
-  names = list_names(directory)
-  done, workers = [], []
-  for shard in shards:
-    if labels.commit_path(shard["file"]).name in names:
-      done.append(shard)
-    elif holder := labels.holder(shard["file"]):
-      workers.append(
-        WorkerStatus(
-          name=f"{holder['host']}:{holder['pid']}",
-          shard=shard["file"],
-          num_records=holder["num_records"],
-          images_per_second=holder["num_records"]
-          / max(holder["seconds"], 1e-9),
-          silent_seconds=time.time() - holder["beat"],
-        )
-      )
+  finished = is_file(Path(directory) / MANIFEST_FILE)
+  leased = set() if finished else labels.leased(list(shards))
+  done = labels.committed(list(shards))
+  # Leases of finished shards stay until all are.
+  held = sorted(leased - done)
+  workers = [
+    WorkerStatus(
+      name=f"{holder['host']}:{holder['pid']}",
+      shard=file,
+      num_records=holder["num_records"],
+      images_per_second=holder["num_records"] / max(holder["seconds"], 1e-9),
+      silent_seconds=time.time() - holder["beat"],
+    )
+    for file, holder in zip(held, labels.holders(held), strict=True)
+    if holder
+  ]
   return Status(
-    num_records=sum(shard["num_records"] for shard in shards),
-    num_labelled=sum(shard["num_records"] for shard in done),
+    num_records=sum(shard["num_records"] for shard in shards.values()),
+    num_labelled=sum(shards[file]["num_records"] for file in done),
     done=len(done),
     leased=len(workers),
     pending=len(shards) - len(done) - len(workers),
     workers=tuple(workers),
-    finished=MANIFEST_FILE in names,
+    finished=finished,
   )

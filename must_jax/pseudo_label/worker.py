@@ -1,11 +1,12 @@
 """Workers of labelling jobs: the stage "label", and one for any teacher."""
 
+import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -17,7 +18,13 @@ from must_jax.input.loader import ReadOptions
 from must_jax.input.origins import Source
 from must_jax.input.union import Union
 from must_jax.pseudo_label import job as job_lib
-from must_jax.pseudo_label.labeller import Batch, Predictions, ToLabels
+from must_jax.pseudo_label.job import LabelJob
+from must_jax.pseudo_label.labeller import (
+  Batch,
+  Labeller,
+  Predictions,
+  ToLabels,
+)
 from must_jax.pseudo_label.teacher import (
   PublishedTeacher,
   Teacher,
@@ -27,10 +34,39 @@ from must_jax.pseudo_label.teacher import (
 )
 from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
+from must_jax.storage.work_queue import Worker
 from must_jax.tasks import Task
+from must_jax.train.launcher import find_worker
 from must_jax.train.load import LoadedModel, load
 from must_jax.train.runtime import Sigterm
 from must_jax.types import Labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+  """A labelling job with its teacher.
+
+  Attributes:
+    job: what to label.
+    batches: see `job.run`.
+    predict: see `job.run`.
+    to_labels: see `job.run`.
+  """
+
+  job: LabelJob
+  batches: Callable[[int], Iterable[Batch]]
+  predict: Callable[[Batch], Predictions]
+  to_labels: ToLabels
+
+  def labeller(self) -> Labeller:
+    """Makes label records; a context."""
+    return Labeller(
+      self.job.image_set,
+      self.job.fields,
+      self.batches,
+      self.predict,
+      self.to_labels,
+    )
 
 
 def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
@@ -49,6 +85,11 @@ def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
     SystemExit: code 42 on SIGTERM, with finished shards kept; `job.ALARM` if
       the labels cannot be right.
   """
+  return _run(prepare(config, workdir))
+
+
+def prepare(config: ConfigDict, workdir: PathLike) -> Labelling:
+  """Loads the teacher of a labelling job; see `label`."""
   options = config.label
   model = load(options.teacher)
   task = choose_task(model, options.task)
@@ -60,25 +101,21 @@ def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
     "lease_seconds": options.lease_seconds,
   }
   output = options.output or workdir
+  images = ImageSet.open(entry.dir, entry.split)
+  settings = _settings(model, task, options.map_stride)
   if model.config.data.resize != preprocess.PAD:
-    return label_images(
-      PublishedTeacher(model, task, options.map_stride),
-      entry.dir,
-      entry.split,
-      output,
-      settings=_settings(model, task, options.map_stride),
-      **how,
-    )
+    teacher = PublishedTeacher(model, task, options.map_stride)
+    return _of_any_size(teacher, images, output, settings, **how)
 
   # A fixed canvas: the input pipeline makes it, on all cores.
   size = model.image_size
   predict = model.predictor((task.name,), options.map_stride)
-  return _run(
-    ImageSet.open(entry.dir, entry.split),
+  return _labelling(
+    images,
     output,
     describe_fields(task),
     describe_teacher(model, task),
-    _settings(model, task, options.map_stride),
+    settings,
     size,
     lambda batch: predict(batch["image"], batch["content_size"])[task.name],
     functools.partial(task.to_labels, image_size=size),
@@ -121,6 +158,28 @@ def label_images(
       teacher's fields.
     SystemExit: as `label`.
   """
+  return _run(
+    _of_any_size(
+      teacher,
+      ImageSet.open(images, split),
+      output,
+      settings or {},
+      batch_size=batch_size,
+      num_threads=num_threads,
+      max_undecodable=max_undecodable,
+      lease_seconds=lease_seconds,
+    )
+  )
+
+
+def _of_any_size(
+  teacher: Teacher,
+  images: ImageSet,
+  output: PathLike,
+  settings: Mapping[str, Any],
+  **how: Any,
+) -> Labelling:
+  """A job whose teacher takes images in their stored size."""
 
   def predict(batch: Batch) -> Predictions:
     rows = np.flatnonzero(batch["valid"])
@@ -138,23 +197,20 @@ def label_images(
       labels[row] = value
     return {"labels": labels}
 
-  return _run(
-    ImageSet.open(images, split),
+  return _labelling(
+    images,
     output,
     teacher.fields,
     teacher.description,
-    settings or {},
+    settings,
     None,
     predict,
     lambda prediction, content_size: prediction["labels"],
-    batch_size=batch_size,
-    num_threads=num_threads,
-    max_undecodable=max_undecodable,
-    lease_seconds=lease_seconds,
+    **how,
   )
 
 
-def _run(
+def _labelling(
   image_set: ImageSet,
   output: PathLike,
   fields: Mapping[str, Mapping[str, Any]],
@@ -168,8 +224,9 @@ def _run(
   num_threads: int,
   max_undecodable: float,
   lease_seconds: float,
-) -> dict[str, Any]:
-  job = job_lib.LabelJob(
+) -> Labelling:
+  launch = find_worker(os.environ)
+  job = LabelJob(
     image_set=image_set,
     output=output,
     fields=fields,
@@ -177,8 +234,7 @@ def _run(
     settings={"batch_size": batch_size} | dict(settings),
     max_undecodable=max_undecodable,
     lease_seconds=lease_seconds,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    worker=Worker(launch.process_id, launch.num_processes),
   )
 
   images = Union([Source(str(image_set.directory), image_set.split)], {})
@@ -193,9 +249,17 @@ def _run(
       options=ReadOptions(num_threads=num_threads, max_bad=None),
     )
 
+  return Labelling(job, batches, predict, to_labels)
+
+
+def _run(labelling: Labelling) -> dict[str, Any]:
   with Sigterm() as sigterm:
     summary = job_lib.run(
-      job, batches, predict, to_labels, stop=lambda: sigterm.received
+      labelling.job,
+      labelling.batches,
+      labelling.predict,
+      labelling.to_labels,
+      stop=lambda: sigterm.received,
     )
   if summary.manifest is None:
     logging.info("Told to end: finished shards are kept.")

@@ -1,20 +1,26 @@
 """Work that is cut into shards, each committed whole: claim, work, publish.
 
 Importing and labelling are the same protocol. Workers share a directory and
-nothing else:
+nothing else, on a disk or in a bucket:
 
-  DIR/job.json        what all shards have in common; written first, by one
-  DIR/leases/NAME     who works on what
-  DIR/SHARD.tfrecord  records of a shard, with their .offsets
-  DIR/SHARD.json      its commit record, written last: without one it does not
-                      count
+  DIR/job.json                what all shards have in common; made first, by one
+  DIR/leases/NAME             who works, or worked, on what
+  DIR/SHARD.CONTENT.tfrecord  records of a shard, with their .offsets
+  DIR/SHARD.json              its commit record, made last, by one: without one
+                              the shard does not count
+
+A shard's records are named by their content (`tfrecord.content_name`), and its
+commit record is made exclusively. So two workers on one shard do no harm, even
+if they make other bytes of it, and whatever the order of their writes: the
+first commit counts, and names records that nobody else writes.
 
 Whoever finds all shards committed publishes what is made of them. Every byte
 but those of leases follows from the job and its input, so that it does not
 matter who does a shard, when, or how often.
 
-Workers of a labelling job lease a shard each. An import leases its directory as
-a whole: one process hands out the shards, to its own processes or to a cluster.
+Workers of a labelling job lease a shard each (`work_queue`). An import leases
+its directory as a whole: one process hands out the shards, to its own processes
+or to a cluster.
 """
 
 import contextlib
@@ -25,15 +31,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent import futures
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from absl import logging
 
 from must_jax.storage import path as path_lib
 from must_jax.storage.path import Path, PathLike
-from must_jax.storage.sets import Shard, read_versioned_json
+from must_jax.storage.sets import Shard, parse_versioned_json
+from must_jax.storage.tfrecord import RecordWriter, offsets_path, plain_name
 
 JOB_FILE = "job.json"
 _LEASES = "leases"
@@ -87,17 +93,29 @@ class CommitDirectory(Generic[CommitT]):
 
   def commit_path(self, file: str) -> Path:
     """The commit record of the shard with this file name."""
-    return (self.path / file).with_suffix(".json")
+    return (self.path / plain_name(file)).with_suffix(".json")
 
-  def write(self, commit: CommitT) -> None:
-    """Makes a shard count; all its other files must be there."""
-    path_lib.publish_json(
+  def writer(self, file: str) -> RecordWriter:
+    """Writes the records of a shard."""
+    return RecordWriter(self.path / file, by_content=True)
+
+  def commit(self, commit: CommitT) -> bool:
+    """Makes a shard count; all its other files must be there.
+
+    Returns:
+      Whether it was made; if not, another worker was faster.
+    """
+    return path_lib.create_json(
       self.commit_path(commit.shard.file), commit.to_value()
     )
 
+  def discard(self, file: str) -> None:
+    """Makes a shard count no longer."""
+    path_lib.remove(self.commit_path(file))
+
   def is_committed(self, file: str) -> bool:
     """Whether a shard is done."""
-    return self.commit_path(file).exists()
+    return path_lib.is_file(self.commit_path(file))
 
   def read(self, file: str) -> CommitT:
     """The commit record of a shard.
@@ -107,8 +125,12 @@ class CommitDirectory(Generic[CommitT]):
         job.
     """
     path = self.commit_path(file)
-    value = read_versioned_json(
-      path, self._type.VERSION, "the shard is not finished."
+    (text,) = path_lib.read_files([path])
+    return self._parse(path, text)
+
+  def _parse(self, path: Path, text: bytes | None) -> CommitT:
+    value = parse_versioned_json(
+      path, text, self._type.VERSION, "the shard is not finished."
     )
     try:
       commit = self._type.from_value(value)
@@ -118,25 +140,45 @@ class CommitDirectory(Generic[CommitT]):
       ) from None
     if commit.job != self.job:
       raise ValueError(
-        f"{self.path / file} was committed by another job than {JOB_FILE}"
-        " describes. Delete its .json file to do it anew."
+        f"{path} was committed by another job than {JOB_FILE} describes. Delete"
+        " it to do its shard anew."
       )
     return commit
 
-  def read_all(self, files: Iterable[str]) -> dict[str, CommitT]:
+  def read_all(self, files: Sequence[str]) -> dict[str, CommitT]:
     """The commit records that are there of these shards, by file name.
 
     Raises:
       ValueError: see `read`.
     """
-    there = path_lib.list_names(self.path)
-    found = [file for file in files if self.commit_path(file).name in there]
-    with futures.ThreadPoolExecutor(16) as pool:
-      return dict(zip(found, pool.map(self.read, found), strict=True))
+    return dict(self._read_all(files, discard=False))
+
+  def keep_valid(self, files: Sequence[str]) -> dict[str, CommitT]:
+    """The same, but those that do not count are discarded."""
+    return dict(self._read_all(files, discard=True))
+
+  def _read_all(
+    self, files: Sequence[str], discard: bool
+  ) -> Iterator[tuple[str, CommitT]]:
+    found = sorted(self.committed(files))
+    paths = [self.commit_path(file) for file in found]
+    texts = path_lib.read_files(paths)
+    for file, path, text in zip(found, paths, texts, strict=True):
+      try:
+        yield file, self._parse(path, text)
+      except ValueError:
+        if not discard:
+          raise
+        self.discard(file)
+
+  def committed(self, files: Sequence[str]) -> set[str]:
+    """Those of some shards that are done, by one listing of the directory."""
+    names = path_lib.list_sizes(self.path, files)
+    return {file for file in files if self.commit_path(file).name in names}
 
   def prepare(self) -> None:
     """Makes room for leases."""
-    (self.path / _LEASES).mkdir(parents=True, exist_ok=True)
+    path_lib.make_directory(self.path / _LEASES)
 
   def lease(self, name: str, seconds: float) -> "Lease | None":
     """Takes a lease that is free or stale; None if it is another's.
@@ -147,32 +189,69 @@ class CommitDirectory(Generic[CommitT]):
     """
     return Lease.claim(self.path / _LEASES / name, seconds)
 
+  def lease_if_new(self, name: str, seconds: float) -> "Lease | None":
+    """Takes a lease that nobody ever took, without a look at others."""
+    return Lease.create(self.path / _LEASES / name, seconds)
+
+  def leased(self, files: Sequence[str]) -> set[str]:
+    """Those of some shards that have a lease, by one listing."""
+    try:
+      names = path_lib.list_sizes(self.path / _LEASES, files)
+    except FileNotFoundError:  # they go when the set is finished
+      return set()
+    return {file for file in files if file in names}
+
+  def holders(self, names: Sequence[str]) -> list[dict[str, Any] | None]:
+    """What the holders of leases wrote; None where nobody holds one."""
+    paths = [self.path / _LEASES / name for name in names]
+    return [
+      json.loads(text) if text else None for text in path_lib.read_files(paths)
+    ]
+
   def holder(self, name: str) -> dict[str, Any] | None:
     """What the holder of a lease wrote; None if nobody holds it."""
-    return read_lease(self.path / _LEASES / name)
+    return self.holders([name])[0]
 
-  def clean_up(self) -> None:
-    """Deletes leases and temporary files, once all is published."""
+  def clean_up(self, shards: Sequence[Shard]) -> None:
+    """Deletes all but job, commits and shards, once all is published.
+
+    Args:
+      shards: what was committed.
+    """
     # So may others, at the same time.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
       path_lib.remove_tree(self.path / _LEASES)
     self.collect_garbage()
+    kept = {shard.file for shard in shards}
+    kept |= {offsets_path(file).name for file in kept}
+    # Of workers that made other bytes of a shard, and were not the first.
+    plain = {plain_name(shard.file) for shard in shards}
+    path_lib.remove_all(
+      [
+        self.path / name
+        for name in path_lib.list_sizes(self.path, list(kept))
+        if name not in kept
+        and plain_name(name.replace(".offsets", ".tfrecord")) in plain
+      ]
+    )
 
   def collect_garbage(self, min_age: float = 0, file: str = "") -> None:
-    """Deletes temporary files of workers that died.
+    """Deletes temporary files of workers that died; a bucket has none.
 
     Args:
       min_age: seconds since they were last written to.
       file: only those of this shard.
     """
+    if not path_lib.is_local(self.path):
+      return
     prefix = "." + file.removesuffix("tfrecord")
     for name in path_lib.list_names(self.path):
       if not (name.startswith(prefix) and name.endswith(".tmp")):
         continue
       path = self.path / name
       with contextlib.suppress(FileNotFoundError):
-        if time.time() - path.stat().mtime >= min_age:
-          path.unlink()
+        if time.time() - path_lib.modified(path) >= min_age:
+          path_lib.remove(path)
 
 
 @dataclasses.dataclass
@@ -180,61 +259,73 @@ class Lease:
   """A worker's claim on a shard: a file that it rewrites as it makes progress.
 
   One that was not rewritten for `seconds` belongs to a worker that died or
-  hangs, and may be taken over. Leases save work, they do not guard it: shards
-  have the same bytes whoever makes them, and appear whole, so two workers on
-  one shard do no harm. That is why it is enough that clocks of different hosts
-  agree to well within `seconds`, and that claims are exclusive on POSIX file
-  systems only.
+  hangs, and may be taken over. Leases save work, they do not guard it, see the
+  module. That is why it is enough that clocks of different hosts agree to well
+  within `seconds`, and that only buckets compare and write in one step.
+
+  As a context it is given back at the end, unless it is `kept`.
 
   Attributes:
     path: of the file.
     seconds: without a beat after which others may take over.
     num_records: done so far.
+    kept: stays, as a sign that the shard needs nobody any more.
   """
 
   path: Path
   seconds: float
   num_records: int = 0
+  kept: bool = False
 
   def __post_init__(self):
     self._begin = self._last = time.monotonic()
     self._token = uuid.uuid4().hex
+    self._version: path_lib.Version | None = None
+
+  @classmethod
+  def create(cls, path: Path, seconds: float) -> Self | None:
+    """Takes a lease that nobody has or had; else None."""
+    return cls(path, seconds)._take(None)
 
   @classmethod
   def claim(cls, path: Path, seconds: float) -> Self | None:
     """Takes a lease that is free or stale; None if it is another's."""
-    lease = cls(path, seconds)
-    holder = read_lease(path)
-    if holder is not None and not is_stale(holder, seconds):
+    found = path_lib.read_version(path)
+    if found is not None and not is_stale(found.value, seconds):
       return None
+    return cls(path, seconds)._take(found)
+
+  def _take(self, before: path_lib.Version | None) -> Self | None:
     try:
-      if holder is None:
-        made = path_lib.create_json(path, lease._contents())
-        return lease if made else None
-      path_lib.publish_json(path, lease._contents())
+      self._version = path_lib.replace_json(self.path, before, self._contents())
     except FileNotFoundError:
       return None  # the directory goes when the set is finished
-    return lease
+    return self if self._version else None
 
   def is_held(self) -> bool:
     """Whether nobody has taken it over."""
-    holder = read_lease(self.path)
-    return holder is not None and holder.get("token") == self._token
+    found = path_lib.read_version(self.path)
+    return found is not None and found.value.get("token") == self._token
+
+  def is_due(self) -> bool:
+    """Whether others should hear of the worker again."""
+    return time.monotonic() - self._last >= self.seconds / _BEATS
 
   def beat(self) -> bool:
-    """Tells others that the worker lives; returns whether it was due."""
-    if time.monotonic() - self._last < self.seconds / _BEATS:
-      return False
+    """Tells others that the worker lives; false if one has taken over."""
     self._last = time.monotonic()
     try:
-      if self.is_held():
-        path_lib.publish_json(self.path, self._contents())
+      version = path_lib.replace_json(
+        self.path, self._version, self._contents()
+      )
     except FileNotFoundError:
-      pass  # as above: another worker may have finished the set
+      return False  # another worker may have finished the set
     except OSError as error:
       # Work goes on; at worst another worker does it, too.
       logging.warning("%s cannot be written: %s", self.path, error)
-    return True
+      return True
+    self._version = version or self._version
+    return version is not None
 
   @contextlib.contextmanager
   def beating(self) -> Iterator[None]:
@@ -257,8 +348,7 @@ class Lease:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    """Gives back what was leased."""
-    if self.is_held():
+    if not self.kept and self.is_held():
       path_lib.remove(self.path)
 
   def _contents(self) -> dict[str, Any]:
@@ -271,14 +361,6 @@ class Lease:
       "seconds": time.monotonic() - self._begin,
       "num_records": self.num_records,
     }
-
-
-def read_lease(path: Path) -> dict[str, Any] | None:
-  """What a lease's holder wrote; None if nobody holds it."""
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    return None
 
 
 def is_stale(holder: Mapping[str, Any], seconds: float) -> bool:

@@ -1,11 +1,11 @@
 """Label sets as they are made: one directory per image set and teacher.
 
-  DIR/job.json           what is labelled, by whom and how; written first
-  DIR/SHARD.tfrecord     label records, aligned with the image shard's records
-  DIR/SHARD.offsets      where they begin
-  DIR/SHARD.json         commit record; a shard without one does not count
-  DIR/leases/            who works on what; gone when the set is finished
-  DIR/manifest.json      all of the set for its readers; written last
+  DIR/job.json                what is labelled, by whom and how; made first
+  DIR/SHARD.CONTENT.tfrecord  label records, aligned with the image shard's
+  DIR/SHARD.CONTENT.offsets   where they begin
+  DIR/SHARD.json              commit record; a shard without one does not count
+  DIR/leases/                 who works on what; gone when the set is finished
+  DIR/manifest.json           all of the set for its readers; written last
 
 The protocol is that of `commits`. Apart from the leases every byte follows from
 the images, the teacher and the settings: there are no times and no host names
@@ -132,33 +132,34 @@ def open_directory(
 
 def claim_directory(
   directory: Path, job: dict[str, Any]
-) -> tuple[LabelDirectory, dict[str, Any]]:
+) -> tuple[LabelDirectory, dict[str, Any], bool]:
   """Makes the directory the job's own, or checks that it already is.
 
   Returns:
-    The directory, and the job as it is there; only library versions may differ.
+    The directory, the job as it is there, in which only library versions may
+    differ, and whether it was made just now.
 
   Raises:
     ValueError: the directory belongs to another job or to something else.
   """
-  directory.mkdir(parents=True, exist_ok=True)
+  path_lib.make_directory(directory)
   path = directory / JOB_FILE
-  # Looked for first: other workers may begin while this one looks.
-  strangers = [
-    name
-    for name in path_lib.list_names(directory)
-    if name.endswith(".tfrecord")
-  ]
-  if strangers and not path.exists():
-    raise ValueError(
-      f"{directory} holds {min(strangers)} but no {JOB_FILE}, so it is"
-      " no label set; labels would overwrite it. Choose another directory."
-    )
-  if path_lib.create_json(path, job):
-    return _prepare(directory, job), job
-  found = read_versioned_json(
-    path, LABEL_SCHEMA_VERSION, "delete the directory to label anew."
-  )
+  before = path_lib.read_version(path)
+  if before is None:
+    # Another worker may make the job, and shards, while this one looks.
+    strangers = [
+      name
+      for name in path_lib.list_names(directory)
+      if name.endswith(".tfrecord")
+    ]
+    if strangers and not path_lib.is_file(path):
+      raise ValueError(
+        f"{directory} holds {min(strangers)} but no {JOB_FILE}, so it is"
+        " no label set; labels would overwrite it. Choose another directory."
+      )
+    if path_lib.create_json(path, job):
+      return _prepare(directory, job), job, True
+  found = read_job(directory)
   different = differences(_without_versions(found), _without_versions(job))
   if different:
     raise ValueError(
@@ -173,7 +174,7 @@ def claim_directory(
       directory,
       "; ".join(differences(found["versions"], job["versions"])),
     )
-  return _prepare(directory, found), found
+  return _prepare(directory, found), found, False
 
 
 def _prepare(directory: Path, job: Mapping[str, Any]) -> LabelDirectory:

@@ -1,20 +1,51 @@
 """The one way to files: a path may be on a disk or in a bucket.
 
 A file appears whole or not at all, and what must be made by one only is made
-exclusively. No caller rests on renaming, appending or cheap listings.
+exclusively. No caller rests on renaming, appending, directories or cheap
+listings, which buckets do not have.
+
+`gs://` is what is tested (the extra `gcs`); other stores of fsspec that
+`etils.epath` knows, `s3://` with s3fs and `az://` with adlfs, go the same way,
+for sets, but not for checkpoints, and are not tested.
 """
 
 import contextlib
+import dataclasses
+import io
+import itertools
 import json
 import os
+import posixpath
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent import futures
 from typing import IO, Any, TypeAlias
 
+import fsspec
+
+# TensorFlow's own way to buckets has no preconditions, and reads 64 MB where
+# a record is asked for. Orbax, too, takes this switch.
+os.environ["EPATH_USE_TF"] = "false"
 from etils import epath
+from etils.epath import gpath
+
+gpath._is_tf_installed.cache_clear()  # whoever was here before
+
+for _protocol in ("gs", "gcs"):
+  fsspec.register_implementation(
+    _protocol, "must_jax.storage.gcs.Gcs", clobber=True
+  )
 
 Path: TypeAlias = epath.Path
 PathLike: TypeAlias = epath.PathLike
+
+_THREADS = 16  # that read from a disk at a time
+# Of a bucket, so much may be read in vain to spare a request, and one request
+# asks for so much at most.
+_MAX_GAP, _MAX_REQUEST = 128 << 10, 16 << 20
+_CONCURRENT = 64  # requests of one call
+_PAGE = 5000  # names that one request lists
 
 
 def is_local(path: PathLike) -> bool:
@@ -22,13 +53,81 @@ def is_local(path: PathLike) -> bool:
   return "://" not in os.fspath(path)
 
 
+def absolute(path: PathLike) -> Path:
+  """The same path, whatever the working directory will be."""
+  return Path(path).absolute() if is_local(path) else Path(path)
+
+
+def join(root: PathLike, path: PathLike) -> Path:
+  """A path below a root, unless it is absolute or of a bucket itself."""
+  if not is_local(path):
+    return Path(path)
+  return Path(root) / path
+
+
+def _store(path: PathLike) -> Any:
+  """The file system of fsspec behind a path of an object store."""
+  return epath.backend.fsspec_backend.fs(path)
+
+
+def check_reachable(path: PathLike) -> None:
+  """Asks the store of a path for something, whatever it is.
+
+  Raises:
+    OSError: there is no such bucket, no right to use it, or no answer; the
+      message says what to do.
+  """
+  if not is_local(path):
+    # Whether there is such a file doesn't matter.
+    _store(path).exists(os.fspath(path))
+
+
+# Reading
+
+
 def read_range(path: PathLike, begin: int, end: int) -> bytes:
   """Bytes of a file from `begin` until `end`, fewer where it is shorter."""
+  return read_ranges([(path, begin, end)])[0]
+
+
+Range: TypeAlias = tuple[PathLike, int, int]
+
+
+def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
+  """Bytes of many parts of files; of a bucket many at a time.
+
+  Args:
+    ranges: (path, begin, end) each.
+
+  Raises:
+    OSError: one cannot be read.
+  """
+  found = [b""] * len(ranges)
+  remote: dict[str, list[int]] = {}
+  for i, part in enumerate(ranges):
+    if is_local(part[0]):
+      found[i] = _read_local(*part)
+    else:
+      scheme = os.fspath(part[0]).partition("://")[0]
+      remote.setdefault(scheme, []).append(i)
+  for members in remote.values():
+    merged = _merge(ranges, members)
+    blocks = _store(ranges[members[0]][0]).cat_ranges(
+      [block.path for block in merged],
+      [block.begin for block in merged],
+      [block.end for block in merged],
+      batch_size=_CONCURRENT,
+      on_error="raise",
+    )
+    for block, data in zip(merged, blocks, strict=True):
+      for i in block.members:
+        _, begin, end = ranges[i]
+        found[i] = data[begin - block.begin : end - block.begin]
+  return found
+
+
+def _read_local(path: PathLike, begin: int, end: int) -> bytes:
   # Opening anew each time keeps no limit on files and no lock.
-  if not is_local(path):
-    with Path(path).open("rb") as file:
-      file.seek(begin)
-      return file.read(end - begin)
   descriptor = os.open(path, os.O_RDONLY)
   try:
     return os.pread(descriptor, end - begin, begin)
@@ -36,32 +135,215 @@ def read_range(path: PathLike, begin: int, end: int) -> bytes:
     os.close(descriptor)
 
 
+@dataclasses.dataclass
+class _Block:
+  """A range that is read at once, and the ranges in it by number."""
+
+  path: str
+  begin: int
+  end: int
+  members: list[int]
+
+
+def _merge(ranges: Sequence[Range], members: Sequence[int]) -> list[_Block]:
+  """Joins some of the ranges that lie close to each other."""
+  order = sorted(members, key=lambda i: (os.fspath(ranges[i][0]), ranges[i][1]))
+  blocks: list[_Block] = []
+  for i in order:
+    path, begin, end = os.fspath(ranges[i][0]), *ranges[i][1:]
+    last = blocks[-1] if blocks else None
+    if (
+      last is not None
+      and last.path == path
+      and begin - last.end <= _MAX_GAP
+      and max(end, last.end) - last.begin <= _MAX_REQUEST
+    ):
+      last.end = max(end, last.end)
+      last.members.append(i)
+    else:
+      blocks.append(_Block(path, begin, end, [i]))
+  return blocks
+
+
+def read_files(paths: Sequence[PathLike]) -> list[bytes | None]:
+  """Contents of many files, many at a time; None of those not there.
+
+  Args:
+    paths: all on a disk or all in one store.
+  """
+  if not paths:
+    return []
+  if is_local(paths[0]):
+
+    def read(path: PathLike) -> bytes | None:
+      try:
+        return Path(path).read_bytes()
+      except FileNotFoundError:
+        return None
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      return list(pool.map(read, paths))
+  found = _store(paths[0]).cat_ranges(
+    list(map(os.fspath, paths)), None, None, batch_size=_CONCURRENT
+  )
+  for contents in found:
+    if isinstance(contents, Exception) and not isinstance(
+      contents, FileNotFoundError
+    ):
+      raise contents
+  return [None if isinstance(data, Exception) else data for data in found]
+
+
+def is_file(path: PathLike) -> bool:
+  """Whether there is a file; one request of a bucket."""
+  if is_local(path):
+    return os.path.isfile(path)
+  path = Path(path)
+  return _list_store(path.parent, path.name).get(path.name) is not None
+
+
+def list_names(directory: PathLike) -> set[str]:
+  """Names in a directory; one request of a bucket for thousands of files.
+
+  A bucket has no empty directories: there are no names in one that was made.
+  """
+  if is_local(directory):
+    return set(os.listdir(directory))
+  return set(_list_store(directory))
+
+
+def list_sizes(
+  directory: PathLike, expected: Collection[str] = ()
+) -> dict[str, int | None]:
+  """Sizes of the files of a directory by name; None of directories.
+
+  Args:
+    directory: where.
+    expected: names. A bucket's directory that should hold very many of them is
+      listed in parts, at the same time, which leaves out names that begin
+      otherwise than all of these.
+  """
+  if is_local(directory):
+    with os.scandir(directory) as entries:
+      return {
+        e.name: e.stat().st_size if e.is_file() else None for e in entries
+      }
+  prefixes = {""}
+  if len(expected) > _PAGE:
+    # Two more characters than all have in common: up to a hundred parts, if
+    # they are numbered.
+    shared = os.path.commonprefix(list(expected))  # noqa: RUF071 # characters
+    length = len(shared) + 2
+    prefixes = {name[:length] for name in expected}
+  with futures.ThreadPoolExecutor(min(len(prefixes), _CONCURRENT)) as pool:
+    listed = pool.map(lambda p: _list_store(directory, p), sorted(prefixes))
+    return dict(itertools.chain.from_iterable(part.items() for part in listed))
+
+
+def _list_store(directory: PathLike, prefix: str = "") -> dict[str, int | None]:
+  try:
+    listed = _store(directory).ls(
+      os.fspath(directory),
+      detail=True,
+      **({"prefix": prefix} if prefix else {}),
+    )
+  except FileNotFoundError:
+    return {}
+  return {
+    posixpath.basename(entry["name"].rstrip("/")): (
+      entry["size"] if entry["type"] == "file" else None
+    )
+    for entry in listed
+  }
+
+
+def list_tree(directory: PathLike) -> list[str]:
+  """Files in and below a directory that are not hidden, relative, with "/".
+
+  Raises:
+    OSError: a directory cannot be read.
+  """
+  if not is_local(directory):
+    store = _store(directory)
+    root = store._strip_protocol(os.fspath(directory)).rstrip("/") + "/"
+    names = [name.removeprefix(root) for name in store.find(root)]
+    return [n for n in names if not f"/{n}".count("/.") and n]
+
+  def fail(error: OSError) -> None:
+    raise error
+
+  found = []
+  for folder, folders, names in os.walk(
+    directory, onerror=fail, followlinks=True
+  ):
+    folders[:] = [name for name in folders if not name.startswith(".")]
+    below = Path(os.path.relpath(folder, directory)).as_posix()
+    prefix = "" if below == "." else f"{below}/"
+    found += [prefix + name for name in names if not name.startswith(".")]
+  return found
+
+
+def modified(path: PathLike) -> float:
+  """When a file was written, in seconds, by the clock of where it lies."""
+  if is_local(path):
+    return os.stat(path).st_mtime
+  when = _store(path).info(os.fspath(path))["mtime"]
+  return when if isinstance(when, int | float) else when.timestamp()
+
+
 @contextlib.contextmanager
-def publish(path: PathLike) -> Iterator[IO[bytes]]:
+def local_copy(path: PathLike) -> Iterator[Path]:
+  """A file on a disk, for libraries that read no other; it goes afterwards."""
+  if is_local(path):
+    yield Path(path)
+    return
+  with tempfile.TemporaryDirectory() as directory:
+    copy = Path(directory) / Path(path).name
+    copy.write_bytes(Path(path).read_bytes())
+    yield copy
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def publish(
+  path: PathLike, final: Callable[[], PathLike] | None = None
+) -> Iterator[IO[bytes]]:
   """Opens a file that appears under its name only once it is complete.
 
-  On a disk it has a temporary name until it is synced. The name is unique, so
-  that several processes may write the same path; the last one to finish wins.
+  On a disk it has a temporary name until it is synced; the name is unique, so
+  that several processes may write the same path, and the last one to finish
+  wins. For a bucket it is kept in memory, and sent at the end.
+
+  Args:
+    path: of the file; its directory is there.
+    final: asked at the end for the name to appear under, in the same
+      directory, instead of `path`.
   """
+  if not is_local(path):
+    with io.BytesIO() as buffer:
+      yield buffer
+      target = os.fspath(final() if final else path)
+      _store(path).pipe_file(target, buffer.getvalue())
+    return
   path = Path(path)
   temp = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-  local = is_local(path)
   try:
     with temp.open("wb") as file:
       yield file
       file.flush()
-      if local:
-        os.fsync(file.fileno())
-    temp.replace(path)
+      os.fsync(file.fileno())
+    temp.replace(final() if final else path)
   except BaseException:
     temp.unlink(missing_ok=True)
     raise
-  if local:  # a rename lasts once its directory is synced
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-      os.fsync(directory)
-    finally:
-      os.close(directory)
+  # A rename lasts once its directory is synced.
+  directory = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
 
 
 def json_text(value: Any) -> str:
@@ -78,13 +360,15 @@ def publish_json(path: PathLike, value: Any) -> None:
 def create_json(path: PathLike, value: Any) -> bool:
   """Writes JSON unless the file exists; it appears with all its contents.
 
-  Exclusive where the file system has hard links. Elsewhere, as on object
-  stores, two callers at the same moment may both be told that they made it.
+  Exclusive in buckets, and where the file system has hard links. Elsewhere two
+  callers at the same moment may both be told that they made it.
 
   Returns:
     Whether it was made.
   """
   path = Path(path)
+  if not is_local(path):
+    return replace_json(path, None, value) is not None
   if path.exists():
     return False
   temp = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -101,32 +385,175 @@ def create_json(path: PathLike, value: Any) -> bool:
   return True
 
 
-def move(source: PathLike, target: PathLike) -> None:
-  """Gives a complete file another name; an object store copies it."""
-  Path(source).replace(target)
+@dataclasses.dataclass(frozen=True)
+class Version:
+  """What a file held when it was read.
 
-
-def list_names(directory: PathLike) -> set[str]:
-  """Names in a directory; one call for thousands of files."""
-  return {path.name for path in Path(directory).iterdir()}
-
-
-def list_sizes(directory: PathLike) -> dict[str, int | None]:
-  """Sizes of the files of a directory by name; None where asking takes long.
-
-  Object stores list thousands of files in one call, but without sizes.
+  Attributes:
+    value: its JSON.
+    generation: of an object; 0 where there are no such numbers.
   """
-  if not is_local(directory):
-    return dict.fromkeys(list_names(directory))
-  with os.scandir(directory) as entries:
-    return {e.name: e.stat().st_size for e in entries if e.is_file()}
+
+  value: Any
+  generation: int
+
+
+def read_version(path: PathLike) -> Version | None:
+  """The JSON of a file and its version; None if there is no file."""
+  try:
+    if is_local(path):
+      return Version(json.loads(Path(path).read_text()), 0)
+    store = _store(path)
+    if not hasattr(store, "read_with_generation"):
+      return Version(json.loads(store.cat_file(os.fspath(path))), 0)
+    contents, generation = fsspec.asyn.sync(
+      store.loop, store.read_with_generation, os.fspath(path)
+    )
+    return Version(json.loads(contents), generation)
+  except FileNotFoundError:
+    return None
+
+
+def replace_json(
+  path: PathLike, before: Version | None, value: Any
+) -> Version | None:
+  """Writes JSON if a file is still what it was; atomic in buckets.
+
+  Args:
+    path: of the file.
+    before: what it was, None for no file.
+    value: to write.
+
+  Returns:
+    What the file is now; None if it was not written.
+  """
+  written = Version(json.loads(json.dumps(value)), 0)
+  if is_local(path):
+    if before is None:
+      return written if create_json(path, value) else None
+  else:
+    store, data = _store(path), json_text(value).encode()
+    if hasattr(store, "write_if"):
+      generation = before.generation if before else 0
+      generation = fsspec.asyn.sync(
+        store.loop, store.write_if, os.fspath(path), data, generation
+      )
+      return Version(written.value, generation) if generation else None
+    if before is None:
+      try:
+        store.pipe_file(os.fspath(path), data, mode="create")
+      except FileExistsError:
+        return None
+      return written
+  if read_version(path) != before:
+    return None
+  publish_json(path, value)
+  return written
+
+
+def copy(source: PathLike, target: PathLike) -> None:
+  """Copies a file; within a store nothing travels."""
+  if is_local(source) or is_local(target):
+    with publish(target) as file:
+      file.write(Path(source).read_bytes())
+  else:
+    _store(source).cp_file(os.fspath(source), os.fspath(target))
+
+
+def move(source: PathLike, target: PathLike) -> None:
+  """Gives a complete file another name; a store copies it."""
+  if is_local(source) and is_local(target):
+    Path(source).replace(target)
+  else:
+    copy(source, target)
+    remove(source)
+
+
+def make_directory(directory: PathLike) -> None:
+  """Makes a directory with its parents; buckets have none and need none."""
+  if is_local(directory):
+    os.makedirs(directory, exist_ok=True)
 
 
 def remove(path: PathLike) -> None:
   """Deletes a file, if it is there."""
-  Path(path).unlink(missing_ok=True)
+  with contextlib.suppress(FileNotFoundError):
+    if is_local(path):
+      os.unlink(path)
+    else:
+      _store(path).rm_file(os.fspath(path))
+
+
+def remove_all(paths: Sequence[PathLike]) -> None:
+  """Deletes files, those that are there."""
+  if paths and is_local(paths[0]):
+    for path in paths:
+      remove(path)
+  elif paths:
+    with contextlib.suppress(FileNotFoundError):
+      _store(paths[0]).rm(list(map(os.fspath, paths)))
 
 
 def remove_tree(directory: PathLike) -> None:
   """Deletes a directory and all that is in it."""
   Path(directory).rmtree()
+
+
+class Appender:
+  """A file that grows; what was appended is there when `write` returns.
+
+  A bucket's files cannot grow. There `NAME.EXT` becomes `NAME.00000.EXT`,
+  `NAME.00001.EXT`, ...: pieces that are begun at each start and when one has
+  `piece_bytes`, so that a line costs no more than sending its piece again.
+  `read_appended` reads them as one.
+
+  Args:
+    path: of the file; its directory is there.
+    piece_bytes: of a bucket's pieces, about.
+  """
+
+  def __init__(self, path: PathLike, piece_bytes: int = 32 << 10):
+    self._path, self._piece_bytes = Path(path), piece_bytes
+    if is_local(path):
+      self._file = open(path, "ab")  # noqa: SIM115 # `close` closes it
+    else:
+      self._piece, self._number = b"", len(_pieces(path))
+
+  def write(self, data: bytes) -> None:
+    """Appends.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if is_local(self._path):
+      self._file.write(data)
+      self._file.flush()
+      return
+    if len(self._piece) > self._piece_bytes:
+      self._piece, self._number = b"", self._number + 1
+    self._piece += data
+    target = _piece_path(self._path, self._number)
+    _store(target).pipe_file(os.fspath(target), self._piece)
+
+  def close(self) -> None:
+    """Closes the file."""
+    if is_local(self._path):
+      self._file.close()
+
+
+def read_appended(path: PathLike) -> bytes:
+  """What `Appender` wrote, of all starts; nothing if there is no file."""
+  paths = [path] if is_local(path) else _pieces(path)
+  return b"".join(data or b"" for data in read_files(paths))
+
+
+def _piece_path(path: PathLike, number: int) -> Path:
+  path = Path(path)
+  return path.with_name(f"{path.stem}.{number:05d}{path.suffix}")
+
+
+def _pieces(path: PathLike) -> list[Path]:
+  path = Path(path)
+  names = _list_store(path.parent, f"{path.stem}.")
+  paths = [_piece_path(path, i) for i in range(len(names))]
+  return [piece for piece in paths if piece.name in names]

@@ -11,7 +11,15 @@ from concurrent import futures
 from typing import Any
 
 from must_jax.fields import check_descriptions
-from must_jax.storage.path import Path, PathLike, publish, publish_json
+from must_jax.storage import path as path_lib
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  list_names,
+  list_sizes,
+  publish,
+  publish_json,
+)
 from must_jax.storage.sets import (
   INDEX_FILE,
   NAME_PATTERN,
@@ -83,7 +91,8 @@ class NewSplit:
     One that was broken off goes on where it was.
 
     Args:
-      stage: directory of the shards, on the same file system.
+      stage: directory of the shards, on the same file system or in the same
+        bucket.
       shards: in order, with the names of their files there.
       rejected: what was left out, as {"key": ..., "reason": ...}.
 
@@ -127,9 +136,13 @@ class NewSplit:
       re.escape(f"{self.name}-{self.split}")
       + r"(-\d+-of-\d+\.(tfrecord|offsets)|\.rejected\.jsonl)"
     )
-    for path in self.directory.iterdir():
-      if ours.fullmatch(path.name) and path.name not in kept:
-        path.unlink()
+    path_lib.remove_all(
+      [
+        self.directory / name
+        for name in list_names(self.directory)
+        if ours.fullmatch(name) and name not in kept
+      ]
+    )
     return ImageSet.open(self.directory, self.split)
 
   def _splits(self) -> dict[str, Any]:
@@ -160,12 +173,15 @@ class NewSplit:
     for path_of, size in sizes.items():
       source = path_of(stage / shard.file)
       target = path_of(self.directory / final.file)
-      if source.exists():
-        source.replace(target)
-      elif not target.exists() or target.stat().length != size:
+      # A bucket has no renaming: what is copied twice does no harm.
+      try:
+        path_lib.move(source, target)
+      except FileNotFoundError:
+        if list_sizes(target.parent, [target.name]).get(target.name) == size:
+          continue  # moved by the one that was broken off
         raise ValueError(
           f"{source} is missing. Delete {stage} and import the split again."
-        )
+        ) from None
 
 
 def write_image_set(
@@ -208,7 +224,7 @@ def write_image_set(
   stage = (
     target.directory / f".{split}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
   )
-  stage.mkdir(parents=True)
+  path_lib.make_directory(stage)
   try:
     shards = _write_shards(
       stage,
@@ -220,7 +236,8 @@ def write_image_set(
     )
     return target.publish(stage, shards, rejected)
   finally:
-    stage.rmtree()
+    with contextlib.suppress(FileNotFoundError):  # a bucket's are gone by now
+      path_lib.remove_tree(stage)
 
 
 def _write_shards(

@@ -7,29 +7,43 @@ An image set is a directory with any number of splits:
   DIR/NAME-SPLIT-00000-of-00004.offsets
 
 A label set is a directory for one teacher and one split of an image set. Its
-shards have the file names of the image shards and hold a record for each of
-their records, with the same keys in the same order:
+shards are named like the image shards, and by their content, too; they hold a
+record for each of their records, with the same keys in the same order:
 
   DIR/manifest.json                        whose labels of what
-  DIR/NAME-SPLIT-00000-of-00004.tfrecord
-  DIR/NAME-SPLIT-00000-of-00004.offsets
+  DIR/NAME-SPLIT-00000-of-00004.0123456789abcdef.tfrecord
+  DIR/NAME-SPLIT-00000-of-00004.0123456789abcdef.offsets
+
+(Sets of earlier versions have the names of the image shards alone.)
 
 Index and manifest are written last: without one, a set is not finished.
 """
 
 import bisect
+import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from must_jax.storage.path import Path, PathLike, list_sizes
-from must_jax.storage.tfrecord import ShardReader, offsets_path
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  list_names,
+  list_sizes,
+  read_files,
+)
+from must_jax.storage.tfrecord import (
+  CorruptRecord,
+  ShardReader,
+  offsets_path,
+  plain_name,
+)
 
 SCHEMA_VERSION = 1
 INDEX_FILE = "index.json"
@@ -37,6 +51,7 @@ LABEL_SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 # Names become file names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_COMMIT_NAME = re.compile(r"-of-(\d+)\.json$")
 
 # What must be in the files, of what is read by name.
 _INDEX_ENTRIES = {"name": str, "licence": str, "fields": dict, "splits": dict}
@@ -88,17 +103,15 @@ def check_shards(
 ) -> tuple[Shard, ...]:
   """Reads the list of shards of an index and checks it against the files.
 
-  Sizes are checked on a disk only, see `path.list_sizes`; elsewhere a short
-  file is found when it is read.
-
   Raises:
     ValueError: a file is missing or has another size than listed.
   """
   shards = tuple(Shard(**entry) for entry in listed)
-  sizes = list_sizes(directory)
   for shard in shards:
     if not NAME_PATTERN.fullmatch(shard.file):
       raise ValueError(f"{directory} lists {shard.file!r}, not a file name.")
+  sizes = list_sizes(directory, [shard.file for shard in shards])
+  for shard in shards:
     for file, size in (
       (shard.file, shard.num_bytes),
       (offsets_path(shard.file).name, 8 * (shard.num_records + 1)),
@@ -108,13 +121,37 @@ def check_shards(
           f"{directory / file} is missing: the set lists {len(shards)} shards."
           " Copy the set again, or make it anew."
         )
-      if sizes[file] not in (size, None):
+      if sizes[file] != size:
         raise ValueError(
           f"{directory / file} has {sizes[file]} bytes; {size} are expected for"
           f" the {shard.num_records} records listed. Copy the set again, or"
           " make it anew."
         )
   return shards
+
+
+class Frame:
+  """A record of which only the place is known yet.
+
+  Args:
+    reader: of its shard.
+    index: place in the shard.
+
+  Raises:
+    CorruptRecord: the offsets do not say where.
+  """
+
+  def __init__(self, reader: ShardReader, index: int):
+    self.range = (reader.path, *reader.locate(index))
+    self._reader, self._index = reader, index
+
+  def parse(self, data: bytes) -> bytes:
+    """The record, of the bytes that were read.
+
+    Raises:
+      CorruptRecord: lengths or checksums do not agree.
+    """
+    return self._reader.parse(self._index, data)
 
 
 class Records:
@@ -129,10 +166,38 @@ class Records:
     self.directory = Path(directory)
     self.shards = tuple(shards)
     self._ends = list(itertools.accumulate(s.num_records for s in shards))
-    self.reader = functools.lru_cache(_MAX_READERS)(self._open)
+    self._readers: collections.OrderedDict[int, ShardReader]
+    self._readers = collections.OrderedDict()
+    self._lock = threading.Lock()
 
-  def _open(self, shard: int) -> ShardReader:
-    return ShardReader(self.directory / self.shards[shard].file)
+  def reader(self, shard: int) -> ShardReader:
+    """Reads a shard.
+
+    Raises:
+      ValueError: its offsets are missing.
+    """
+    return self.readers([shard])[shard]
+
+  def readers(self, shards: Collection[int]) -> dict[int, ShardReader]:
+    """Readers of some shards, whose offsets are read at the same time.
+
+    Raises:
+      ValueError: the offsets of one are missing.
+    """
+    with self._lock:
+      found = {i: self._readers[i] for i in shards if i in self._readers}
+    missing = [i for i in {*shards} if i not in found]
+    paths = [self.directory / self.shards[i].file for i in missing]
+    offsets = read_files([offsets_path(path) for path in paths])
+    for i, path, data in zip(missing, paths, offsets, strict=True):
+      found[i] = ShardReader(path, data)
+    with self._lock:
+      for i in found:
+        self._readers[i] = found[i]
+        self._readers.move_to_end(i)
+      while len(self._readers) > _MAX_READERS:
+        self._readers.popitem(last=False)
+    return found
 
   @property
   def num_records(self) -> int:
@@ -156,6 +221,22 @@ class Records:
     """
     shard, place = self.locate(index)
     return self.reader(shard).read(place)
+
+  def frames(self, indices: Sequence[int]) -> list["Frame | CorruptRecord"]:
+    """Where records lie, for `path.read_ranges`; those that offsets know.
+
+    Args:
+      indices: of records.
+    """
+    places = [self.locate(index) for index in indices]
+    readers = self.readers({shard for shard, _ in places})
+    frames: list[Frame | CorruptRecord] = []
+    for shard, place in places:
+      try:
+        frames.append(Frame(readers[shard], place))
+      except CorruptRecord as error:
+        frames.append(error)
+    return frames
 
 
 class ImageSet(Records):
@@ -229,7 +310,7 @@ class LabelSet(Records):
         " read the others."
       )
     wanted = {shard.file: shard for shard in images.shards}
-    done = {shard.file: shard for shard in self.shards}
+    done = {plain_name(shard.file): shard for shard in self.shards}
     if len(done) < len(self.shards) or list(done) != list(wanted):
       missing = [file for file in wanted if file not in done]
       raise ValueError(
@@ -242,7 +323,8 @@ class LabelSet(Records):
       image = wanted[file]
       if (label.num_records, label.keys) != (image.num_records, image.keys):
         raise ValueError(
-          f"Label shard {self.directory / file} ({label.num_records} records,"
+          f"Label shard {self.directory / label.file} ({label.num_records}"
+          f" records,"
           f" keys {label.keys}) does not line up with image shard"
           f" {images.directory / file} ({image.num_records} records, keys"
           f" {image.keys}). The images changed since: label them again."
@@ -285,12 +367,11 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
   path = Path(directory) / MANIFEST_FILE
   missing = ""
   if not path.exists():
-    files = [file.name for file in path.parent.glob("*-of-*.tfrecord")]
-    total = (
-      files[0].rpartition("-of-")[2].removesuffix(".tfrecord") if files else "?"
-    )
+    names = list_names(directory) if path.parent.is_dir() else set()
+    totals = [match[1] for match in map(_COMMIT_NAME.search, names) if match]
     missing = (
-      f"{directory} is no finished label set, {len(files)} of {total} shards"
+      f"{directory} is no finished label set, {len(totals)} of"
+      f" {totals[0] if totals else '?'} shards"
       " are done. Run the labelling job to its end; it keeps what is done."
     )
   manifest = read_versioned_json(path, LABEL_SCHEMA_VERSION, missing)
@@ -304,10 +385,19 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
 def read_versioned_json(
   path: PathLike, version: int, missing: str
 ) -> dict[str, Any]:
-  """Reads a JSON file with a `schema_version`.
+  """Reads a JSON file with a `schema_version`, see `parse_versioned_json`."""
+  (text,) = read_files([path])
+  return parse_versioned_json(path, text, version, missing)
+
+
+def parse_versioned_json(
+  path: PathLike, text: bytes | None, version: int, missing: str
+) -> dict[str, Any]:
+  """Parses a JSON file with a `schema_version`.
 
   Args:
     path: of the file.
+    text: its contents; None if there is no such file.
     version: the only one that is understood.
     missing: what to tell when there is no such file.
 
@@ -315,10 +405,10 @@ def read_versioned_json(
     ValueError: there is no such file, it is no JSON object, or its version is
       another one.
   """
+  if text is None:
+    raise ValueError(f"{path} is missing: {missing}")
   try:
-    value = json.loads(Path(path).read_text())
-  except FileNotFoundError:
-    raise ValueError(f"{path} is missing: {missing}") from None
+    value = json.loads(text)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
   given = value.get("schema_version") if isinstance(value, dict) else None

@@ -9,6 +9,7 @@ are there whole or not at all.
 """
 
 import hashlib
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,20 @@ from typing import Any, Self
 import google_crc32c
 import numpy as np
 
-from must_jax.storage.path import Path, PathLike, publish, read_range
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  publish,
+  read_files,
+  read_range,
+)
 
 MAX_RECORD_BYTES = 256 << 20
 
 _MAX_FILE_BYTES = 1 << 62  # larger offsets overflow what systems seek by
 _FRAME_BYTES = 16  # length u64, its CRC u32, and the CRC u32 of the payload
+_NAMED = 16  # digits of a checksum in a name
+_CONTENT_NAME = re.compile(rf"\.[0-9a-f]{{{_NAMED}}}\.tfrecord$")
 
 
 class CorruptRecord(Exception):
@@ -60,25 +69,45 @@ def file_checksum(path: PathLike) -> tuple[str, int]:
   return digest.hexdigest(), size
 
 
+def content_name(file: str, checksum: str) -> str:
+  """The name of a shard that is named by its content, too.
+
+  Whoever writes other records, writes other files: two who write the same shard
+  at the same time never mix.
+
+  Args:
+    file: name of the shard.
+    checksum: `RecordWriter.checksum` of its records.
+  """
+  return f"{file.removesuffix('.tfrecord')}.{checksum[:_NAMED]}.tfrecord"
+
+
+def plain_name(file: str) -> str:
+  """The name of a shard without what `content_name` adds."""
+  return _CONTENT_NAME.sub(".tfrecord", file)
+
+
 class RecordWriter:
   """Writes one shard and its offsets; both appear when the block ends well.
 
   After the block `num_records`, `num_bytes` and `checksum` (blake2b-16 of the
-  file) tell what was written. After an exception nothing is left behind.
+  file) tell what was written, and `path` where. After an exception nothing is
+  left behind.
 
   Args:
     path: of the `.tfrecord`.
+    by_content: give it its `content_name`.
   """
 
-  def __init__(self, path: PathLike):
-    self.path = Path(path)
+  def __init__(self, path: PathLike, by_content: bool = False):
+    self.path, self._by_content = Path(path), by_content
     self.num_records = self.num_bytes = 0
     self.checksum = ""
 
   def __enter__(self) -> Self:
     self._offsets = [0]
     self._digest = hashlib.blake2b(digest_size=16)
-    self._context = publish(self.path)
+    self._context = publish(self.path, lambda: self.path)
     self._file = self._context.__enter__()
     return self
 
@@ -111,10 +140,13 @@ class RecordWriter:
   def __exit__(self, *error: Any) -> None:
     try:
       if error[0] is None:
+        self.checksum = self._digest.hexdigest()
+        if self._by_content:
+          name = content_name(self.path.name, self.checksum)
+          self.path = self.path.with_name(name)
         # The offsets come first: a shard that is there can be read.
         with publish(offsets_path(self.path)) as file:
           file.write(np.asarray(self._offsets, "<u8").tobytes())
-        self.checksum = self._digest.hexdigest()
     except BaseException:
       error = sys.exc_info()
       raise
@@ -127,21 +159,21 @@ class ShardReader:
 
   Args:
     path: of the `.tfrecord`; its offsets lie beside it.
+    offsets: contents of their file, if it was read already.
 
   Raises:
     ValueError: the offsets are missing or are no offsets.
   """
 
-  def __init__(self, path: PathLike):
+  def __init__(self, path: PathLike, offsets: bytes | None = None):
     self.path = Path(path)
     self._name = str(self.path)
-    try:
-      data = offsets_path(path).read_bytes()
-    except FileNotFoundError:
+    (data,) = [offsets] if offsets else read_files([offsets_path(path)])
+    if data is None:
       raise ValueError(
         f"{offsets_path(path)} is missing; copy it together with its shard, or"
         " import the data again."
-      ) from None
+      )
     if len(data) < 8 or len(data) % 8:
       raise ValueError(
         f"{offsets_path(path)} has {len(data)} bytes; expected 8 for each"
@@ -152,11 +184,11 @@ class ShardReader:
   def __len__(self) -> int:
     return len(self._offsets) - 1
 
-  def read(self, index: int) -> bytes:
-    """The record at `index`.
+  def locate(self, index: int) -> tuple[int, int]:
+    """Where the frame of a record begins and ends in the file.
 
     Raises:
-      CorruptRecord: lengths or checksums do not agree.
+      CorruptRecord: the offsets do not say.
       IndexError: the shard has no such record.
     """
     if not 0 <= index < len(self):
@@ -167,16 +199,35 @@ class ShardReader:
       raise CorruptRecord(
         self._name, index, f"its offsets would be {begin} to {end}"
       )
-    frame = read_range(self.path, begin, end)
+    return begin, end
+
+  def parse(self, index: int, frame: bytes) -> bytes:
+    """The record in the frame at `index`.
+
+    Raises:
+      CorruptRecord: lengths or checksums do not agree.
+    """
+    begin, end = self.locate(index)
     if len(frame) != end - begin:
       raise CorruptRecord(self._name, index, "the shard ends before it")
     length, length_crc = struct.unpack_from("<QI", frame)
-    if length != size or length_crc != masked_crc(frame[:8]):
+    if length != end - begin - _FRAME_BYTES or length_crc != masked_crc(
+      frame[:8]
+    ):
       raise CorruptRecord(self._name, index, "its length is corrupt")
     record = frame[12:-4]
     if struct.unpack("<I", frame[-4:])[0] != masked_crc(record):
       raise CorruptRecord(self._name, index, "its checksum does not match")
     return record
+
+  def read(self, index: int) -> bytes:
+    """The record at `index`.
+
+    Raises:
+      CorruptRecord: lengths or checksums do not agree.
+      IndexError: the shard has no such record.
+    """
+    return self.parse(index, read_range(self.path, *self.locate(index)))
 
   def __iter__(self) -> Iterator[bytes]:
     return map(self.read, range(len(self)))

@@ -22,12 +22,13 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.storage.path import Path, PathLike, is_local
+from must_jax.storage.path import Path, PathLike, absolute, is_local
 from must_jax.train import runtime
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
 
 FORMAT_VERSION = 2
+_COMMITTED = "commit_success.txt"  # of orbax, on object stores
 # Version 1 held less of the state of training, and the same variables.
 _READABLE = (1, FORMAT_VERSION)
 
@@ -69,7 +70,7 @@ class Checkpoints:
     self._config = json.loads(config_lib.to_json(config))
     self._num_bytes = 0
     self._manager = _Manager(
-      Path(workdir).absolute() / "checkpoints",
+      absolute(workdir) / "checkpoints",
       options=ocp.CheckpointManagerOptions(
         max_to_keep=config.train.keep_checkpoints,
         cleanup_tmp_directories=True,
@@ -257,7 +258,7 @@ def write_variables(
   Raises:
     ValueError: `workdir` holds a checkpoint already.
   """
-  root = Path(workdir).absolute() / "checkpoints"
+  root = absolute(workdir) / "checkpoints"
   if root.exists() and any(root.iterdir()):
     raise ValueError(
       f"{root} holds a checkpoint already; choose another directory, or delete"
@@ -279,18 +280,28 @@ def find(path: PathLike) -> Path:
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  path = Path(path).absolute()
+  path = absolute(path)
   if (path / "state").exists() and (path / "meta").exists():
     return path
   for root in (path / "checkpoints", path):
     if root.is_dir():
-      steps = [p for p in root.iterdir() if p.name.isdigit()]
-      if steps:
-        return max(steps, key=lambda p: int(p.name))
+      steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
+      for step in reversed(steps):
+        if is_finished(root / str(step)):
+          return root / str(step)
   raise FileNotFoundError(
     f"No checkpoint at {path}: expected a directory of a step (with `state`"
     " and `meta`), a directory of such, or a run's workdir."
   )
+
+
+def is_finished(path: Path) -> bool:
+  """Whether the checkpoint of a step was saved to its end.
+
+  On a disk only such have their name; in a bucket a file says so, which comes
+  last.
+  """
+  return is_local(path) or (path / _COMMITTED).exists()
 
 
 def read_config(path: PathLike) -> ConfigDict:

@@ -57,6 +57,33 @@ def find_launch(environ: Mapping[str, str]) -> Launch:
   return Launch()
 
 
+def find_worker(environ: Mapping[str, str]) -> Launch:
+  """Which of several labelling workers this is, who do not know each other.
+
+  Args:
+    environ: with MUST_JAX_WORKER_INDEX and MUST_JAX_WORKER_COUNT, which scripts
+      in `launch/` set; or those of an array job of SLURM; or those of
+      `find_launch`.
+
+  Returns:
+    Process -1 of 0 if nobody says.
+  """
+  for launcher, index, count, first in (
+    ("MUST_JAX_WORKER_*", "MUST_JAX_WORKER_INDEX", "MUST_JAX_WORKER_COUNT", ""),
+    (
+      "SLURM array",
+      "SLURM_ARRAY_TASK_ID",
+      "SLURM_ARRAY_TASK_COUNT",
+      "SLURM_ARRAY_TASK_MIN",
+    ),
+  ):
+    given = [environ.get(name) or "0" for name in (index, count, first)]
+    if all(word.isdecimal() for word in given) and int(given[1]) > 1:
+      return Launch(launcher, int(given[1]), int(given[0]) - int(given[2]))
+  launch = find_launch(environ)
+  return launch if launch.num_processes > 1 else Launch("no launcher", 0, -1)
+
+
 def tpu_metadata(environ: Mapping[str, str], key: str) -> str:
   """An attribute of a TPU VM; `urllib.error.URLError` on other machines."""
   server = environ.get("GCE_METADATA_IP", "metadata.google.internal")

@@ -13,7 +13,7 @@ from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.path import Path, PathLike, publish
+from must_jax.storage.path import Path, PathLike, make_directory, publish
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import runtime
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       is gone on from.
   """
   workdir = Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_directory(workdir)
   logging.info("%s", runtime.report())
 
   # 1. Names become data: open the sources, fill in classes and weights.
@@ -223,9 +223,11 @@ def _claim_workdir(config: ConfigDict, workdir: Path) -> None:
   path = workdir / "config.json"
   text = config_lib.to_json(config)
   before = path.read_text() if path.exists() else text
+  # An option that did not exist then had what is its default now.
+  old = config_lib.to_json(config_lib.from_json(before))
   differences = [
     line
-    for line in config_lib.differences(json.loads(before), json.loads(text))
+    for line in config_lib.differences(json.loads(old), json.loads(text))
     if not line.startswith(_OF_THE_MACHINES)
   ]
   if differences:

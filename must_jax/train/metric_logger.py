@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,8 +15,10 @@ from clu import metric_writers
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from must_jax.storage.path import Path, PathLike
+from must_jax.storage.path import Appender, Path, PathLike, is_local
 from must_jax.train.guard import Streak
+
+_METRICS = "metrics.jsonl"
 
 
 class MetricLogger:
@@ -132,29 +136,49 @@ class MetricWriter:
 
   def __init__(self, workdir: PathLike):
     """Opens the files; a last line that was half written is cut off."""
-    first = jax.process_index() == 0
-    self._path = Path(workdir) / "metrics.jsonl"
-    if first:
-      _cut_torn_line(self._path)
+    self._workdir = Path(workdir)
+    self._is_first = jax.process_index() == 0
+    # A bucket's files cannot grow: events are written here, and sent.
+    self._temporary = tempfile.TemporaryDirectory()
+    self._sends = self._is_first and not is_local(workdir)
     self._events = metric_writers.create_default_writer(
-      str(workdir), just_logging=not first, asynchronous=False
+      self._temporary.name if self._sends else str(workdir),
+      just_logging=not self._is_first,
+      asynchronous=False,
     )
-    self._lines = self._path.open("a") if first else None
+    if self._is_first:
+      _cut_torn_line(self._workdir / _METRICS)
+      self._lines = Appender(self._workdir / _METRICS)
+    if self._sends:
+      name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+      self._sent, self._copy = 0, Appender(self._workdir / name)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes a line, and an event for each of its numbers."""
     with self._named_errors():
       self._events.write_scalars(step, scalars)
-      if self._lines is not None:
-        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._lines.flush()
+      if self._is_first:
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        self._lines.write(line.encode())
+      self._send()
+
+  def _send(self) -> None:
+    """Sends what was added to the events."""
+    if self._sends:
+      self._events.flush()
+      (file,) = Path(self._temporary.name).iterdir()
+      events = file.read_bytes()[self._sent :]
+      if events:
+        self._copy.write(events)
+        self._sent += len(events)
 
   def close(self) -> None:
     """Closes the files."""
-    with self._named_errors():
-      self._events.close()
-      if self._lines is not None:
+    with self._named_errors(), self._temporary:
+      if self._is_first:
         self._lines.close()
+      self._send()
+      self._events.close()
 
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:
@@ -163,14 +187,16 @@ class MetricWriter:
       yield
     except Exception as error:  # TensorFlow's are no OSError
       raise OSError(
-        f"{self._path} and the events beside it cannot be written: {error}."
-        " Free some space, or mend what the message says; the same command"
-        " goes on."
+        f"{self._workdir / _METRICS} and the events beside it cannot be"
+        f" written: {error}. Free some space, or mend what the message says;"
+        " the same command goes on."
       ) from error
 
 
 def _cut_torn_line(path: Path) -> None:
   """What a full disk or a kill left half written is written again."""
+  if not is_local(path):
+    return  # whole pieces only
   text = path.read_bytes() if path.exists() else b""
   if text and not text.endswith(b"\n"):
     path.write_bytes(text[: text.rfind(b"\n") + 1])

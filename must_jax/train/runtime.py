@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.path import Path, PathLike, publish
+from must_jax.storage.path import Path, PathLike, make_directory, publish
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -45,6 +45,14 @@ def report() -> str:
 
 def _name() -> str:
   return f"{socket.gethostname()} (pid {os.getpid()})"
+
+
+def keep_tensorflow_off_accelerators() -> None:
+  """It reads data only, and would take the memory that JAX needs."""
+  import tensorflow as tf
+
+  for kind in ("GPU", "TPU"):
+    tf.config.set_visible_devices([], kind)
 
 
 def open_quarantine(workdir: PathLike) -> Quarantine:
@@ -84,7 +92,7 @@ class Watchdog:
 
   def __enter__(self) -> Self:
     if self._seconds:
-      self._directory.mkdir(parents=True, exist_ok=True)
+      make_directory(self._directory)
       self._thread.start()
     return self
 

@@ -397,7 +397,7 @@ def test_all_that_is_missing_is_named(config_file, images):
       config_file(
         f"config.datasets.all = dataset({str(images)!r}, 'test')",
         "config.datasets.more = dataset('no/images', 'train')",
-        "config.train_on = ('all',)",
+        "config.train_on = ('all', 'more')",
         "config.init_from = 'no/checkpoint'",
         "config.tasks.depth = task('depth', labels={'all': 'no/labels'})",
       )
@@ -406,6 +406,18 @@ def test_all_that_is_missing_is_named(config_file, images):
   assert found.status == FAIL
   for problem in ("no split 'test'", "no/images", "no/checkpoint", "no/labels"):
     assert problem in found.detail
+  assert "--workdir=no/labels" in found.detail
+
+
+def test_files_that_are_missing_are_named(config_file, training, images):
+  shard = sorted(images.glob("*.tfrecord"))[0]
+  shard.rename(shard.with_suffix(".aside"))
+  try:
+    found = doctor.check_data(Case(training))
+  finally:
+    shard.with_suffix(".aside").rename(shard)
+  assert found.status == FAIL
+  assert f"{shard} is missing" in found.detail
 
 
 def test_compiling_tells_memory(training):
@@ -456,5 +468,5 @@ def test_one_failure_fails_and_stops_no_other_check(capsys, training, tmp_path):
 def test_a_line_says_status_name_detail_and_mend():
   found = doctor.Finding(WARN, "of\n  several lines", "do this")
   assert doctor.line("clock", found) == (
-    "warn  clock       of several lines  (do this)"
+    "warn  clock       of\n        several lines  (do this)"
   )

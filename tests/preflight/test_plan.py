@@ -7,12 +7,14 @@ import jax
 import pytest
 
 from must_jax.config import base_config, dataset, task
-from must_jax.preflight import compiled, plan_arguments
+from must_jax.preflight import compiled, places, plan_arguments
 from must_jax.preflight import plan as plan_command
 from must_jax.preflight.chips import Slice
 
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENT = "configs/student.py:smoke,classification=L,segmentation=L,depth=L"
+STUDENT = (
+  "configs/student.py:smoke,tasks=classification+segmentation+depth,labels=L"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +94,7 @@ def test_the_largest_batch_is_looked_for_in_images_of_a_chip_at_a_time(
   monkeypatch.setattr(compiled, "compile_step", compile_step)
   found = plan(
     tmp_path,
-    "--config=configs/student.py:smoke,depth=L",
+    "--config=configs/student.py:smoke,tasks=depth",
     "--topology=v5e:1x1",
     "--config.train.accumulate=2",
     "--largest-batch",
@@ -141,6 +143,50 @@ def test_what_does_not_fit_is_answered_with_what_does(tmp_path, argv, message):
   given = [f"--config={STUDENT}", "--topology=v5e-4", *counts, *argv]
   with pytest.raises(ValueError, match=message):
     plan(tmp_path, *given)
+
+
+@pytest.mark.parametrize("root", ["", "gs://bucket/must"])
+def test_the_paper_is_planned_without_data(
+  tmp_path, monkeypatch, capsys, without_compiler, root
+):
+  monkeypatch.setattr(
+    places, "is_file", lambda path: "://" not in str(path) and path.exists()
+  )
+  monkeypatch.setattr(plan_command, "is_file", lambda path: False)
+  found = plan(
+    tmp_path,
+    f"--config=configs/student_jft.py:root={root}",
+    "--topology=v5e:16x16",
+    "--classes=detection=80",
+  )
+  assert (found["chips"], found["images_per_chip"]) == (256, 1)
+  assert found["assumed_classes"] == {
+    "classification": 1000,
+    "segmentation": 133,
+  }
+  assert "classification 1000, segmentation 133: the paper's" in (
+    capsys.readouterr().out
+  )
+
+
+def test_classes_of_labels_that_are_there_are_not_assumed(tmp_path):
+  (tmp_path / "images").mkdir()
+  index = {
+    "schema_version": 1,
+    "name": "boxes",
+    "licence": "",
+    "fields": {"objects": {"kind": "Boxes", "classes": ["cat", "dog"]}},
+    "splits": {"train": {"num_records": 0, "shards": []}},
+  }
+  (tmp_path / "images" / "index.json").write_text(json.dumps(index))
+  config = unknown_config("detection", "segmentation")
+  config.datasets.mine = dataset(tmp_path / "images", "train")
+  config.tasks.detection.labels = {"mine": "supervised"}
+  assumed = plan_command._assumed_classes(config, {})
+  assert assumed == {"segmentation": 133}
+  filled = plan_command.fill_classes(config, assumed)
+  assert filled.tasks.detection.classes == ("cat", "dog")
+  assert len(filled.tasks.segmentation.classes) == 133
 
 
 def test_a_task_whose_classes_nobody_knows_says_how_to_give_them():

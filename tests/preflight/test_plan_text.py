@@ -5,6 +5,7 @@ from must_jax.preflight import plan_text
 PLAN = {
   "config": "configs/student.py",
   "overrides": ["--config.mesh.fsdp=4"],
+  "assumed_classes": {},
   "stage": "train",
   "topology": "v5e:16x16",
   "chips": 256,
@@ -57,6 +58,13 @@ PLAN = {
 )
 def test_text_says_what_is_needed(line):
   assert line in plan_text.text(PLAN).splitlines()
+
+
+def test_classes_that_are_assumed_are_said():
+  classes = {"detection": 365, "segmentation": 133}
+  text = plan_text.text(PLAN | {"assumed_classes": classes})
+  assert "  detection 365, segmentation 133: the paper's, for no labels" in text
+  assert "the paper's" not in plan_text.text(PLAN)
 
 
 def test_what_does_not_fit_is_said_aloud():

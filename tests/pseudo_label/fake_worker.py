@@ -20,6 +20,7 @@ from must_jax.storage import set_writer
 from must_jax.storage import verify as verify_lib
 from must_jax.storage.sets import ImageSet, LabelSet, read_manifest
 from must_jax.storage.tfrecord import CorruptRecord
+from must_jax.storage.work_queue import Worker
 
 FIELDS = {
   "label": {"kind": "ClassVector", "classes": ["red", "green", "blue"]},
@@ -151,6 +152,7 @@ def _nursery():
     elif not (answer := os.fork()):
       images = ImageSet.open(request.pop("images"), "train")
       delay = request.pop("delay")
+      request["worker"] = Worker(*request["worker"])
       summary = run(make_job(images, **request), delay)
       os._exit(100 if summary.num_records else 0)
     print(answer, flush=True)

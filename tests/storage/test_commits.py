@@ -28,7 +28,8 @@ def test_a_commit_reads_as_it_was_written(tmp_path):
   with pytest.raises(ValueError, match="not finished"):
     directory.read(SHARD.file)
   commit = Counted(SHARD, "job", 7)
-  directory.write(commit)
+  assert directory.commit(commit)
+  assert not directory.commit(dataclasses.replace(commit, count=8))
   assert directory.is_committed(SHARD.file)
   assert directory.read_all([SHARD.file, "b.tfrecord"]) == {SHARD.file: commit}
 
@@ -59,7 +60,7 @@ def test_one_holder_at_a_time(tmp_path):
     with directory.lease("b.tfrecord", 60) as other:
       assert other is not None
   assert directory.holder(SHARD.file) is None
-  directory.clean_up()
+  directory.clean_up([])
   assert not list(tmp_path.iterdir())
 
 
@@ -110,7 +111,7 @@ def test_a_lease_that_was_taken_over_is_left_alone(tmp_path):
   with Lease.claim(path, seconds=0.01) as lease:
     time.sleep(0.02)
     with Lease.claim(path, seconds=0.01) as other:
-      assert lease.beat() and not lease.is_held() and other.is_held()
+      assert not lease.beat() and not lease.is_held() and other.is_held()
       lease.__exit__()
       assert other.is_held()
     assert not path.exists()
@@ -125,7 +126,7 @@ def test_a_full_disk_stops_no_work(tmp_path, monkeypatch):
     time.sleep(0.01)
     with monkeypatch.context() as patch:
       patch.setattr(path_lib, "publish_json", full)
-      assert lease.beat()
+      assert lease.is_due() and lease.beat()
     time.sleep(0.01)
     assert lease.beat() and lease.is_held()
 
@@ -134,9 +135,9 @@ def test_a_beating_lease_stays_its_holders(tmp_path):
   path = Path(tmp_path / "shard")
   with Lease.claim(path, seconds=0.5) as lease:
     before = json.loads(path.read_text())["beat"]
-    assert not lease.beat()  # not due yet
+    assert not lease.is_due()
     time.sleep(0.06)
-    assert lease.beat()
+    assert lease.is_due() and lease.beat()
     assert json.loads(path.read_text())["beat"] > before
 
 

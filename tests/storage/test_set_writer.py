@@ -418,5 +418,7 @@ def test_unfinished_label_set(tmp_path):
   images = write_set(tmp_path / "images")
   write_labels(tmp_path / "labels", images, shards=2)
   (tmp_path / "labels" / "manifest.json").unlink()
+  for shard in images.shards[:2]:
+    (tmp_path / "labels" / shard.file).with_suffix(".json").touch()
   with pytest.raises(ValueError, match="2 of 00003 shards are done"):
     LabelSet.open(tmp_path / "labels")

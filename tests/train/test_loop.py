@@ -179,6 +179,21 @@ def test_options_of_the_machines_may_change(make_config, tmp_path):
   assert stored["data"]["num_threads"] == 1
 
 
+def test_a_run_from_before_an_option_goes_on(make_config, tmp_path):
+  loop.train(make_config("depth", steps=3), tmp_path)
+  path = tmp_path / "config.json"
+  stored = json.loads(path.read_text())
+  del stored["balancing"], stored["optimizer"]["layer_decay"]
+  path.write_text(json.dumps(stored))
+  loop.train(make_config("depth", steps=3), tmp_path)
+  assert "layer_decay" in json.loads(path.read_text())["optimizer"]
+  path.write_text(json.dumps(stored))
+  other = make_config("depth", steps=3)
+  other.optimizer.layer_decay = 0.5
+  with pytest.raises(ValueError, match=r"layer_decay was 1.0, is 0.5"):
+    loop.train(other, tmp_path)
+
+
 def test_evaluation_covers_every_example_once(
   make_config, tmp_path, monkeypatch
 ):

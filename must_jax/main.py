@@ -24,6 +24,7 @@ from must_jax import config as config_lib
 from must_jax import stage
 from must_jax.input.quarantine import TooManyBad
 from must_jax.preflight import places
+from must_jax.storage import path
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -70,8 +71,10 @@ def run_stage(config: ConfigDict, workdir: str) -> Any:
   Raises:
     ValueError: the config is not valid, or does not fit what there is; nothing
       is written if what it reads is not all there.
+    OSError: a bucket is not there, may not be used, or does not answer.
   """
   config_lib.validate(config)
+  path.check_reachable(workdir)
   places.check(config, workdir)
   return stage.run(config, workdir)
 

@@ -55,15 +55,26 @@ def lease_of_another_host():
   return write
 
 
-@pytest.fixture(scope="session")
-def bucket_module():
-  """The module `bucket`, which is a program, too."""
-  path = pathlib.Path(__file__).with_name("bucket.py")
-  spec = importlib.util.spec_from_file_location("bucket", path)
+def _load(path):
+  """A module that is a program, too."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
-  sys.modules["bucket"] = module
+  sys.modules[path.stem] = module
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope="session")
+def fake():
+  """The module `fake_worker`: labelling without a network."""
+  here = pathlib.Path(__file__)
+  return _load(here.with_name("pseudo_label") / "fake_worker.py")
+
+
+@pytest.fixture(scope="session")
+def bucket_module():
+  """The module `bucket`."""
+  return _load(pathlib.Path(__file__).with_name("bucket.py"))
 
 
 @pytest.fixture(scope="session")

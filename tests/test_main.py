@@ -4,6 +4,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -123,9 +124,9 @@ def test_cache_that_cannot_be_written_is_a_warning(cache, tmp_path, caplog):
   assert "Compiled programs are not kept: " in caplog.text
 
 
-def run(*arguments):
+def run(*arguments, workdir="/dev/null/none"):
   return subprocess.run(
-    [sys.executable, "main.py", "--workdir=/dev/null/none", *arguments],
+    [sys.executable, "main.py", f"--workdir={workdir}", *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -167,3 +168,31 @@ def test_config_that_is_not_there_is_an_error_and_no_traceback():
   assert "error: " in result.stderr
   assert "configs/none.py" in result.stderr
   assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("wrong", ["bucket", "rights", "network"])
+def test_a_bucket_that_cannot_be_used_is_an_error_of_one_line(
+  bucket, monkeypatch, wrong
+):
+  root = bucket.root
+  if wrong == "bucket":
+    root, says = "gs://no-such-bucket-there", "There is no bucket"
+  elif wrong == "rights":
+    bucket.set(forbidden=True)
+    says = "may not be used by this machine's account"
+  else:
+    with socket.create_server(("localhost", 0)) as server:
+      port = server.getsockname()[1]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    says = "Is there a network"
+  begin = time.monotonic()
+  result = run(
+    f"--config=configs/student.py:root={root},smoke",
+    workdir=f"{root}/run",
+  )
+  assert result.returncode == 1
+  errors = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+  assert len(errors) == 1 and says in errors[0] and root in errors[0]
+  assert "Traceback" not in result.stderr
+  # It is tried for some seconds whether the network comes up.
+  assert time.monotonic() - begin < 60

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from must_jax.storage import path as path_lib
 from must_jax.storage.path import Path
 from must_jax.train.launcher import TPU_FILES, find_launch
 
@@ -334,29 +335,35 @@ def check_port(case: Case) -> Finding | None:
 def scratch(case: Case, name: str) -> Iterator[Path]:
   """A path in the workdir, which is made; what is there goes at the end."""
   workdir = Path(case.workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  path_lib.make_directory(workdir)
   # Doctors of several machines may look at one workdir.
   path = workdir / f".doctor-{socket.gethostname()}-{os.getpid()}-{name}"
   try:
     yield path
   finally:
-    with contextlib.suppress(FileNotFoundError):
-      path.unlink()
+    path_lib.remove(path)
 
 
 def check_workdir(case: Case) -> Finding | None:
-  """Whether files can be written, renamed, read and deleted there."""
+  """Whether files can be written, read, deleted, and made by one only."""
   if not case.workdir:
     return None
-  content = os.urandom(1024)
-  with scratch(case, "new") as new, scratch(case, "renamed") as renamed:
-    new.write_bytes(content)
-    new.rename(renamed)
-    if renamed.read_bytes() != content:
-      return Finding(
-        FAIL, f"{case.workdir} returns other bytes than were written"
-      )
-  return Finding(OK, f"{case.workdir} can be written, renamed, read, deleted")
+  content = os.urandom(1024).hex()
+  with scratch(case, "file") as path:
+    made = path_lib.create_json(path, content)
+    again = path_lib.create_json(path, "")
+    found = path_lib.read_version(path)
+  if not made or found is None or found.value != content:
+    return Finding(
+      FAIL, f"{case.workdir} returns other bytes than were written"
+    )
+  if again:
+    return Finding(
+      FAIL,
+      f"{case.workdir} lets two make the same file",
+      "labelling needs a file system with hard links, or a bucket",
+    )
+  return Finding(OK, f"{case.workdir} can be written, read and deleted")
 
 
 def check_clock(
@@ -369,8 +376,8 @@ def check_clock(
   if not case.workdir:
     return None
   with scratch(case, "clock") as path:
-    path.write_bytes(b"")
-    skew = clock() - path.stat().mtime
+    path_lib.publish_json(path, "")
+    skew = clock() - path_lib.modified(path)
   if abs(skew) > _MAX_SKEW:
     return Finding(
       FAIL,
@@ -383,7 +390,7 @@ def check_clock(
 
 def check_space(case: Case) -> Finding | None:
   """Room for the checkpoints that are kept, and the one being written."""
-  if not case.workdir or "://" in case.workdir:
+  if not case.workdir or not path_lib.is_local(case.workdir):
     return None
   free = shutil.disk_usage(case.workdir).free
   config = case.config

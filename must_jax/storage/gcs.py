@@ -206,7 +206,7 @@ def _place(url: str, data: bytes | None) -> str:
   if not key and data:  # an upload names its object in its head
     named = re.search(rb'"name": "([^"]*)"', data[:4096])
     key = named[1].decode(errors="replace") if named else ""
-  return f"gs://{bucket.partition('?')[0]}/{key}"
+  return f"gs://{bucket.partition('?')[0]}/{key}".rstrip("/")
 
 
 def _check_bucket(path: str, url: str, place: str, contents: bytes) -> None:

@@ -1,5 +1,6 @@
 import argparse
 import collections
+import errno
 import glob
 import http.server
 import os
@@ -273,10 +274,6 @@ def test_a_port_that_is_taken_is_a_failure():
 # Storage
 
 
-def scratch_name(name):
-  return f".doctor-{socket.gethostname()}-{os.getpid()}-{name}"
-
-
 def test_a_workdir_is_made_and_left_empty(tmp_path):
   case = Case(workdir=str(tmp_path / "new" / "run"))
   for check in (doctor.check_workdir, doctor.check_clock, doctor.check_space):
@@ -298,8 +295,11 @@ def test_a_workdir_below_a_file_is_a_failure(tmp_path):
   assert "Not a directory" in found.detail
 
 
-def test_a_full_disk_is_a_failure(tmp_path):
-  (tmp_path / scratch_name("new")).symlink_to("/dev/full")
+def test_a_full_disk_is_a_failure(tmp_path, monkeypatch):
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
   found = doctor.attempt(doctor.check_workdir, Case(workdir=str(tmp_path)))
   assert found.status == FAIL
   assert "No space left" in found.detail

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -29,6 +30,15 @@ FIELDS = {
 TEACHER = {"digest": "c0ffee", "config": {"batch_size": 8, "lr": 0.1}}
 
 
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def png(pixels):
+  file = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(file, "png")
+  return file.getvalue()
+
+
 def make_images(directory, num_shards=3, per_shard=5, seed=0, bad=(), name="w"):
   """Writes random images; those in `bad` end in the middle."""
   rng = np.random.default_rng(seed)
@@ -36,9 +46,7 @@ def make_images(directory, num_shards=3, per_shard=5, seed=0, bad=(), name="w"):
   def examples():
     for i in range(num_shards * per_shard):
       pixels = rng.integers(0, 256, (6, 8, 3), np.uint8)
-      file = io.BytesIO()
-      PIL.Image.fromarray(pixels).save(file, "png")
-      data = file.getvalue()
+      data = png(pixels)
       yield {
         "key": f"image-{seed}-{i}",
         "image": data[:60] if i in bad else data,
@@ -142,6 +150,43 @@ def contents(directory):
     for p in sorted(directory.rglob("*"))
     if p.is_file()
   }
+
+
+class Nursery:
+  """Workers in processes of their own, see `fake_worker`."""
+
+  def __init__(self):
+    self._process = subprocess.Popen(
+      [sys.executable, __file__],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+      text=True,
+    )
+    assert self._process.stdout.readline() == "ready\n"
+
+  def _ask(self, request):
+    self._process.stdin.write(json.dumps(request) + "\n")
+    self._process.stdin.flush()
+    return int(self._process.stdout.readline())
+
+  def start(self, images, output, index=0, count=1, delay=0.0):
+    return self._ask(
+      {
+        "images": str(images.directory),
+        "output": str(output),
+        "worker": [index, count],
+        "lease_seconds": 1,
+        "delay": delay,
+      }
+    )
+
+  def wait(self, pid):
+    return self._ask({"wait": pid})
+
+  def close(self):
+    self._process.communicate()
 
 
 def _nursery():

@@ -3,11 +3,8 @@
 import errno
 import json
 import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -27,49 +24,11 @@ from must_jax.storage.tfrecord import RecordWriter, plain_name
 from must_jax.storage.work_queue import Worker
 
 SHARD = "w-train-{:05d}-of-00003"
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-class Nursery:
-  """Workers in processes of their own, see `fake_worker`."""
-
-  def __init__(self):
-    self._process = subprocess.Popen(
-      [sys.executable, pathlib.Path(__file__).with_name("fake_worker.py")],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,
-      env=os.environ | {"PYTHONPATH": str(ROOT)},
-      text=True,
-    )
-    assert self._process.stdout.readline() == "ready\n"
-
-  def _ask(self, request):
-    self._process.stdin.write(json.dumps(request) + "\n")
-    self._process.stdin.flush()
-    return int(self._process.stdout.readline())
-
-  def start(self, images, output, index=0, count=1, delay=0.0):
-    return self._ask(
-      {
-        "images": str(images.directory),
-        "output": str(output),
-        "worker": [index, count],
-        "lease_seconds": 1,
-        "delay": delay,
-      }
-    )
-
-  def wait(self, pid):
-    return self._ask({"wait": pid})
-
-  def close(self):
-    self._process.communicate()
 
 
 @pytest.fixture(scope="module")
-def nursery():
-  nursery = Nursery()
+def nursery(fake):
+  nursery = fake.Nursery()
   yield nursery
   nursery.close()
 

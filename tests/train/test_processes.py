@@ -17,7 +17,9 @@ import pytest
 
 from must_jax import config as config_lib
 from must_jax.config import PREEMPTED, base_config, dataset, task
+from must_jax.storage.path import Path, list_names, read_appended
 from must_jax.train import checkpoint, runtime
+from must_jax.train.checkpoint import is_finished
 
 ROOT = pathlib.Path(config_lib.__file__).parent.parent
 TIMEOUT = 240.0  # seconds, of a run on a machine that does other things, too
@@ -61,9 +63,11 @@ run()
 class Run:
   """The processes of one run of `main.py`, and their logs."""
 
-  def __init__(self, config_file, workdir, count, devices, *flags, hold=""):
-    self.workdir = pathlib.Path(workdir)
-    self._logs = self.workdir.parent / f"{self.workdir.name}.logs"
+  def __init__(
+    self, config_file, workdir, count, devices, *flags, hold="", logs=None
+  ):
+    self.workdir = Path(workdir)
+    self._logs = pathlib.Path(logs or f"{workdir}.logs")
     self._logs.mkdir(exist_ok=True)
     with socket.create_server(("localhost", 0)) as server:
       port = server.getsockname()[1]
@@ -130,7 +134,7 @@ class Run:
 
 def lines(path):
   """The records of a file of JSON lines."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return [json.loads(line) for line in read_appended(path).splitlines()]
 
 
 def losses(workdir):
@@ -244,6 +248,28 @@ def test_checkpoint_of_two_processes_is_restored_in_one_and_back(
       assert "Resumed at step 6" in run.log(0)
     assert digests(workdir) == digests(source.workdir)
     assert result(workdir) == result(source.workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_bucket(config_file, two, bucket, tmp_path):
+  """They save, are killed, and go on as on a disk."""
+  workdir = f"{bucket.root}/run"
+  path = tmp_path / "go"
+  hold = f"train_batches:01:5:{path}"
+  cache = f"--compilation_cache={bucket.root}/compiled"
+  with Run(
+    config_file, workdir, 2, 2, cache, hold=hold, logs=tmp_path / "first"
+  ) as run:
+    run.wait_for(lambda: is_finished(run.workdir / "checkpoints" / "3"))
+  with Run(config_file, workdir, 2, 2, cache, logs=tmp_path / "second") as run:
+    found = run.succeed()
+    assert "Resumed at step 3" in run.log(0)
+    assert found == losses(two.workdir)
+    assert digests(workdir) == digests(two.workdir)
+    assert result(run.workdir) == result(two.workdir)
+  names = list_names(run.workdir / "quarantine")
+  assert names == {"00000.00000.jsonl", "00001.00000.jsonl"}
+  assert list_names(f"{bucket.root}/compiled")
 
 
 # Both processes wait for data while the signal comes, so that they are as far.

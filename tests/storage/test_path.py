@@ -1,0 +1,251 @@
+"""The one way to files keeps its promises on a disk and in a bucket."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import must_jax.storage.gcs as gcs_lib
+from must_jax.storage import path as path_lib
+from must_jax.storage.path import Appender, Path
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def root(request, tmp_path):
+  if request.param == "disk":
+    return Path(tmp_path)
+  return Path(request.getfixturevalue("bucket").root) / "below"
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+  async def sleep(seconds):
+    del seconds
+
+  monkeypatch.setattr(gcs_lib.asyncio, "sleep", sleep)
+
+
+def write(path, data):
+  with path_lib.publish(path) as file:
+    file.write(data)
+
+
+def test_a_file_appears_whole_or_not_at_all(root):
+  with pytest.raises(RuntimeError), path_lib.publish(root / "a") as file:
+    file.write(b"half")
+    assert not path_lib.is_file(root / "a")
+    raise RuntimeError
+  assert path_lib.list_names(root) == set()
+  write(root / "a", b"whole")
+  assert (root / "a").read_bytes() == b"whole"
+  with path_lib.publish(root / "b", lambda: root / "c") as file:
+    file.write(b"named at the end")
+  assert path_lib.list_names(root) == {"a", "c"}
+
+
+def test_one_of_many_makes_a_file(root):
+  barrier, made = threading.Barrier(12), []
+
+  def make(i):
+    barrier.wait()
+    if path_lib.create_json(root / "f", {"by": i}):
+      made.append(i)
+
+  threads = [threading.Thread(target=make, args=(i,)) for i in range(12)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(made) == 1
+  assert path_lib.read_version(root / "f").value == {"by": made[0]}
+
+
+def test_a_lost_answer_is_no_refusal(bucket, no_pauses):
+  """What was made by a request whose answer was cut is made by us."""
+  bucket.set(rate=0.5, kinds=("cut_after",))
+  for i in range(20):
+    assert path_lib.create_json(f"{bucket.root}/{i}", {"token": i})
+    assert not path_lib.create_json(f"{bucket.root}/{i}", {"token": -1})
+
+
+def test_a_version_is_replaced_once(root):
+  assert path_lib.read_version(root / "f") is None
+  first = path_lib.replace_json(root / "f", None, {"n": 1})
+  assert first.value == {"n": 1}
+  assert path_lib.replace_json(root / "f", None, {"n": 2}) is None
+  assert path_lib.read_version(root / "f") == first
+  second = path_lib.replace_json(root / "f", first, {"n": 2})
+  assert path_lib.replace_json(root / "f", first, {"n": 3}) is None
+  assert path_lib.read_version(root / "f") == second
+
+
+def test_ranges(root, tmp_path):
+  data = os.urandom(1 << 20)
+  write(root / "a", data)
+  write(root / "b", data[::-1])
+  write(tmp_path / "here", data)
+  wanted = [
+    (root / "a", 10, 20),
+    (root / "b", 0, 1 << 20),
+    (tmp_path / "here", 5, 6),
+    (root / "a", 15, 300_000),
+    (root / "a", 700_000, 700_001),
+    (root / "a", (1 << 20) - 3, (1 << 20) + 50),
+  ]
+  found = path_lib.read_ranges(wanted)
+  for (path, begin, end), part in zip(wanted, found, strict=True):
+    whole = data[::-1] if path == root / "b" else data
+    assert part == whole[begin:end]
+  assert path_lib.read_ranges([]) == []
+
+
+def test_near_ranges_are_one_request(bucket):
+  path = f"{bucket.root}/f"
+  write(path, bytes(1 << 20))
+  bucket.reset()
+  path_lib.read_ranges([(path, i * 1000, i * 1000 + 10) for i in range(100)])
+  assert bucket.counts() == {"get_range": 1}
+  path_lib.read_ranges([(path, 0, 10), (path, 500_000, 500_010)])
+  assert bucket.counts() == {"get_range": 3}
+
+
+def test_many_files(root):
+  for i in range(5):
+    write(root / str(i), str(i).encode())
+  paths = [root / str(i) for i in (4, 9, 0)]
+  assert path_lib.read_files(paths) == [b"4", None, b"0"]
+  path_lib.remove_all(paths)
+  assert path_lib.list_names(root) == {"1", "2", "3"}
+  path_lib.remove(root / "9")
+  path_lib.move(root / "1", root / "5")
+  assert path_lib.list_sizes(root) == {"2": 1, "3": 1, "5": 1}
+  assert abs(path_lib.modified(root / "5") - time.time()) < 60
+
+
+def test_listing(root):
+  path_lib.make_directory(root / "d" / ".hidden")
+  for name in ("d/x.json", "d/y.json", "z", "d/.hidden/no"):
+    write(root / name, b"12")
+  assert path_lib.list_names(root) == {"d", "z"}
+  assert path_lib.list_sizes(root) == {"d": None, "z": 2}
+  assert sorted(path_lib.list_tree(root)) == ["d/x.json", "d/y.json", "z"]
+  assert path_lib.is_file(root / "z") and not path_lib.is_file(root / "d")
+  assert not path_lib.is_file(root / "d" / "x.jso")
+  path_lib.remove_tree(root / "d")
+  assert path_lib.list_names(root) == {"z"}
+
+
+def test_large_directories_are_listed_in_parts(bucket, monkeypatch):
+  names = [f"w-train-{i:05d}-of-00040" for i in range(40)]
+  for name in names:
+    write(f"{bucket.root}/d/{name}.json", b"")
+  write(f"{bucket.root}/d/job.json", b"")
+  monkeypatch.setattr(path_lib, "_PAGE", 10)
+  bucket.reset()
+  expected = [f"{name}.tfrecord" for name in names]
+  found = path_lib.list_sizes(f"{bucket.root}/d", expected)
+  assert set(found) == {f"{name}.json" for name in names}
+  assert bucket.counts()["list"] == 40  # by two digits: 00, ... 39
+
+
+def test_what_was_appended_is_there(root):
+  path = root / "m.jsonl"
+  first = Appender(path, piece_bytes=20)
+  for i in range(6):
+    first.write(f"line {i}\n".encode())
+    assert path_lib.read_appended(path).endswith(f"line {i}\n".encode())
+  first.close()  # or is killed
+  again = Appender(path)
+  again.write(b"again\n")
+  again.close()
+  lines = path_lib.read_appended(path).splitlines()
+  assert lines == [*(f"line {i}".encode() for i in range(6)), b"again"]
+  assert path_lib.read_appended(root / "none") == b""
+
+
+def test_a_line_costs_a_request_of_bounded_size(bucket):
+  appender = Appender(f"{bucket.root}/m.jsonl", piece_bytes=100)
+  bucket.reset()
+  for _ in range(50):
+    appender.write(b"x" * 10)
+  assert bucket.counts() == {"upload": 50}
+  sizes = path_lib.list_sizes(bucket.root).values()
+  assert max(sizes) <= 110 and sum(sizes) == 500
+
+
+@pytest.mark.parametrize("kind", ["503", "429", "cut", "cut_after"])
+def test_requests_that_fail_are_tried_again(bucket, no_pauses, kind):
+  bucket.set(rate=0.3, kinds=(kind,), seed=1)
+  root = Path(bucket.root)
+  for i in range(20):
+    write(root / str(i), str(i).encode())
+  assert path_lib.read_files([root / str(i) for i in range(20)]) == [
+    str(i).encode() for i in range(20)
+  ]
+  assert path_lib.list_names(root) == {str(i) for i in range(20)}
+  for i in range(20):
+    path_lib.remove(root / str(i))
+  bucket.set()
+  assert path_lib.list_names(root) == set()
+
+
+def test_what_lasts_is_named(bucket, no_pauses, monkeypatch, caplog):
+  write(f"{bucket.root}/f", b"")
+  bucket.set(rate=1.0)
+  monkeypatch.setattr(gcs_lib, "_WARN_AFTER", 0.0)
+  monkeypatch.setattr(gcs_lib, "_PATIENCE", 0.5)
+  with pytest.raises(OSError, match=rf"{bucket.root}/f.*503.*same command"):
+    Path(f"{bucket.root}/f").read_bytes()
+  assert f"{bucket.root}/f: the service answers 503" in caplog.text
+
+
+def test_a_bucket_that_is_not_there(bucket):
+  absent = "gs://there-is-no-such-bucket/f"
+  for use in (
+    lambda: path_lib.check_reachable(absent),
+    lambda: Path(absent).exists(),
+    lambda: write(absent, b""),
+    lambda: path_lib.list_names(absent),
+    lambda: path_lib.create_json(absent, {}),
+  ):
+    with pytest.raises(
+      OSError, match="no bucket gs://there-is-no-such-bucket"
+    ) as caught:
+      use()
+    assert not isinstance(caught.value, FileNotFoundError)
+  path_lib.check_reachable(f"{bucket.root}/f")  # a file may well be missing
+
+
+def test_no_rights(bucket):
+  bucket.set(forbidden=True)
+  for use in (
+    lambda: path_lib.check_reachable(f"{bucket.root}/f"),
+    lambda: write(f"{bucket.root}/f", b""),
+    lambda: path_lib.list_names(bucket.root),
+  ):
+    with pytest.raises(PermissionError, match=rf"{bucket.root}.*objectAdmin"):
+      use()
+
+
+def test_a_missing_package_names_the_extra(tmp_path):
+  (tmp_path / "gcsfs.py").write_text(
+    "raise ModuleNotFoundError('no', name='gcsfs')"
+  )
+  result = subprocess.run(
+    [sys.executable, "-m", "must_jax.cli", "inspect", "gs://b/labels"],
+    env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2
+  assert result.stderr.splitlines()[-1].startswith("error: gs:// needs gcsfs")
+  assert "[gcs]" in result.stderr
+
+
+def test_paths_stay_what_they_are():
+  assert str(path_lib.absolute("gs://b/x")) == "gs://b/x"
+  assert str(path_lib.absolute("x")) == os.path.abspath("x")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 
 from absl import logging
 
-from must_jax.config import differences
+from must_jax.config import differences, from_json, to_json
 from must_jax.fields import Description, alarms
 from must_jax.fields.statistics import add
 from must_jax.storage import path as path_lib
@@ -117,6 +117,16 @@ def _without_versions(job: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in job.items() if k != "versions"}
 
 
+def _comparable(job: Mapping[str, Any]) -> dict[str, Any]:
+  """The same, with options that the teacher's config did not have then."""
+  teacher = dict(job["teacher"])
+  # Teachers that are no checkpoints may say anything here.
+  with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+    config = from_json(json.dumps(teacher["config"]))
+    teacher["config"] = json.loads(to_json(config))
+  return _without_versions(job) | {"teacher": teacher}
+
+
 def open_directory(
   directory: PathLike, job: Mapping[str, Any]
 ) -> LabelDirectory:
@@ -160,7 +170,7 @@ def claim_directory(
     if path_lib.create_json(path, job):
       return _prepare(directory, job), job, True
   found = read_job(directory)
-  different = differences(_without_versions(found), _without_versions(job))
+  different = differences(_comparable(found), _comparable(job))
   if different:
     raise ValueError(
       f"{directory} holds labels of another job. Different:"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from must_jax.config import base_config, to_json
 from must_jax.input.batches import eval_batches
 from must_jax.input.loader import ReadOptions
 from must_jax.input.origins import Source
@@ -457,3 +458,20 @@ def test_with_the_data_pipeline(fake, tmp_path):
   assert {shape for _, shape in seen} == {(2, 12, 16, 3)}
   assert [r["key"] for r in summary.manifest["undecodable"]] == ["image-0-4"]
   fake.verify(tmp_path / "labels", images)
+
+
+def test_goes_on_where_the_teachers_config_had_fewer_options(
+  fake, images, tmp_path
+):
+  config = json.loads(to_json(base_config()))
+  teacher = {"digest": "1", "config": config}
+  job = fake.make_job(images, tmp_path / "labels", teacher=teacher)
+  fake.run(job, stop=lambda: True)  # job.json only
+  path = tmp_path / "labels" / "job.json"
+  before = json.loads(path.read_text())
+  del before["teacher"]["config"]["optimizer"]["layer_decay"]
+  path.write_text(json.dumps(before))
+  assert fake.run(job).num_records == 15
+  config["optimizer"]["layer_decay"] = 0.5
+  with pytest.raises(ValueError, match=r"layer_decay was 1\.0, is 0\.5"):
+    fake.run(fake.make_job(images, tmp_path / "labels", teacher=teacher))

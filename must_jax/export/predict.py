@@ -7,7 +7,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import must_jax
-from must_jax.storage.path import Path, list_tree, make_directory, publish
+from must_jax.storage.path import (
+  Path,
+  list_tree,
+  make_directory,
+  publish,
+  read_file,
+)
 from must_jax.types import MEAN_COLOR
 
 
@@ -27,7 +33,7 @@ def load_image(
     ValueError: the file is no image.
   """
   try:
-    with Image.open(io.BytesIO(path.read_bytes())) as file:
+    with Image.open(io.BytesIO(read_file(path))) as file:
       image = ImageOps.exif_transpose(file).convert("RGB")
   except OSError as error:
     raise ValueError(

@@ -10,7 +10,7 @@ from concurrent import futures
 from must_jax.importers import parts
 from must_jax.importers.items import HasKey
 from must_jax.importers.parts import ImportJob
-from must_jax.storage.path import publish
+from must_jax.storage.path import publish, read_file
 
 
 def read(
@@ -73,7 +73,7 @@ def _save(
 
 def _write_part(job: ImportJob, saved: tuple[int, str]) -> int:
   part, digest = saved
-  data = job.path(part, ".items").read_bytes()
+  data = read_file(job.path(part, ".items"))
   if _digest(data) != digest:  # unpickling runs code
     raise ValueError(f"{job.path(part, '.items')} was changed by others.")
   return parts.write_part(job, part, pickle.loads(data))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from must_jax.storage.path import Path, is_local, list_tree
+from must_jax.storage.path import Path, is_local, list_tree, read_file
 from must_jax.types import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
@@ -209,7 +209,7 @@ def read_image(path: Path) -> Picture:
   try:
     if path.suffix.lower() == ".npy":
       return _encode(_image_of_array(path), "PNG")
-    data = path.read_bytes()
+    data = read_file(path)
   except Rejected:
     raise
   except FileNotFoundError:
@@ -288,7 +288,7 @@ def _open_array(path: Path) -> np.ndarray:
   """An .npy array, of which a local file is only mapped into memory."""
   if is_local(path):
     return np.lib.format.open_memmap(path, mode="r")
-  return np.lib.format.read_array(io.BytesIO(path.read_bytes()))
+  return np.lib.format.read_array(io.BytesIO(read_file(path)))
 
 
 def _encode(image: Image.Image, form: str, turned: bool = False) -> Picture:
@@ -323,7 +323,7 @@ def read_map(path: Path, picture: Picture) -> np.ndarray:
       array = _open_array(path)
       _check_size(path, array.shape[:2], picture)
       return np.array(array[..., 0] if array.shape[2:] == (1,) else array)
-    data = path.read_bytes()
+    data = read_file(path)
     _check_size(path, records.read_image_size(data), picture)
     return _decode_png(data)
   except Rejected:

@@ -25,7 +25,7 @@ import numpy as np
 from must_jax.importers import files, objects
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
-from must_jax.storage.path import Path
+from must_jax.storage.path import Path, read_range
 
 HELP = "objects from XML files in the format of PASCAL VOC"
 
@@ -198,8 +198,7 @@ def _parse(path: Path) -> ElementTree.Element:
   refused. They are spelled in ASCII unless zero bytes tell of UTF-16.
   """
   try:
-    with path.open("rb") as file:
-      data = file.read(_MAX_BYTES + 1)
+    data = read_range(path, 0, _MAX_BYTES + 1)
   except OSError as error:
     raise Rejected(f"{path.name} cannot be read: {error}") from None
   if len(data) > _MAX_BYTES:

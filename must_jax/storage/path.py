@@ -177,7 +177,7 @@ def read_files(paths: Sequence[PathLike]) -> list[bytes | None]:
 
     def read(path: PathLike) -> bytes | None:
       try:
-        return Path(path).read_bytes()
+        return read_file(path)
       except FileNotFoundError:
         return None
 
@@ -192,6 +192,17 @@ def read_files(paths: Sequence[PathLike]) -> list[bytes | None]:
     ):
       raise contents
   return [None if isinstance(data, Exception) else data for data in found]
+
+
+def read_file(path: PathLike) -> bytes:
+  """Contents of a file; one request of a bucket.
+
+  Raises:
+    OSError: there is none, or it cannot be read.
+  """
+  if is_local(path):
+    return Path(path).read_bytes()
+  return _store(path).cat_file(os.fspath(path))
 
 
 def is_file(path: PathLike) -> bool:
@@ -299,7 +310,7 @@ def local_copy(path: PathLike) -> Iterator[Path]:
     return
   with tempfile.TemporaryDirectory() as directory:
     copy = Path(directory) / Path(path).name
-    copy.write_bytes(Path(path).read_bytes())
+    copy.write_bytes(read_file(path))
     yield copy
 
 
@@ -455,7 +466,7 @@ def copy(source: PathLike, target: PathLike) -> None:
   """Copies a file; within a store nothing travels."""
   if is_local(source) or is_local(target):
     with publish(target) as file:
-      file.write(Path(source).read_bytes())
+      file.write(read_file(source))
   else:
     _store(source).cp_file(os.fspath(source), os.fspath(target))
 

@@ -184,6 +184,11 @@ class ShardReader:
   def __len__(self) -> int:
     return len(self._offsets) - 1
 
+  @property
+  def ends(self) -> tuple[int, int]:
+    """Where the first record begins, and the last one ends."""
+    return int(self._offsets[0]), int(self._offsets[-1])
+
   def locate(self, index: int) -> tuple[int, int]:
     """Where the frame of a record begins and ends in the file.
 

@@ -22,7 +22,13 @@ import numpy as np
 from tqdm import tqdm
 
 from must_jax.fields import check_descriptions, make_field
-from must_jax.storage.path import Path, PathLike, publish
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  local_copy,
+  publish,
+  read_files,
+)
 from must_jax.storage.sets import (
   INDEX_FILE,
   MANIFEST_FILE,
@@ -365,28 +371,35 @@ class _Checker(abc.ABC):
     Args:
       shard: as the index or manifest lists it.
     """
-    path, keys = self.directory / shard.file, list[bytes]()
+    path = self.directory / shard.file
+    try:
+      if not NAME_PATTERN.fullmatch(shard.file):
+        raise ValueError(f"{self.FILE} lists {shard.file!r}, not a file name")
+      (offsets,) = read_files([offsets_path(path)])
+      ShardReader(path, offsets)  # or says what is wrong with them
+      # Of a bucket, one request is cheaper than one a record.
+      with local_copy(path) as copy:
+        return self._check_file(shard, ShardReader(copy, offsets))
+    except (ValueError, OSError) as error:
+      problem = Problem(shard.file, None, "", str(error))
+      return _Checked([problem], np.zeros(0, np.uint64), ())
+
+  def _check_file(self, shard: Shard, reader: ShardReader) -> _Checked:
+    keys: list[bytes] = []
     problems: list[Problem] = []
     undecodable: list[int] = []
 
     def note(reason: str, index: int | None = None, key: bytes = b"") -> None:
       problems.append(Problem(shard.file, index, _text(key), reason))
 
-    try:
-      if not NAME_PATTERN.fullmatch(shard.file):
-        raise ValueError(f"{self.FILE} lists {shard.file!r}, not a file name")
-      reader = ShardReader(path)
-      offsets = np.frombuffer(offsets_path(path).read_bytes(), "<u8")
-      checksum, size = file_checksum(path)
-    except (ValueError, OSError) as error:
-      note(str(error))
-      return _Checked(problems, np.zeros(0, np.uint64), ())
+    checksum, size = file_checksum(reader.path)
+    ends = reader.ends
     for what, found, expected in (
       ("bytes", size, shard.num_bytes),
       ("checksum", checksum, shard.checksum),
       ("records", len(reader), shard.num_records),
-      ("a first record at", offsets[0], 0),
-      ("an end of the last record at", offsets[-1], size),
+      ("a first record at", ends[0], 0),
+      ("an end of the last record at", ends[1], size),
     ):
       if found != expected:
         note(f"has {what} {found}; expected {expected}")

@@ -282,7 +282,9 @@ def find(path: PathLike) -> Path:
   """
   path = absolute(path)
   if (path / "state").exists() and (path / "meta").exists():
-    return path
+    if is_finished(path):
+      return path
+    raise FileNotFoundError(f"The checkpoint {path} was not saved to its end.")
   for root in (path / "checkpoints", path):
     if root.is_dir():
       steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())

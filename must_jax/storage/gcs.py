@@ -152,6 +152,14 @@ class Gcs(GCSFileSystem):
       return False
     return True
 
+  async def _cat_file(self, path: str, **kwargs: Any) -> bytes:
+    try:
+      return await super()._cat_file(path, **kwargs)
+    except OSError as error:
+      if getattr(error.__cause__, "code", None) == 416:
+        return b""  # the file ends before the range
+      raise
+
   async def read_with_generation(self, path: str) -> tuple[bytes, int]:
     """All of an object, and the number of its present version.
 

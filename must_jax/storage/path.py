@@ -39,6 +39,7 @@ for _protocol in ("gs", "gcs"):
 
 Path: TypeAlias = epath.Path
 PathLike: TypeAlias = epath.PathLike
+Range: TypeAlias = tuple[PathLike, int, int]  # of a file, from begin to end
 
 _THREADS = 16  # that read from a disk at a time
 # Of a bucket, so much may be read in vain to spare a request, and one request
@@ -56,13 +57,6 @@ def is_local(path: PathLike) -> bool:
 def absolute(path: PathLike) -> Path:
   """The same path, whatever the working directory will be."""
   return Path(path).absolute() if is_local(path) else Path(path)
-
-
-def join(root: PathLike, path: PathLike) -> Path:
-  """A path below a root, unless it is absolute or of a bucket itself."""
-  if not is_local(path):
-    return Path(path)
-  return Path(root) / path
 
 
 def _store(path: PathLike) -> Any:
@@ -88,9 +82,6 @@ def check_reachable(path: PathLike) -> None:
 def read_range(path: PathLike, begin: int, end: int) -> bytes:
   """Bytes of a file from `begin` until `end`, fewer where it is shorter."""
   return read_ranges([(path, begin, end)])[0]
-
-
-Range: TypeAlias = tuple[PathLike, int, int]
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes]:

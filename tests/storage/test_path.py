@@ -94,6 +94,7 @@ def test_ranges(root, tmp_path):
     (root / "a", 15, 300_000),
     (root / "a", 700_000, 700_001),
     (root / "a", (1 << 20) - 3, (1 << 20) + 50),
+    (root / "a", (1 << 20) + 500_000, (1 << 20) + 500_010),
   ]
   found = path_lib.read_ranges(wanted)
   for (path, begin, end), part in zip(wanted, found, strict=True):

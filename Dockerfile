@@ -2,7 +2,7 @@
 #
 #   docker build --build-arg EXTRA=cuda -t must_jax:cuda .   # or tpu, cpu
 #   docker run --gpus all -v DATA:/data must_jax:cuda \
-#     --config=configs/student.py:images=/data/pile --workdir=/data/run
+#     --config=configs/student.py:root=/data --workdir=/data/run
 #   docker run --rm --entrypoint must-jax must_jax:cpu doctor
 #
 # 3.11 is what constraints.txt is tested with. Nothing needs shared memory:
@@ -20,8 +20,8 @@ WORKDIR /app
 COPY setup.py pyproject.toml constraints.txt README.md ./
 COPY must_jax/__init__.py must_jax/
 RUN case "$EXTRA" in \
-      cuda | tpu) pip install -c constraints.txt ".[$EXTRA]" ;; \
-      cpu) pip install -c constraints.txt . ;; \
+      cuda | tpu) pip install -c constraints.txt ".[gcs,$EXTRA]" ;; \
+      cpu) pip install -c constraints.txt ".[gcs]" ;; \
       *) echo "EXTRA is $EXTRA; expected cuda, tpu or cpu" >&2; exit 2 ;; \
     esac
 

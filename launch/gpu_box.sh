@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # One machine with GPUs: trains with all of them, or labels with a worker each.
 #
-#   CONFIG=configs/student.py:images=data/pile,labels=runs/labels \
+#   CONFIG=configs/student.py:images=data/pile \
 #     WORKDIR=runs/student launch/gpu_box.sh train [FLAGS OF main.py]
-#   CONFIG=configs/label.py:teacher=runs/teacher,images=data/pile \
-#     WORKDIR=runs/labels/teacher launch/gpu_box.sh label
+#   CONFIG=configs/label.py:kind=detection,images=data/pile \
+#     WORKDIR=labels/pile/detection launch/gpu_box.sh label
 #
 # What ends with status 42 has saved itself and is started again. SIGTERM and
 # Ctrl-C let the runs save themselves, and then nothing is started again.
 set -euo pipefail
 
-: "${CONFIG:?is not set: the config to run, as configs/student.py:images=DIR}"
+: "${CONFIG:?is not set: the config to run, as configs/student.py}"
 : "${WORKDIR:?is not set: the directory of the run}"
 PYTHON=${PYTHON:-python}
 LOGS=${LOGS:-logs/$(basename "$WORKDIR")}
 GPUS=${GPUS:-} # for labelling, as "0 1"; all by default
+# Of several such machines that label one set: which this is, from 0.
+BOX=${BOX:-0} BOXES=${BOXES:-1}
 RESTART_SECONDS=${RESTART_SECONDS:-10} # a pause before each new start
 
 PREEMPTED=42
@@ -56,7 +58,10 @@ case $mode in
     threads=$(($(nproc) / ${#gpus[@]}))
     run+=("--config.data.num_threads=$((threads > 0 ? threads : 1))")
     workers=()
+    # Workers begin at shards of their own if they know how many they are.
+    export MUST_JAX_WORKER_COUNT=$((BOXES * ${#gpus[@]}))
     for gpu in "${gpus[@]}"; do
+      export MUST_JAX_WORKER_INDEX=$((BOX * ${#gpus[@]} + ${#workers[@]}))
       CUDA_VISIBLE_DEVICES=$gpu attend "gpu-$gpu" "${run[@]}" "$@" &
       workers+=($!)
     done

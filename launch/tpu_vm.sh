@@ -2,8 +2,8 @@
 # Runs main.py on all workers of a Cloud TPU slice, until the run is done.
 #
 #   NAME=student ZONE=us-west4-a ACCELERATOR=v5litepod-16 \
-#     CONFIG=configs/student.py:images=gs://B/pile,labels=gs://B/labels \
-#     WORKDIR=gs://B/runs/student launch/tpu_vm.sh [FLAGS OF main.py]
+#     CONFIG=configs/student.py:root=gs://B/must \
+#     WORKDIR=gs://B/must/runs/student launch/tpu_vm.sh [FLAGS OF main.py]
 #
 # It waits for the slice, copies the last commit there, starts the run and looks
 # at it every POLL_SECONDS. A run that saved itself (status 42) is started
@@ -15,13 +15,19 @@ set -euo pipefail
 
 : "${NAME:?is not set: of the queued resource and its TPU, as student}"
 : "${ZONE:?is not set: where the TPUs are, as us-west4-a}"
-: "${CONFIG:?is not set: the config to run, as configs/student.py:images=DIR}"
+: "${CONFIG:?is not set: the config to run, as configs/student.py}"
 : "${WORKDIR:?is not set: a directory that outlives the slice, as gs://...}"
 ACCELERATOR=${ACCELERATOR:-v5litepod-16}
 # v5e; v2-alpha-tpuv5 for v5p, v2-alpha-tpuv6e for v6e
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT-1}     # SPOT= asks for a slice that isn't preempted, at full price
 DELETE=${DELETE:-} # 1: give the slice back once the run has ended
+# As whom the slice reads and writes buckets; by default as Compute Engine's
+# service account.
+SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-}
+# Of several slices that label one set: which this is, from 0. Each has a NAME
+# and a script of its own.
+SLICE=${SLICE:-} SLICES=${SLICES:-}
 LOGS=${LOGS:-logs/$NAME}
 POLL_SECONDS=${POLL_SECONDS:-60}
 DRY_RUN=${DRY_RUN:-}
@@ -52,7 +58,7 @@ state() {
 create() {
   tpus queued-resources create "$NAME" "--node-id=$NAME" \
     "--accelerator-type=$ACCELERATOR" "--runtime-version=$RUNTIME" \
-    ${SPOT:+--spot}
+    ${SPOT:+--spot} ${SERVICE_ACCOUNT:+"--service-account=$SERVICE_ACCOUNT"}
 }
 
 # --force: with the slice it holds.
@@ -84,7 +90,7 @@ obtain() {
 }
 
 # Copies the last commit and installs it. TPU VMs may come with Python 3.10,
-# which is too old; uv brings its own.
+# which is too old; uv brings the one that constraints.txt is tested with.
 prepare() {
   local archive=${TMPDIR:-/tmp}/must_jax-$NAME.tar.gz
   run git -C "$(dirname "$0")/.." archive --format=tar.gz \
@@ -93,7 +99,7 @@ prepare() {
   remote all "set -e; rm -rf must_jax; mkdir must_jax; cd must_jax
     tar xzf ../must_jax.tar.gz
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-    python3 -m uv venv --quiet --python 3.12
+    python3 -m uv venv --quiet --python 3.11
     python3 -m uv pip install --quiet -c constraints.txt '.[tpu]'"
 }
 
@@ -102,8 +108,10 @@ prepare() {
 # Its shell outlives SIGTERM, to write down the status.
 start() {
   local command
-  command=$(printf '%q ' .venv/bin/python main.py "--config=$CONFIG" \
-    "--workdir=$WORKDIR" "$@")
+  command=$(printf '%q ' \
+    ${SLICES:+env "MUST_JAX_WORKER_INDEX=$SLICE"} \
+    ${SLICES:+"MUST_JAX_WORKER_COUNT=$SLICES"} \
+    .venv/bin/python main.py "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
   command="trap : TERM; $command; echo \$? >status.new; mv status.new status"
   remote all "cd must_jax; rm -f status
     setsid nohup bash -c ${command@Q} </dev/null >>run.log 2>&1 &

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains on one TPU slice of a cluster that xpk made; train.yaml is for others.
 #
-#   CLUSTER=c NAME=student IMAGE=REGISTRY/must_jax:tpu WORKDIR=gs://B/student \
-#     CONFIG=configs/student.py:images=gs://B/pile,labels=gs://B/labels \
-#     launch/gke/xpk.sh [FLAGS OF main.py]
+#   CLUSTER=c NAME=student IMAGE=REGISTRY/must_jax:tpu \
+#     CONFIG=configs/student.py:root=gs://B/must \
+#     WORKDIR=gs://B/must/runs/student launch/gke/xpk.sh [FLAGS OF main.py]
 #
 # xpk starts a run again that ends with 42 or with 127 to 255. It counts all of
 # these: hence the many restarts. DRY_RUN=1 prints the command.
@@ -12,7 +12,7 @@ set -euo pipefail
 : "${CLUSTER:?is not set: the name of the cluster}"
 : "${NAME:?is not set: of the workload}"
 : "${IMAGE:?is not set: built with --build-arg EXTRA=tpu}"
-: "${CONFIG:?is not set: the config to run, as configs/student.py:images=DIR}"
+: "${CONFIG:?is not set: the config to run, as configs/student.py}"
 : "${WORKDIR:?is not set: a directory that outlives the pods, as gs://...}"
 TPU_TYPE=${TPU_TYPE:-v5litepod-16}
 MAX_RESTARTS=${MAX_RESTARTS:-50}

@@ -10,6 +10,14 @@ await() {
   wait "$1"
 }
 
+# A job is SIGNALING for a moment after it was told to end, and in other states
+# once it is cancelled.
+is_running() {
+  local state
+  state=$(squeue --noheader --format=%T --jobs="$1")
+  [[ $state == RUNNING || $state == SIGNALING ]]
+}
+
 attend() {
   local job=$SLURM_JOB_ID status=0
   # The bare number of an array's task may stand for the whole array.
@@ -18,16 +26,16 @@ attend() {
   fi
   # SIGTERM comes 120 s before the time limit (--signal=B:TERM@120), to this
   # shell alone. srun answers SIGTERM by killing its tasks; scancel passes it
-  # on to them as it is.
+  # on to them as it is. Of a job that is cancelled SLURM tells them itself.
   # shellcheck disable=SC2064 # of this job, whatever `job` is by then
-  trap "scancel --signal=TERM '$job'" TERM
+  trap "is_running '$job' && scancel --signal=TERM '$job' || true" TERM
   "$@" &
   await $! || status=$?
   if ((status != PREEMPTED)); then
     return "$status"
   fi
   # Whoever cancels a job doesn't want it back: only a running one is requeued.
-  if [[ $(squeue --noheader --format=%T --jobs="$job") == RUNNING ]]; then
+  if is_running "$job"; then
     echo "The run saved itself; job $job goes back into the queue."
     scontrol requeue "$job"
   fi

@@ -152,6 +152,22 @@ class Gcs(GCSFileSystem):
       return False
     return True
 
+  async def check_bucket(self, path: str) -> None:
+    """Reads what the bucket of a path is, as libraries do.
+
+    Raises:
+      PermissionError: that needs a right of its own.
+    """
+    bucket, _, _ = self.split_path(path)
+    try:
+      await self._call("GET", f"b/{quote(bucket)}")
+    except PermissionError as error:
+      raise PermissionError(
+        f"gs://{bucket}: checkpoints need the right storage.buckets.get, which"
+        " this machine's account lacks. Give it the role"
+        " roles/storage.legacyBucketReader on the bucket, too."
+      ) from error
+
   async def _cat_file(self, path: str, **kwargs: Any) -> bytes:
     try:
       return await super()._cat_file(path, **kwargs)

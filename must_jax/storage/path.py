@@ -76,6 +76,18 @@ def check_reachable(path: PathLike) -> None:
     _store(path).exists(os.fspath(path))
 
 
+def check_bucket(path: PathLike) -> None:
+  """Checks the right to know what a bucket is, which orbax wants.
+
+  Raises:
+    OSError: it is missing, or as of `check_reachable`.
+  """
+  if not is_local(path):
+    store = _store(path)
+    if hasattr(store, "check_bucket"):
+      fsspec.asyn.sync(store.loop, store.check_bucket, os.fspath(path))
+
+
 # Reading
 
 

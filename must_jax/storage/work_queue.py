@@ -4,20 +4,24 @@ Requests to the store grow with the shards, not with shards times workers: a
 shard that nobody began costs one request to claim. Leases stay until the whole
 set is done, so whoever makes a lease is the first at its shard, and need not
 ask what others did. A worker begins with its own share, and with other places
-than the rest; it looks at what all do only when its claims keep failing.
+than the rest; it wants to know what all do only when its claims keep failing.
+Then one lists the directory, and tells the others what is there (`look`).
 """
 
+import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from must_jax.storage import path as path_lib
 from must_jax.storage.commits import CommitDirectory, Lease, is_stale
 
 _MAX_FAILURES = 16  # claims in a row, then it is time to look again
 _SAMPLE = 8  # leases that are looked at for a stale one
 _LONGEST_PAUSE = 30.0  # seconds
 _FILES_PER_PAGE = 1000  # shards that one request lists, about
+_LOOK = "look"  # the lease of whoever looks, and what it saw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +61,22 @@ class WorkQueue:
   ):
     self._directory, self._files = directory, files
     self._seconds = lease_seconds
+    self._worker = worker
     self._random = random.Random()
     self._numbers = {file: i for i, file in enumerate(files)}
+    self._todo: list[int] = []
     self._place = self._failures = 0
     self._held: list[str] = []  # by others, when last looked at
-    self._next_look = 0.0
+    self._seen = 0.0  # when that was
     self.done: set[str] = set()
-    if not is_new:
-      self.done = directory.committed(files)
-    everything = range(len(files))
-    if worker.count > 0 and worker.index >= 0:
-      everything = range(worker.index % worker.count, len(files), worker.count)
-    self._todo = [i for i in everything if files[i] not in self.done]
-    if worker.index < 0 and self._todo:
-      self._place = self._random.randrange(len(self._todo))
+    # A large directory is looked at by one for all, and not very often.
+    pages = len(files) / _FILES_PER_PAGE
+    self._news_seconds = min(max(pages / 5, 5.0), lease_seconds / 4)
+    self._is_large = pages >= 1
+    if is_new or not (self._is_large and self._hear(lease_seconds)):
+      if not is_new:
+        self.done = directory.committed(files)
+      self._plan(i for i, file in enumerate(files) if file not in self.done)
 
   @property
   def is_done(self) -> bool:
@@ -91,27 +97,75 @@ class WorkQueue:
         self._failures += 1
         if self._todo:
           self._place = self._random.randrange(len(self._todo))
-      if time.monotonic() < self._next_look:
-        return self._take_over()
-      self.look()
-      if not self._todo:
+      if not self.look() or not self._todo:
         return self._take_over()
 
-  def look(self) -> None:
-    """Finds out what is done, what is in other hands, and what is left."""
+  def look(self) -> bool:
+    """Finds out what is done, in other hands, and left, or hears it.
+
+    Returns:
+      Whether there was news.
+    """
+    if not self._is_large:
+      self._list()
+      return True
+    if self._hear():
+      return True
+    lease = self._directory.lease(_LOOK, self._news_seconds)
+    if lease is None:  # it was a moment ago, or another is looking
+      return False
+    free, has_leases = self._list()
+    if not has_leases:  # nobody is left to tell: the set is finished
+      path_lib.remove(lease.path)
+      return True
+    self._seen = time.time()
+    held = [self._numbers[file] for file in self._held]
+    news = {"beat": self._seen, "free": _ranges(free), "held": held}
+    with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+      path_lib.publish_json(lease.path, news)
+    return True
+
+  def _hear(self, seconds: float = float("inf")) -> bool:
+    """Takes over what another saw, if that is news and not so old."""
+    news = self._directory.holder(_LOOK)
+    if news is None or "free" not in news or news["beat"] <= self._seen:
+      return False
+    if time.time() - news["beat"] > seconds:
+      return False
+    self._seen = news["beat"]
+    free = [i for begin, end in news["free"] for i in range(begin, end)]
+    self._held = [self._files[i] for i in news["held"]]
+    self.done = set(self._files).difference(
+      self._held, (self._files[i] for i in free)
+    )
+    self._plan(free)
+    return True
+
+  def _list(self) -> tuple[list[int], bool]:
+    """Lists the directory; returns what is free, and whether leases are."""
     # Leases first: one may become a commit meanwhile, never the reverse.
-    held = self._directory.leased(self._files)
+    leased = self._directory.leased(self._files)
     self.done = self._directory.committed(self._files)
-    self._held = sorted(held - self.done)
-    free = [f for f in self._files if f not in self.done and f not in held]
-    self._todo = [self._numbers[file] for file in free]
-    self._failures = 0
+    self._held = sorted(leased - self.done)
+    free = [
+      i
+      for i, file in enumerate(self._files)
+      if file not in self.done and file not in leased
+    ]
+    self._plan(free)
+    return free, bool(leased)
+
+  def _plan(self, free: Iterable[int]) -> None:
+    """Decides what to claim: its own share, or else anything."""
+    self._todo, self._failures, self._place = list(free), 0, 0
+    index, count = self._worker.index, self._worker.count
+    if count > 0 and index >= 0:
+      own = [i for i in self._todo if i % count == index % count]
+      if own:
+        self._todo = own
+        return
     if self._todo:
       self._place = self._random.randrange(len(self._todo))
-      return
-    # While others do the last ones, a large directory is rarely listed.
-    pages = len(self._files) // _FILES_PER_PAGE
-    self._next_look = time.monotonic() + min(pages, self._seconds)
 
   def _take_over(self) -> tuple[int, Lease] | None:
     """A shard of a worker that died, if one is found."""
@@ -137,3 +191,14 @@ class WorkQueue:
     """Lets the others go on, before the next claim."""
     pause = min(self._seconds / 4, _LONGEST_PAUSE)
     time.sleep(pause * self._random.uniform(0.5, 1))
+
+
+def _ranges(numbers: Iterable[int]) -> list[list[int]]:
+  """Rising numbers as [begin, end)."""
+  ranges: list[list[int]] = []
+  for number in numbers:
+    if ranges and ranges[-1][1] == number:
+      ranges[-1][1] += 1
+    else:
+      ranges.append([number, number + 1])
+  return ranges

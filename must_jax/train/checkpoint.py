@@ -22,7 +22,13 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.storage.path import Path, PathLike, absolute, is_local
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  absolute,
+  check_bucket,
+  is_local,
+)
 from must_jax.train import runtime
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
@@ -67,6 +73,7 @@ class Checkpoints:
       workdir: of the run.
       config: of the run, with class names filled in.
     """
+    check_bucket(workdir)  # before anything is computed
     self._config = json.loads(config_lib.to_json(config))
     self._num_bytes = 0
     self._manager = _Manager(

@@ -17,7 +17,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 # SIGTERM, and then 42; "hang": until SIGTERM; "preempted": as well, and its
 # machine will be taken away; "reboot": gone at once, and its shell with it.
 RUN = """
-echo "${CUDA_VISIBLE_DEVICES:+gpu $CUDA_VISIBLE_DEVICES: }$*" >>"$FAKE/runs"
+worker=${MUST_JAX_WORKER_COUNT:+ of $MUST_JAX_WORKER_COUNT: }
+worker=${worker:+worker $MUST_JAX_WORKER_INDEX$worker}
+gpu=${CUDA_VISIBLE_DEVICES:+gpu $CUDA_VISIBLE_DEVICES, }
+echo "$gpu$worker$*" >>"$FAKE/runs"
 outcomes=$FAKE/outcomes-${CUDA_VISIBLE_DEVICES:-$(basename "$HOME")}
 outcome=$(head -1 "$outcomes")
 sed -i 1d "$outcomes"

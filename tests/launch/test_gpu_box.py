@@ -49,9 +49,9 @@ def test_labelling_has_a_worker_on_each_gpu(box, gpu_box):
     " --config.data.num_threads=6"  # of 12 cores
   )
   assert sorted(box.read("runs")) == [
-    f"gpu 0: {command}",
-    f"gpu 1: {command}",
-    f"gpu 1: {command}",
+    f"gpu 0, worker 0 of 2: {command}",
+    f"gpu 1, worker 1 of 2: {command}",
+    f"gpu 1, worker 1 of 2: {command}",
   ]
 
 
@@ -66,7 +66,18 @@ def test_labelling_goes_on_where_a_worker_fails(box, gpu_box):
 def test_some_gpus_can_be_chosen(box, gpu_box):
   box.outcomes(1, 0)
   assert gpu_box("label", GPUS="1", **LABEL)[0] == 0
-  assert [line[:5] for line in box.read("runs")] == ["gpu 1"]
+  (run,) = box.read("runs")
+  assert run.startswith("gpu 1, worker 0 of 1: main.py")
+
+
+def test_workers_of_several_machines_are_numbered(box, gpu_box):
+  box.outcomes(0, 0)
+  box.outcomes(1, 0)
+  assert gpu_box("label", BOX="1", BOXES="3", **LABEL)[0] == 0
+  assert [line.partition(":")[0] for line in sorted(box.read("runs"))] == [
+    "gpu 0, worker 2 of 6",
+    "gpu 1, worker 3 of 6",
+  ]
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])

@@ -38,7 +38,13 @@ POD = {  # core/v1 PodSpec
     {
       "name!": str,
       "image!": str,
-      "env": [{"name!": str, "value!": str}],
+      "env": [
+        {
+          "name!": str,
+          "value": str,
+          "valueFrom": {"fieldRef": {"fieldPath!": str}},
+        }
+      ],
       "command": [str],
       "args": [str],
       "resources": {"limits": {"*": int}, "requests": {"*": (int, str)}},
@@ -194,10 +200,21 @@ def test_jobs_wait_in_a_queue_of_kueue(name):
 @both
 def test_the_command_is_main_with_config_and_workdir(name):
   (container,) = job(name)["template"]["spec"]["containers"]
-  names = [entry["name"] for entry in container["env"]]
+  names = [entry["name"] for entry in container["env"] if "value" in entry]
   assert container["command"] == ["python", "main.py"]
   assert container["args"][:2] == ["--config=$(CONFIG)", "--workdir=$(WORKDIR)"]
-  assert names == ["CONFIG", "WORKDIR"]
+  assert names[:2] == ["CONFIG", "WORKDIR"]
+
+
+def test_labelling_workers_know_which_of_how_many_they_are():
+  (container,) = job("label")["template"]["spec"]["containers"]
+  environ = {entry["name"]: entry for entry in container["env"]}
+  count = environ["MUST_JAX_WORKER_COUNT"]["value"]
+  assert int(count) == job("label")["completions"]
+  index = environ["MUST_JAX_WORKER_INDEX"]["valueFrom"]["fieldRef"]
+  assert index["fieldPath"] == (
+    "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+  )
 
 
 def actions(name):

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import re
 import signal
@@ -145,7 +146,11 @@ def test_a_job_that_saved_itself_is_requeued(slurm, name, environ, job):
 
 
 @jobs
-def test_before_its_time_is_over_a_job_saves_itself(slurm, name, environ, job):
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING"])
+def test_before_its_time_is_over_a_job_saves_itself(
+  slurm, name, environ, job, state
+):
+  (slurm.fake / "state").write_text(f"{state}\n")
   slurm.outcomes(slurm.name, "wait")
   process = slurm.start(f"launch/slurm/{name}.sbatch", **environ)
   slurm.wait_for_run()
@@ -164,6 +169,20 @@ def test_a_job_that_was_cancelled_stays_away(slurm, name, environ, job):
   (slurm.fake / "state").write_text("COMPLETING\n")
   status, _ = slurm.run(f"launch/slurm/{name}.sbatch", **environ)
   assert status == 42
+  assert calls(slurm) == []
+
+
+def test_a_job_that_is_cancelled_gets_no_second_signal(slurm):
+  (slurm.fake / "state").write_text("COMPLETING\n")
+  slurm.outcomes(slurm.name, "wait")
+  process = slurm.start("launch/slurm/train.sbatch")
+  slurm.wait_for_run()
+  process.send_signal(signal.SIGTERM)
+  # SLURM itself tells the step.
+  (task,) = slurm.read("task")
+  os.kill(int(task), signal.SIGTERM)
+  process.communicate(timeout=30)
+  assert process.returncode == 42
   assert calls(slurm) == []
 
 

@@ -140,6 +140,17 @@ def test_the_slice_is_given_back_if_asked(box, tpu_vm):
   assert "--spot" not in box.read("create")[0]
 
 
+def test_slices_that_label_together_are_numbered(box, tpu_vm):
+  assert tpu_vm([0], [0], SLICE="3", SLICES="8")[0] == 0
+  start = "worker 3 of 8: main.py --config="
+  assert [line[: len(start)] for line in box.read("runs")] == [start] * 2
+
+
+def test_the_slice_has_the_rights_of_an_account(box, tpu_vm):
+  tpu_vm([0], [0], SERVICE_ACCOUNT="must@p.iam.gserviceaccount.com")
+  assert "--service-account=must@p.iam" in box.read("create")[0]
+
+
 def test_a_dry_run_prints_all_and_runs_nothing(box, tpu_vm):
   status, output = tpu_vm([], [], "--config.seed=1", DRY_RUN="1")
   assert status == 0

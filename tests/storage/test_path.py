@@ -231,6 +231,21 @@ def test_no_rights(bucket):
       use()
 
 
+def test_rights_on_objects_are_not_enough_for_checkpoints(bucket, monkeypatch):
+  path_lib.check_bucket(f"{bucket.root}/run")
+  call = gcs_lib.Gcs._call
+
+  async def forbid_buckets(self, method, path, *args, **kwargs):
+    if path == f"b/{bucket.name}":
+      raise PermissionError("Forbidden")
+    return await call(self, method, path, *args, **kwargs)
+
+  monkeypatch.setattr(gcs_lib.Gcs, "_call", forbid_buckets)
+  path_lib.check_reachable(f"{bucket.root}/run")
+  with pytest.raises(PermissionError, match="legacyBucketReader"):
+    path_lib.check_bucket(f"{bucket.root}/run")
+
+
 def test_a_missing_package_names_the_extra(tmp_path):
   (tmp_path / "gcsfs.py").write_text(
     "raise ModuleNotFoundError('no', name='gcsfs')"

@@ -173,7 +173,7 @@ class CommitDirectory(Generic[CommitT]):
 
   def committed(self, files: Sequence[str]) -> set[str]:
     """Those of some shards that are done, by one listing of the directory."""
-    names = path_lib.list_sizes(self.path, files)
+    names = path_lib.list_names(self.path, files)
     return {file for file in files if self.commit_path(file).name in names}
 
   def prepare(self) -> None:
@@ -196,7 +196,7 @@ class CommitDirectory(Generic[CommitT]):
   def leased(self, files: Sequence[str]) -> set[str]:
     """Those of some shards that have a lease, by one listing."""
     try:
-      names = path_lib.list_sizes(self.path / _LEASES, files)
+      names = path_lib.list_names(self.path / _LEASES, files)
     except FileNotFoundError:  # they go when the set is finished
       return set()
     return {file for file in files if file in names}
@@ -229,7 +229,7 @@ class CommitDirectory(Generic[CommitT]):
     path_lib.remove_all(
       [
         self.path / name
-        for name in path_lib.list_sizes(self.path, list(kept))
+        for name in path_lib.list_names(self.path, list(kept))
         if name not in kept
         and plain_name(name.replace(".offsets", ".tfrecord")) in plain
       ]

@@ -216,14 +216,20 @@ def is_file(path: PathLike) -> bool:
   return _list_store(path.parent, path.name).get(path.name) is not None
 
 
-def list_names(directory: PathLike) -> set[str]:
+def list_names(
+  directory: PathLike, expected: Collection[str] = ()
+) -> set[str]:
   """Names in a directory; one request of a bucket for thousands of files.
 
   A bucket has no empty directories: there are no names in one that was made.
+
+  Args:
+    directory: where.
+    expected: see `list_sizes`.
   """
   if is_local(directory):
     return set(os.listdir(directory))
-  return set(_list_store(directory))
+  return set(list_sizes(directory, expected))
 
 
 def list_sizes(
@@ -238,17 +244,18 @@ def list_sizes(
       otherwise than all of these.
   """
   if is_local(directory):
+    sizes: dict[str, int | None] = {}
     with os.scandir(directory) as entries:
-      return {
-        e.name: e.stat().st_size if e.is_file() else None for e in entries
-      }
+      for entry in entries:
+        with contextlib.suppress(FileNotFoundError):  # gone by now
+          sizes[entry.name] = entry.stat().st_size if entry.is_file() else None
+    return sizes
   prefixes = {""}
   if len(expected) > _PAGE:
     # Two more characters than all have in common: up to a hundred parts, if
     # they are numbered.
     shared = os.path.commonprefix(list(expected))  # noqa: RUF071 # characters
-    length = len(shared) + 2
-    prefixes = {name[:length] for name in expected}
+    prefixes = {name[: len(shared) + 2] for name in expected}
   with futures.ThreadPoolExecutor(min(len(prefixes), _CONCURRENT)) as pool:
     listed = pool.map(lambda p: _list_store(directory, p), sorted(prefixes))
     return dict(itertools.chain.from_iterable(part.items() for part in listed))

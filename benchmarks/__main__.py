@@ -5,12 +5,22 @@ import os
 # Benchmarks of the data pipeline share the cores with nothing else.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from benchmarks import importing, labelling, ops, pipeline, resume, train_step
+from benchmarks import (
+  bucket,
+  fleet,
+  importing,
+  labelling,
+  ops,
+  pipeline,
+  resume,
+  train_step,
+)
 
 
 def main() -> None:
   """Prints name, value and unit; ratios compare within this run."""
-  for module in (pipeline, resume, importing, labelling, ops, train_step):
+  modules = (pipeline, resume, importing, labelling, bucket, fleet, ops)
+  for module in (*modules, train_step):
     for name, value, unit in module.run():
       print(f"{name:<60} {value:>10.2f}  {unit}", flush=True)
 

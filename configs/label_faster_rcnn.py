@@ -17,6 +17,8 @@ from configs import label
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  config = label.get_config(arg, teacher="checkpoints/faster_rcnn")
-  config.label.batch_size = min(config.label.batch_size, 16)  # 800 pixels
-  return config
+  return label.get_config(
+    arg,
+    teacher="checkpoints/faster_rcnn",
+    batch_size=16,  # 800 pixels
+  )

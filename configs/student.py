@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 from must_jax.config import (
   base_config,
   dataset,
+  given,
   parse_arg,
   sized,
   task,
@@ -58,6 +59,11 @@ def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
   defaults = DEFAULTS | defaults
   args = parse_arg(arg, **defaults)
   kinds = parse_kinds(args.tasks)
+  if not args.labels.strip("/"):
+    raise ValueError(
+      f"Config argument labels={args.labels!r}: expected a directory that has"
+      f" label sets by kind, as by default {defaults['labels']!r}."
+    )
   name = args.images.rstrip("/").rpartition("/")[2]
   labels = args.labels.replace("{images}", name).rstrip("/")
   config = base_config()
@@ -69,12 +75,17 @@ def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
       if origin != "supervised":
         origin = under(args.root, origin)
       config.tasks[kind] = task(kind, labels={"images": origin})
-    elif args[kind] != defaults[kind]:
+    elif kind in given(arg):
       raise ValueError(
         f"Config argument {kind}={args[kind]!r} names labels of a task that"
         f" tasks={args.tasks!r} leaves out; expected"
         f" tasks={args.tasks}+{kind}, or no {kind}=."
       )
+  if "depth_weight" in given(arg) and "depth" not in kinds:
+    raise ValueError(
+      f"Config argument depth_weight={args.depth_weight} weighs a task that"
+      f" tasks={args.tasks!r} leaves out."
+    )
   if "depth" in config.tasks:
     # The paper sweeps this one (3.2); all others follow its rule.
     config.tasks.depth.weight = args.depth_weight

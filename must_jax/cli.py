@@ -222,7 +222,8 @@ def _label(args: argparse.Namespace) -> int:
   manifest = pipeline.run(
     config, args.workdir, args.runner, shlex.split(args.beam_options)
   )
-  print(f"{manifest['num_records']:,} records: {args.workdir}")
+  output = config.label.output or args.workdir
+  print(f"{manifest['num_records']:,} records: {output}")
   return ALARM if manifest["alarms"] else 0
 
 

@@ -253,10 +253,15 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   return ConfigDict(values)
 
 
+def given(arg: str | None) -> dict[str, str]:
+  """The arguments that were given, by name, see `parse_arg`."""
+  items = (item.partition("=") for item in (arg or "").split(",") if item)
+  return {name: text for name, _, text in items}
+
+
 def root_of(arg: str | None) -> str:
   """The value of the argument `root`, which every config file takes."""
-  items = (item.partition("=") for item in (arg or "").split(","))
-  return {name: text for name, _, text in items}.get("root", "")
+  return given(arg).get("root", "")
 
 
 def under(root: str, path: str) -> str:

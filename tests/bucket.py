@@ -625,8 +625,7 @@ class _Front:
         }
       )
     if request.kind == "batch":
-      # The emulator answers google-cloud-storage's, but does nothing.
-      return _error(501, "Not Implemented")
+      return await self._delete_batch(request)
     if request.kind == "resumable":
       return self._begin_upload(request)
     if request.kind == "resumable_part":
@@ -637,6 +636,25 @@ class _Front:
     async with self._lock(request.bucket, request.name):
       refusal = await self._check(request)
       return refusal or await self._forward(request)
+
+  async def _delete_batch(self, request: _Request) -> _Answer:
+    """The deletes of a batch; the emulator does nothing for one."""
+    parts = []
+    for path in re.findall(rb"DELETE (/storage/v1/b/\S+) HTTP", request.body):
+      answer = await self._ask("DELETE", path.decode(), {}, b"")
+      status, said = answer.status, answer.body.decode()
+      if status == 200:
+        status, said = 204, ""
+      elif status == 404:
+        said = '{"error": {"code": 404, "message": "No such object"}}'
+      parts.append(
+        f"--batch\r\nContent-Type: application/http\r\n\r\n"
+        f"HTTP/1.1 {status} \r\n\r\n{said}\r\n"
+      )
+    body = "".join([*parts, "--batch--"]).encode()
+    return _Answer(
+      200, {"content-type": "multipart/mixed; boundary=batch"}, body
+    )
 
   async def _forward(self, request: _Request) -> _Answer:
     target = request.target

@@ -54,7 +54,8 @@ def read(
     )
     pipeline.run().wait_until_finish()
   except Exception as error:  # runners raise of all kinds
-    reason = str(error).strip().splitlines()[-1]  # after a worker's traceback
+    lines = str(error).strip().splitlines() or [repr(error)]
+    reason = lines[-1]  # after a worker's traceback
     raise ChildProcessError(
       f"The pipeline of {runner} failed: {reason} Finished parts are kept: run"
       " the same command again."

@@ -1,5 +1,6 @@
 """Records that cannot be used: written down, counted, and bounded."""
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -103,8 +104,10 @@ class Quarantine:
   def __init__(self, path: PathLike):
     self._path, self._lock = Path(path), threading.Lock()
     self._file: Appender | None = None
-    lines = read_appended(path).splitlines()
-    self._seen = {_identity(json.loads(line)) for line in lines}
+    self._seen = set()
+    for line in read_appended(path).splitlines():
+      with contextlib.suppress(ValueError):  # a kill may tear the last line
+        self._seen.add(_identity(json.loads(line)))
 
   def __call__(self, bad: BadRecord) -> None:
     """Appends a record, if it is new, and warns."""

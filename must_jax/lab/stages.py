@@ -41,12 +41,12 @@ from tqdm import tqdm
 
 from must_jax.lab.code_version import code_version
 from must_jax.storage.path import (
-  Appender,
   Path,
   absolute,
   is_local,
   make_directory,
   publish,
+  read_files,
 )
 
 # After "3 of 8", for people.
@@ -336,4 +336,6 @@ def _log_to(path: Path) -> Iterator[None]:
       os.close(saved[1])
       if not local:
         log.seek(0)
-        Appender(path).write(log.read())
+        (before,) = read_files([path])
+        with publish(path) as file:
+          file.write((before or b"") + log.read())

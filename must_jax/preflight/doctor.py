@@ -351,7 +351,7 @@ def check_workdir(case: Case) -> Finding | None:
   content = os.urandom(1024).hex()
   with scratch(case, "file") as path:
     made = path_lib.create_json(path, content)
-    again = path_lib.create_json(path, "")
+    again = not path_lib.is_exclusive(path)
     found = path_lib.read_version(path)
   if not made or found is None or found.value != content:
     return Finding(

@@ -10,9 +10,9 @@ not begun (`storage.work_queue`). One that finds all shards committed writes the
 manifest.
 """
 
-import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +29,13 @@ from must_jax.storage.label_sets import (
   LabelCommit,
   LabelDirectory,
 )
-from must_jax.storage.path import Path, PathLike, publish_json, read_version
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  is_file,
+  publish_json,
+  read_version,
+)
 from must_jax.storage.sets import (
   MANIFEST_FILE,
   ImageSet,
@@ -68,6 +74,12 @@ class LabelJob:
   max_undecodable: float = 0.01
   lease_seconds: float = 600.0
   worker: Worker = ALONE
+
+  def describe(self) -> dict[str, Any]:
+    """The contents of `job.json`."""
+    return label_sets.describe_job(
+      self.image_set, self.fields, self.teacher, self.settings
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +154,7 @@ class _Worker:
     self._job, self._images = job, job.image_set
     self._stop = stop
     self._directory, self._static, is_new = label_sets.claim_directory(
-      Path(job.output),
-      label_sets.describe_job(
-        job.image_set, job.fields, job.teacher, job.settings
-      ),
+      Path(job.output), job.describe()
     )
     self._dir = self._directory.path
     self._files = [shard.file for shard in self._images.shards]
@@ -159,27 +168,23 @@ class _Worker:
       disable=not sys.stderr.isatty(),
       leave=False,
     )
+    self._look_up = 0.0  # when to see whether there is a manifest
 
   def run(self) -> Summary:
     """Labels shards until none is left."""
     with self._bar:
-      if self._queue.is_done and self._read_manifest():
-        # Whether all is still there is worth a look.
-        return Summary(0, dict(LabelSet.open(self._dir).manifest))
-      while True:
+      manifest = None
+      while manifest is None and not self._stop():
         self._bar.n = len(self._queue.done)
         self._bar.refresh()
-        if self._queue.is_done:
-          manifest = self._finish()
-        else:
-          manifest = self._next()
-        if manifest is not None or self._stop():
-          return Summary(self._writer.num_records, manifest)
+        manifest = self._finish() if self._queue.is_done else self._next()
+      return Summary(self._writer.num_records, manifest)
 
   def _next(self) -> dict[str, Any] | None:
     """Labels a shard, or waits for others; the manifest once there is one."""
-    if self._stop():
-      return None
+    # Whoever was silent for long may have missed the end of the job.
+    if time.monotonic() > self._look_up:
+      return self._read_manifest()
     claimed = self._queue.claim()
     if claimed is None:
       if self._queue.is_done:
@@ -188,26 +193,26 @@ class _Worker:
       self._queue.wait()
       return self._read_manifest()
     index, lease = claimed
-    with lease, contextlib.suppress(_Taken, _Stopped):
-      self._writer.label(index, lease, self._stop)
-      lease.kept = True
-      self._queue.finished(self._files[index])
+    try:
+      with lease:
+        self._writer.label(index, lease, self._stop)
+        lease.kept = True
+    except _Stopped:
+      return None
+    except _Taken:
+      return self._read_manifest()
+    self._queue.finished(self._files[index])
     return None
 
   def _read_manifest(self) -> dict[str, Any] | None:
+    self._look_up = time.monotonic() + self._job.lease_seconds
     version = read_version(self._dir / MANIFEST_FILE)
     return version.value if version else None
 
   def _finish(self) -> dict[str, Any] | None:
-    """Writes the manifest and cleans up; one worker does, or the next."""
-    if found := self._read_manifest():
-      return found
-    lease = self._directory.lease(MANIFEST_FILE, self._job.lease_seconds)
-    if lease is None:
+    manifest = finish(self._job, self._directory, self._static)
+    if manifest is None:
       self._queue.wait()
-      return self._read_manifest()
-    with lease, lease.beating():
-      manifest = publish_manifest(self._job, self._directory, self._static)
     return manifest
 
 
@@ -266,7 +271,7 @@ class ShardWriter:
         # Where we were silent for too long, another is at it.
         if lease is not None and not lease.beat():
           raise _Taken
-      self._directory.commit(
+      made = self._directory.commit(
         LabelCommit(
           dataclasses.replace(
             shard,
@@ -280,10 +285,12 @@ class ShardWriter:
           sums,
         )
       )
+      if not made:
+        raise _Taken
     except FileNotFoundError as error:
       # Others clean up after us once the set is finished, or where we were
       # silent for too long.
-      if not str(error.filename).startswith(str(self._directory.path)):
+      if not str(error.filename).startswith(f"{self._directory.path}/"):
         raise
       raise _Taken from error
     except OSError as error:
@@ -338,19 +345,45 @@ def _check_budget(
     )
 
 
-def publish_manifest(
+def finish(
   job: LabelJob, directory: LabelDirectory, static: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """Makes a set of shards that are all committed, and cleans up.
+
+  One worker does it; a set that is made already is looked at, and stays.
 
   Args:
     job: what was labelled.
     directory: of the job.
     static: the job as it is there.
 
+  Returns:
+    The manifest; None while another worker is at it.
+
   Raises:
-    ValueError: a shard is missing or damaged, or too many are undecodable.
+    ValueError: a shard is missing, damaged or of another teacher, or too many
+      are undecodable.
   """
+  if is_file(directory.path / MANIFEST_FILE):
+    labels = LabelSet.open(directory.path)
+    if directory.has_leases():  # of a worker that died while it cleaned up
+      directory.clean_up(labels.shards)
+    return dict(labels.manifest)
+  lease = directory.lease(MANIFEST_FILE, job.lease_seconds)
+  if lease is None:
+    return None
+  with lease, lease.beating():
+    manifest = _make_manifest(job, directory, static)
+    publish_json(directory.path / MANIFEST_FILE, manifest)
+  for alarm in manifest["alarms"]:
+    logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
+  directory.clean_up([Shard(**entry) for entry in manifest["shards"]])
+  return manifest
+
+
+def _make_manifest(
+  job: LabelJob, directory: LabelDirectory, static: Mapping[str, Any]
+) -> dict[str, Any]:
   files = [shard.file for shard in job.image_set.shards]
   found = directory.read_all(files)
   if missing := [file for file in files if file not in found]:
@@ -359,14 +392,16 @@ def publish_manifest(
       f" labelled, as {missing[0]}. Run the same command again."
     )
   commits = [found[file] for file in files]
-  shards = sets.check_shards(
+  for commit in commits:
+    if commit.teacher != static["teacher"]["digest"]:
+      raise ValueError(
+        f"{directory.commit_path(commit.shard.file)} is of teacher"
+        f" {commit.teacher}, the job of {static['teacher']['digest']}. Delete"
+        " it and run the same command again."
+      )
+  sets.check_shards(
     directory.path, [dataclasses.asdict(c.shard) for c in commits]
   )
   undecodable = [record for c in commits for record in c.undecodable]
   _check_budget(job, len(undecodable), undecodable)
-  manifest = label_sets.make_manifest(static, commits)
-  publish_json(directory.path / MANIFEST_FILE, manifest)
-  directory.clean_up(shards)
-  for alarm in manifest["alarms"]:
-    logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
-  return manifest
+  return label_sets.make_manifest(static, commits)

@@ -6,6 +6,7 @@ loads the teacher once, labels shards whole and commits them, as the workers of
 are not needed.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,10 +44,7 @@ def run(
   labelling = worker.prepare(config, workdir)
   job = labelling.job
   directory, static, _ = label_sets.claim_directory(
-    Path(job.output),
-    label_sets.describe_job(
-      job.image_set, job.fields, job.teacher, job.settings
-    ),
+    Path(job.output), job.describe()
   )
   files = [shard.file for shard in job.image_set.shards]
   done = directory.committed(files)
@@ -63,12 +61,15 @@ def run(
       )
       pipeline.run().wait_until_finish()
     except Exception as error:  # runners raise of all kinds
-      reason = str(error).strip().splitlines()[-1]  # after a traceback
+      lines = str(error).strip().splitlines() or [repr(error)]
+      reason = lines[-1]  # after a traceback
       raise ChildProcessError(
         f"The pipeline of {runner} failed: {reason} Finished shards are kept:"
         " run the same command again."
       ) from None
-  return job_lib.publish_manifest(job, directory, static)
+  while (manifest := job_lib.finish(job, directory, static)) is None:
+    time.sleep(1.0)  # workers without Beam are at it
+  return manifest
 
 
 class _LabelShards(beam.DoFn):
@@ -104,8 +105,9 @@ class _Writer:
     labelling = worker.prepare(config_lib.from_json(config), workdir)
     job = labelling.job
     self._files = [shard.file for shard in job.image_set.shards]
-    self._directory = label_sets.open_directory(
-      job.output, label_sets.read_job(job.output)
+    # Checks that this worker's teacher is the job's.
+    self._directory, _, _ = label_sets.claim_directory(
+      Path(job.output), job.describe()
     )
     labeller = labelling.labeller().__enter__()  # until the process ends
     self._writer = job_lib.ShardWriter(job, labeller, self._directory)

@@ -201,6 +201,12 @@ class CommitDirectory(Generic[CommitT]):
       return set()
     return {file for file in files if file in names}
 
+  def has_leases(self) -> bool:
+    """Whether anybody works, or worked, in the directory."""
+    with contextlib.suppress(FileNotFoundError):
+      return bool(path_lib.list_names(self.path / _LEASES))
+    return False
+
   def holders(self, names: Sequence[str]) -> list[dict[str, Any] | None]:
     """What the holders of leases wrote; None where nobody holds one."""
     paths = [self.path / _LEASES / name for name in names]
@@ -218,9 +224,11 @@ class CommitDirectory(Generic[CommitT]):
     Args:
       shards: what was committed.
     """
-    # So may others, at the same time.
-    with contextlib.suppress(FileNotFoundError):
-      path_lib.remove_tree(self.path / _LEASES)
+    # Others may do so, too, or claim this very moment.
+    for _ in range(3):
+      with contextlib.suppress(OSError):
+        path_lib.remove_tree(self.path / _LEASES)
+        break
     self.collect_garbage()
     kept = {shard.file for shard in shards}
     kept |= {offsets_path(file).name for file in kept}
@@ -323,6 +331,10 @@ class Lease:
     except OSError as error:
       # Work goes on; at worst another worker does it, too.
       logging.warning("%s cannot be written: %s", self.path, error)
+      return True
+    if version is None and self.is_held():
+      # It is ours: the answer to an earlier beat was lost.
+      self._version = path_lib.read_version(self.path)
       return True
     self._version = version or self._version
     return version is not None

@@ -48,8 +48,8 @@ _PATIENCE = 300.0  # seconds of trying before an error is one
 _FIRST_PATIENCE = 20.0  # the same, of a service that has never answered
 _WARN_AFTER = 10.0
 _LONGEST_PAUSE = 32.0
-# Without an answer a request is tried again. Uploads get a second more for
-# each 100 kB.
+# Without an answer for so long a request is tried again. Uploads get a second
+# more for each 100 kB.
 _TIMEOUT, _UPLOAD_BYTES_PER_SECOND = 60.0, 1e5
 # Larger ones are sent in pieces.
 _MAX_SIMPLE_UPLOAD = 256 << 20
@@ -91,9 +91,17 @@ class Gcs(GCSFileSystem):
     """One request of gcsfs, tried until it works or is known not to."""
     await self._set_session()
     url = self._format_path(path, args)
-    place, size = _place(url, data), len(data or b"")
+    if hasattr(data, "read"):
+      data = data.read()
+    elif isinstance(data, str):
+      data = data.encode()
+    place = _place(url, data)
+    # A download may last as long as something comes; that an upload gets on
+    # is not seen.
     timeout = aiohttp.ClientTimeout(
-      total=_TIMEOUT + size / _UPLOAD_BYTES_PER_SECOND, sock_connect=10
+      total=_TIMEOUT + len(data) / _UPLOAD_BYTES_PER_SECOND if data else None,
+      sock_connect=10,
+      sock_read=None if data else _TIMEOUT,
     )
     begin, pause = time.monotonic(), 0.25
     while True:
@@ -176,6 +184,51 @@ class Gcs(GCSFileSystem):
         return b""  # the file ends before the range
       raise
 
+  async def _cat_ranges(
+    self,
+    paths: list[str],
+    starts: Any,
+    ends: Any,
+    max_gap: Any = None,
+    batch_size: int | None = None,
+    on_error: str = "return",
+    **kwargs: Any,
+  ) -> list[Any]:
+    """Many ranges at a time; the first error but of a missing file ends all."""
+    slots = asyncio.Semaphore(batch_size or 64)
+
+    async def read(path: str, start: int | None, end: int | None) -> Any:
+      async with slots:
+        try:
+          return await self._cat_file(path, start=start, end=end, **kwargs)
+        except FileNotFoundError as error:
+          if on_error == "raise":
+            raise
+          return error
+
+    if not isinstance(starts, list):
+      starts, ends = [starts] * len(paths), [ends] * len(paths)
+    reads = [
+      asyncio.ensure_future(read(*part))
+      for part in zip(paths, starts, ends, strict=True)
+    ]
+    try:
+      return await asyncio.gather(*reads)
+    except BaseException:
+      for one in reads:
+        one.cancel()
+      await asyncio.gather(*reads, return_exceptions=True)
+      raise
+
+  async def is_object(self, path: str) -> bool:
+    """Whether there is an object; one request."""
+    bucket, key, _ = self.split_path(path)
+    try:
+      await self._call("GET", "b/{}/o/{}", bucket, key, fields="name")
+    except FileNotFoundError:
+      return False
+    return True
+
   async def read_with_generation(self, path: str) -> tuple[bytes, int]:
     """All of an object, and the number of its present version.
 
@@ -224,6 +277,8 @@ class Gcs(GCSFileSystem):
 
 def _place(url: str, data: bytes | None) -> str:
   """The bucket or object that a request is about."""
+  if "/b/" not in url:
+    return "gs:// (several objects)"
   _, _, rest = url.partition("/b/")
   bucket, _, key = rest.partition("/o")
   key = unquote(key.partition("?")[0].strip("/"))

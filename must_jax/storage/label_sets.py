@@ -31,6 +31,7 @@ from must_jax.storage.path import Path, PathLike
 from must_jax.storage.sets import (
   LABEL_SCHEMA_VERSION,
   ImageSet,
+  check_version,
   read_versioned_json,
 )
 
@@ -154,8 +155,8 @@ def claim_directory(
   """
   path_lib.make_directory(directory)
   path = directory / JOB_FILE
-  before = path_lib.read_version(path)
-  if before is None:
+  there = path_lib.read_version(path)
+  if there is None:
     # Another worker may make the job, and shards, while this one looks.
     strangers = [
       name
@@ -169,7 +170,8 @@ def claim_directory(
       )
     if path_lib.create_json(path, job):
       return _prepare(directory, job), job, True
-  found = read_job(directory)
+    there = path_lib.read_version(path)
+  found = check_version(path, there and there.value, LABEL_SCHEMA_VERSION)
   different = differences(_comparable(found), _comparable(job))
   if different:
     raise ValueError(

@@ -11,11 +11,11 @@ for sets, but not for checkpoints, and are not tested.
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,7 +32,7 @@ from etils.epath import gpath
 
 gpath._is_tf_installed.cache_clear()  # whoever was here before
 
-for _protocol in ("gs", "gcs"):
+for _protocol in ("gs", "gcs"):  # etils asks for the latter
   fsspec.register_implementation(
     _protocol, "must_jax.storage.gcs.Gcs", clobber=True
   )
@@ -41,17 +41,31 @@ Path: TypeAlias = epath.Path
 PathLike: TypeAlias = epath.PathLike
 Range: TypeAlias = tuple[PathLike, int, int]  # of a file, from begin to end
 
+_SCHEMES = ("gs", "s3", "az")
 _THREADS = 16  # that read from a disk at a time
 # Of a bucket, so much may be read in vain to spare a request, and one request
 # asks for so much at most.
 _MAX_GAP, _MAX_REQUEST = 128 << 10, 16 << 20
 _CONCURRENT = 64  # requests of one call
+_MAX_IN_MEMORY = 4 << 20  # of a file that is not sent yet
 _PAGE = 5000  # names that one request lists
 
 
 def is_local(path: PathLike) -> bool:
-  """Whether a path is on a file system, not on an object store."""
-  return "://" not in os.fspath(path)
+  """Whether a path is on a file system, not on an object store.
+
+  Raises:
+    ValueError: it is a URL of another kind.
+  """
+  scheme, colon, rest = os.fspath(path).partition(":/")
+  if not colon or "/" in scheme:
+    return True
+  if scheme in _SCHEMES and rest.startswith("/"):
+    return False
+  raise ValueError(
+    f"{os.fspath(path)} is no path that can be used; expected a local path, or"
+    f" gs://{rest.lstrip('/')} of a bucket."
+  )
 
 
 def absolute(path: PathLike) -> Path:
@@ -212,13 +226,13 @@ def is_file(path: PathLike) -> bool:
   """Whether there is a file; one request of a bucket."""
   if is_local(path):
     return os.path.isfile(path)
-  path = Path(path)
-  return _list_store(path.parent, path.name).get(path.name) is not None
+  store = _store(path)
+  if hasattr(store, "is_object"):
+    return fsspec.asyn.sync(store.loop, store.is_object, os.fspath(path))
+  return store.isfile(os.fspath(path))
 
 
-def list_names(
-  directory: PathLike, expected: Collection[str] = ()
-) -> set[str]:
+def list_names(directory: PathLike, expected: Collection[str] = ()) -> set[str]:
   """Names in a directory; one request of a bucket for thousands of files.
 
   A bucket has no empty directories: there are no names in one that was made.
@@ -335,7 +349,7 @@ def publish(
 
   On a disk it has a temporary name until it is synced; the name is unique, so
   that several processes may write the same path, and the last one to finish
-  wins. For a bucket it is kept in memory, and sent at the end.
+  wins. For a bucket it is kept here, and sent at the end.
 
   Args:
     path: of the file; its directory is there.
@@ -343,10 +357,11 @@ def publish(
       directory, instead of `path`.
   """
   if not is_local(path):
-    with io.BytesIO() as buffer:
+    with tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY) as buffer:
       yield buffer
       target = os.fspath(final() if final else path)
-      _store(path).pipe_file(target, buffer.getvalue())
+      buffer.seek(0)
+      _store(path).pipe_file(target, buffer.read())
     return
   path = Path(path)
   temp = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
@@ -385,7 +400,8 @@ def create_json(path: PathLike, value: Any) -> bool:
   callers at the same moment may both be told that they made it.
 
   Returns:
-    Whether it was made.
+    Whether it was made. In a bucket also if it is there with the same contents:
+    the answer to an earlier try may have been lost.
   """
   path = Path(path)
   if not is_local(path):
@@ -398,11 +414,29 @@ def create_json(path: PathLike, value: Any) -> bool:
     try:
       os.link(temp, path)
     except FileExistsError:
-      return False
+      # A server's answer to an earlier try may have been lost.
+      return os.stat(temp).st_nlink == 2
     except OSError:  # no hard links here
       temp.replace(path)
   finally:
     temp.unlink(missing_ok=True)
+  return True
+
+
+def is_exclusive(path: PathLike) -> bool:
+  """Whether a second one cannot make a file that is there.
+
+  Args:
+    path: of a file.
+  """
+  if not is_local(path):
+    return not create_json(path, uuid.uuid4().hex)
+  link = f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}.tmp"
+  try:
+    os.link(path, link)
+  except OSError:  # no hard links here
+    return False
+  os.unlink(link)
   return True
 
 
@@ -412,7 +446,7 @@ class Version:
 
   Attributes:
     value: its JSON.
-    generation: of an object; 0 where there are no such numbers.
+    generation: of an object; 0 on a disk.
   """
 
   value: Any
@@ -420,19 +454,25 @@ class Version:
 
 
 def read_version(path: PathLike) -> Version | None:
-  """The JSON of a file and its version; None if there is no file."""
+  """The JSON of a file and its version; None if there is no file.
+
+  Raises:
+    ValueError: it is no JSON.
+  """
   try:
-    if is_local(path):
-      return Version(json.loads(Path(path).read_text()), 0)
-    store = _store(path)
-    if not hasattr(store, "read_with_generation"):
-      return Version(json.loads(store.cat_file(os.fspath(path))), 0)
-    contents, generation = fsspec.asyn.sync(
-      store.loop, store.read_with_generation, os.fspath(path)
-    )
-    return Version(json.loads(contents), generation)
+    store: Any = None if is_local(path) else _store(path)
+    if hasattr(store, "read_with_generation"):
+      contents, generation = fsspec.asyn.sync(
+        store.loop, store.read_with_generation, os.fspath(path)
+      )
+    else:
+      contents, generation = read_file(path), 0
   except FileNotFoundError:
     return None
+  try:
+    return Version(json.loads(contents), generation)
+  except ValueError as error:
+    raise ValueError(f"{path} is not valid JSON ({error}).") from None
 
 
 def replace_json(
@@ -453,23 +493,34 @@ def replace_json(
     if before is None:
       return written if create_json(path, value) else None
   else:
-    store, data = _store(path), json_text(value).encode()
-    if hasattr(store, "write_if"):
-      generation = before.generation if before else 0
-      generation = fsspec.asyn.sync(
-        store.loop, store.write_if, os.fspath(path), data, generation
-      )
+    data, generation = json_text(value).encode(), before and before.generation
+    if before is None or generation:
+      generation = _write_if(path, data, generation or 0)
       return Version(written.value, generation) if generation else None
-    if before is None:
-      try:
-        store.pipe_file(os.fspath(path), data, mode="create")
-      except FileExistsError:
-        return None
-      return written
   if read_version(path) != before:
     return None
   publish_json(path, value)
   return written
+
+
+def _write_if(path: PathLike, data: bytes, generation: int) -> int:
+  """Writes an object of a store if its generation is still this; 0: none.
+
+  Returns:
+    Its new generation, -1 where a store has no such numbers; 0 if it was not
+    written.
+  """
+  store = _store(path)
+  if hasattr(store, "write_if"):
+    return fsspec.asyn.sync(
+      store.loop, store.write_if, os.fspath(path), data, generation
+    )
+  try:
+    mode = "overwrite" if generation else "create"
+    store.pipe_file(os.fspath(path), data, mode=mode)
+  except FileExistsError:
+    return 0
+  return -1
 
 
 def copy(source: PathLike, target: PathLike) -> None:
@@ -525,8 +576,8 @@ class Appender:
 
   A bucket's files cannot grow. There `NAME.EXT` becomes `NAME.00000.EXT`,
   `NAME.00001.EXT`, ...: pieces that are begun at each start and when one has
-  `piece_bytes`, so that a line costs no more than sending its piece again.
-  `read_appended` reads them as one.
+  `piece_bytes`, so that a line costs no more than sending its piece again. A
+  piece has one writer. `read_appended` reads them as one.
 
   Args:
     path: of the file; its directory is there.
@@ -538,7 +589,8 @@ class Appender:
     if is_local(path):
       self._file = open(path, "ab")  # noqa: SIM115 # `close` closes it
     else:
-      self._piece, self._number = b"", len(_pieces(path))
+      self._number = 1 + max(_pieces(path), default=-1)
+      self._piece, self._generation = b"", 0
 
   def write(self, data: bytes) -> None:
     """Appends.
@@ -551,10 +603,20 @@ class Appender:
       self._file.flush()
       return
     if len(self._piece) > self._piece_bytes:
-      self._piece, self._number = b"", self._number + 1
+      self._begin_piece()
+    while not self._send(self._piece + data):
+      self._begin_piece()  # another process has this one
     self._piece += data
+
+  def _begin_piece(self) -> None:
+    self._piece, self._generation = b"", 0
+    self._number += 1
+
+  def _send(self, piece: bytes) -> bool:
     target = _piece_path(self._path, self._number)
-    _store(target).pipe_file(os.fspath(target), self._piece)
+    generation = _write_if(target, piece, self._generation)
+    self._generation = generation or self._generation
+    return bool(generation)
 
   def close(self) -> None:
     """Closes the file."""
@@ -564,7 +626,9 @@ class Appender:
 
 def read_appended(path: PathLike) -> bytes:
   """What `Appender` wrote, of all starts; nothing if there is no file."""
-  paths = [path] if is_local(path) else _pieces(path)
+  paths = [path]
+  if not is_local(path):
+    paths = [_piece_path(path, number) for number in _pieces(path)]
   return b"".join(data or b"" for data in read_files(paths))
 
 
@@ -573,8 +637,11 @@ def _piece_path(path: PathLike, number: int) -> Path:
   return path.with_name(f"{path.stem}.{number:05d}{path.suffix}")
 
 
-def _pieces(path: PathLike) -> list[Path]:
+def _pieces(path: PathLike) -> list[int]:
+  """Numbers of the pieces that are there."""
   path = Path(path)
+  form = re.compile(
+    rf"{re.escape(path.stem)}\.(\d{{5,}}){re.escape(path.suffix)}"
+  )
   names = _list_store(path.parent, f"{path.stem}.")
-  paths = [_piece_path(path, i) for i in range(len(names))]
-  return [piece for piece in paths if piece.name in names]
+  return sorted(int(m[1]) for m in map(form.fullmatch, names) if m)

@@ -113,9 +113,10 @@ class NewSplit:
       )
       for i, shard in enumerate(shards)
     ]
+    there = list_sizes(self.directory, [shard.file for shard in final])
     with futures.ThreadPoolExecutor(16) as pool:  # an object store copies
       moves = zip(shards, final, strict=True)
-      list(pool.map(lambda move: self._move(stage, *move), moves))
+      list(pool.map(lambda move: self._move(stage, there, *move), moves))
     lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in rejected]
     rejected_file = f"{self.name}-{self.split}.rejected.jsonl"
     if rejected:
@@ -164,7 +165,13 @@ class NewSplit:
       )
     return index["splits"]
 
-  def _move(self, stage: Path, shard: Shard, final: Shard) -> None:
+  def _move(
+    self,
+    stage: Path,
+    there: Mapping[str, int | None],
+    shard: Shard,
+    final: Shard,
+  ) -> None:
     sizes = {
       # The offsets go first: a shard that is there can be read.
       offsets_path: 8 * (shard.num_records + 1),
@@ -177,7 +184,7 @@ class NewSplit:
       try:
         path_lib.move(source, target)
       except FileNotFoundError:
-        if list_sizes(target.parent, [target.name]).get(target.name) == size:
+        if there.get(target.name) == size:
           continue  # moved by the one that was broken off
         raise ValueError(
           f"{source} is missing. Delete {stage} and import the split again."

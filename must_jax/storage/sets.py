@@ -411,6 +411,15 @@ def parse_versioned_json(
     value = json.loads(text)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
+  return check_version(path, value, version)
+
+
+def check_version(path: PathLike, value: Any, version: int) -> dict[str, Any]:
+  """The JSON of a file, if it has the `schema_version` that is understood.
+
+  Raises:
+    ValueError: it is no JSON object, or its version is another one.
+  """
   given = value.get("schema_version") if isinstance(value, dict) else None
   if given != version:
     raise ValueError(

@@ -35,6 +35,10 @@ from must_jax.types import PyTree
 
 FORMAT_VERSION = 2
 _COMMITTED = "commit_success.txt"  # of orbax, on object stores
+_UNFINISHED = (
+  f"was not saved to its end: {_COMMITTED} is missing. One that was copied from"
+  " a disk gets it by hand, an empty file beside `state` and `meta`."
+)
 # Version 1 held less of the state of training, and the same variables.
 _READABLE = (1, FORMAT_VERSION)
 
@@ -291,16 +295,18 @@ def find(path: PathLike) -> Path:
   if (path / "state").exists() and (path / "meta").exists():
     if is_finished(path):
       return path
-    raise FileNotFoundError(f"The checkpoint {path} was not saved to its end.")
+    raise FileNotFoundError(f"The checkpoint {path} {_UNFINISHED}")
+  unfinished = ""
   for root in (path / "checkpoints", path):
     if root.is_dir():
       steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
       for step in reversed(steps):
         if is_finished(root / str(step)):
           return root / str(step)
+        unfinished = f" That of step {step} {_UNFINISHED}"
   raise FileNotFoundError(
     f"No checkpoint at {path}: expected a directory of a step (with `state`"
-    " and `meta`), a directory of such, or a run's workdir."
+    " and `meta`), a directory of such, or a run's workdir." + unfinished
   )
 
 

@@ -67,19 +67,28 @@ def find_worker(environ: Mapping[str, str]) -> Launch:
 
   Returns:
     Process -1 of 0 if nobody says.
+
+  Raises:
+    ValueError: our variables make no sense.
   """
-  for launcher, index, count, first in (
-    ("MUST_JAX_WORKER_*", "MUST_JAX_WORKER_INDEX", "MUST_JAX_WORKER_COUNT", ""),
-    (
-      "SLURM array",
-      "SLURM_ARRAY_TASK_ID",
-      "SLURM_ARRAY_TASK_COUNT",
-      "SLURM_ARRAY_TASK_MIN",
-    ),
-  ):
-    given = [environ.get(name) or "0" for name in (index, count, first)]
-    if all(word.isdecimal() for word in given) and int(given[1]) > 1:
-      return Launch(launcher, int(given[1]), int(given[0]) - int(given[2]))
+  names = "MUST_JAX_WORKER_INDEX", "MUST_JAX_WORKER_COUNT"
+  index, count = (environ.get(name, "") for name in names)
+  if index or count:
+    numbers = index.isdecimal() and count.isdecimal()
+    if not numbers or int(index) >= int(count):
+      raise ValueError(
+        f"{names[0]} is {index!r} and {names[1]} is {count!r}; expected both,"
+        " or neither: a worker's number from 0, and how many there are."
+      )
+    return Launch("MUST_JAX_WORKER_*", int(count), int(index))
+  task, first, step, tasks = (
+    int(environ.get(f"SLURM_ARRAY_TASK_{name}", default))
+    for name, default in zip(
+      ("ID", "MIN", "STEP", "COUNT"), "0011", strict=True
+    )
+  )
+  if tasks > 1:  # in a list such as 5,9,100 the number is anything
+    return Launch("SLURM array", tasks, (task - first) // step % tasks)
   launch = find_launch(environ)
   return launch if launch.num_processes > 1 else Launch("no launcher", 0, -1)
 

@@ -297,10 +297,10 @@ def test_broken_off_while_shards_were_moved(
   words = (*FOLDER, pile, "--records-per-shard", 3)
   move = set_writer.NewSplit._move
 
-  def broken_off(self, stage, shard, final):
+  def broken_off(self, stage, there, shard, final):
     if shard.file.startswith("00002"):
       raise KeyboardInterrupt
-    move(self, stage, shard, final)
+    move(self, stage, there, shard, final)
 
   with monkeypatch.context() as patch:
     patch.setattr(set_writer.NewSplit, "_move", broken_off)

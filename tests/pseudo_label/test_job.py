@@ -20,6 +20,7 @@ from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label import status as status_lib
 from must_jax.storage.commits import CommitDirectory
 from must_jax.storage.label_sets import open_directory, read_job
+from must_jax.storage.path import list_names
 from must_jax.storage.sets import LabelSet
 from must_jax.storage.tfrecord import RecordWriter, plain_name
 from must_jax.storage.work_queue import Worker
@@ -475,3 +476,64 @@ def test_goes_on_where_the_teachers_config_had_fewer_options(
   config["optimizer"]["layer_decay"] = 0.5
   with pytest.raises(ValueError, match=r"layer_decay was 1\.0, is 0\.5"):
     fake.run(fake.make_job(images, tmp_path / "labels", teacher=teacher))
+
+
+def test_who_was_silent_to_the_end_does_nothing_again(fake, bucket):
+  """In a bucket no directory is missing once the set is finished."""
+  images = fake.make_images(f"{bucket.root}/images", num_shards=8)
+  output = f"{bucket.root}/labels"
+  others = []
+
+  def sleeping(batch):
+    if not others:
+      others.append(1)
+      time.sleep(1.0)  # longer than its lease
+      job = fake.make_job(images, output, lease_seconds=0.5)
+      assert fake.run(job).num_records == 40
+      time.sleep(0.6)
+      bucket.reset()
+    return fake.predict(batch)
+
+  job = fake.make_job(images, output, lease_seconds=0.5)
+  summary = fake.run(job, predict=sleeping)
+  assert summary.num_records == 0 and summary.manifest is not None
+  assert bucket.counts().get("upload", 0) <= 1  # a beat in vain
+  assert "leases" not in list_names(output)
+  fake.verify(output, images)
+
+
+def test_shards_of_another_teacher_are_no_set(fake, images, tmp_path):
+  job = fake.make_job(images, tmp_path / "labels")
+  made = []
+
+  def stop():
+    made[:] = (tmp_path / "labels").glob("w-*.json")
+    return len(made) == 1
+
+  fake.run(job, stop=stop)
+  commit = json.loads(made[0].read_text())
+  made[0].write_text(json.dumps(commit | {"teacher": "other"}))
+  with pytest.raises(ValueError, match="of teacher other, the job of c0ffee"):
+    fake.run(job)
+  made[0].unlink()
+  assert fake.run(job).manifest is not None
+
+
+def test_cleans_up_after_a_worker_that_died_over_it(
+  fake, images, tmp_path, lease_of_another_host
+):
+  output = tmp_path / "labels"
+  fake.run(fake.make_job(images, output))
+  before = fake.contents(output)
+  lease_of_another_host(output / "leases" / "some", silent=0)
+  assert fake.run(fake.make_job(images, output)).num_records == 0
+  assert fake.contents(output) == before
+
+
+def test_a_missing_image_shard_is_an_error_even_beside_the_labels(
+  fake, tmp_path
+):
+  images = fake.make_images(tmp_path / "pile-images")
+  (tmp_path / "pile-images" / images.shards[0].file).unlink()
+  with pytest.raises((OSError, ValueError)):
+    fake.run(fake.make_job(images, tmp_path / "pile"))

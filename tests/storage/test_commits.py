@@ -181,3 +181,42 @@ def test_garbage_is_what_is_old(tmp_path):
   assert left() == names - {".a-1.tfrecord.2-3.tmp"}
   directory.collect_garbage()
   assert left() == {"a-1.tfrecord"}
+
+
+def test_a_beat_whose_answer_was_lost_costs_no_lease(bucket, monkeypatch):
+  path = Path(f"{bucket.root}/leases/shard")
+  with Lease.claim(path, seconds=60) as lease:
+    replace = path_lib.replace_json
+
+    def lose(*args):
+      assert replace(*args)
+      raise OSError("no answer")
+
+    with monkeypatch.context() as patch:
+      patch.setattr(path_lib, "replace_json", lose)
+      assert lease.beat()
+    assert lease.beat() and lease.beat() and lease.is_held()
+
+
+def test_cleaning_up_bears_others_who_claim(tmp_path):
+  directory = CommitDirectory(tmp_path, "job", Commit)
+  directory.prepare()
+  for i in range(3000):
+    (tmp_path / "leases" / str(i)).touch()
+  end, errors = threading.Event(), []
+
+  def claim():
+    number = 0
+    while not end.is_set():
+      try:
+        directory.lease_if_new(f"new-{number}", 60)
+      except OSError as error:
+        errors.append(error)
+      number += 1
+
+  thread = threading.Thread(target=claim)
+  thread.start()
+  directory.clean_up([])  # raises nothing
+  end.set()
+  thread.join()
+  assert errors == []

@@ -265,3 +265,85 @@ def test_a_missing_package_names_the_extra(tmp_path):
 def test_paths_stay_what_they_are():
   assert str(path_lib.absolute("gs://b/x")) == "gs://b/x"
   assert str(path_lib.absolute("x")) == os.path.abspath("x")
+
+
+def test_many_files_are_deleted_as_google_does_it(bucket, monkeypatch):
+  """gcsfs sends batches of deletes to Google, and to no emulator."""
+  monkeypatch.setattr(gcs_lib.Gcs, "on_google", True)
+  root = Path(bucket.root)
+  for i in range(150):
+    write(root / "d" / str(i), b"")
+  bucket.reset()
+  path_lib.remove_all([root / "d" / str(i) for i in range(60)])
+  assert bucket.counts()["batch"] == 1
+  path_lib.remove_all([root / "d" / "0", root / "d" / "60"])  # one is gone
+  assert len(path_lib.list_names(root / "d")) == 89
+  path_lib.remove_tree(root / "d")
+  assert path_lib.list_names(root) == set()
+
+
+@pytest.mark.parametrize(
+  "path", ["gcs://b/x", "GS://b/x", "file:///x", "gs:/b/x", "http://b/x"]
+)
+def test_urls_of_other_kinds_are_an_error(path):
+  with pytest.raises(ValueError, match="expected a local path, or gs://"):
+    path_lib.is_local(path)
+
+
+def test_local_paths():
+  for path in ("x", "/x", "a:b", "./gs:/x", "x/y:/z"):
+    assert path_lib.is_local(path)
+
+
+def test_two_writers_append_side_by_side(bucket):
+  path = f"{bucket.root}/m.jsonl"
+  one, two = Appender(path), Appender(path)
+  for i in range(3):
+    one.write(f"one {i}\n".encode())
+    two.write(f"two {i}\n".encode())
+  lines = path_lib.read_appended(path).decode().splitlines()
+  assert sorted(lines) == [f"{w} {i}" for w in ("one", "two") for i in range(3)]
+  third = Appender(path)
+  third.write(b"three\n")
+  assert path_lib.read_appended(path).endswith(b"three\n")
+
+
+def test_reading_many_files_ends_at_the_first_error(bucket, monkeypatch):
+  root = Path(bucket.root)
+  write(root / "0", b"")
+  bucket.set(rate=1.0)
+  monkeypatch.setattr(gcs_lib, "_PATIENCE", 1.0)
+  begin = time.monotonic()
+  with pytest.raises(OSError, match="503"):
+    path_lib.read_files([root / "0"] * 640)
+  assert time.monotonic() - begin < 8  # not ten times the patience
+
+
+def test_a_link_whose_answer_was_lost_was_made(tmp_path, monkeypatch):
+  link = os.link
+
+  def lose(source, target):
+    link(source, target)
+    raise FileExistsError
+
+  monkeypatch.setattr(os, "link", lose)
+  assert path_lib.create_json(tmp_path / "f", {})
+  monkeypatch.undo()
+  assert not path_lib.create_json(tmp_path / "f", {"other": 1})
+
+
+def test_whether_files_are_made_by_one_only(root, monkeypatch):
+  write(root / "f", b"{}")
+  assert path_lib.is_exclusive(root / "f")
+  assert path_lib.list_names(root) == {"f"}
+
+
+def test_without_hard_links_files_are_not_made_by_one_only(
+  tmp_path, monkeypatch
+):
+  def refuse(source, target):
+    raise OSError(95, "Operation not supported")
+
+  monkeypatch.setattr(os, "link", refuse)
+  write(tmp_path / "f", b"{}")
+  assert not path_lib.is_exclusive(tmp_path / "f")

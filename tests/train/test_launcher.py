@@ -10,8 +10,6 @@ from must_jax.train.launcher import find_worker
   [
     ({}, -1, 0),
     ({"MUST_JAX_WORKER_INDEX": "3", "MUST_JAX_WORKER_COUNT": "8"}, 3, 8),
-    ({"MUST_JAX_WORKER_INDEX": "3"}, -1, 0),  # of how many?
-    ({"MUST_JAX_WORKER_INDEX": "x", "MUST_JAX_WORKER_COUNT": "8"}, -1, 0),
     (
       {
         "SLURM_ARRAY_TASK_ID": "12",
@@ -23,6 +21,16 @@ from must_jax.train.launcher import find_worker
       2,
       5,
     ),
+    (
+      {
+        "SLURM_ARRAY_TASK_ID": "6",
+        "SLURM_ARRAY_TASK_COUNT": "4",
+        "SLURM_ARRAY_TASK_MIN": "0",
+        "SLURM_ARRAY_TASK_STEP": "2",
+      },
+      3,
+      4,
+    ),
     ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, 3, 4),
     ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, -1, 0),
     ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, 1, 2),
@@ -31,3 +39,12 @@ from must_jax.train.launcher import find_worker
 def test_a_worker_knows_its_number_if_anyone_says(environ, index, count):
   found = find_worker(environ)
   assert (found.process_id, found.num_processes) == (index, count)
+
+
+@pytest.mark.parametrize(
+  "index, count", [("3", ""), ("", "8"), ("x", "8"), ("8", "8")]
+)
+def test_numbers_that_make_no_sense_are_an_error(index, count):
+  environ = {"MUST_JAX_WORKER_INDEX": index, "MUST_JAX_WORKER_COUNT": count}
+  with pytest.raises(ValueError, match="MUST_JAX_WORKER_INDEX is"):
+    find_worker(environ)

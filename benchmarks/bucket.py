@@ -103,12 +103,12 @@ class _Corner:
 
 
 def count_requests(bucket: Any) -> Iterator[Figure]:
-  """Requests for a step, a log line, a checkpoint, a start, and a shard."""
+  """Requests for the parts of a run, and for a shard that is labelled."""
   images = f"{bucket.root}/small"
   write_images(images, 64, 4, 32)
   config = base_config()
   config.datasets.train = dataset(images, "train")
-  config.train_on = ("train",)
+  config.train_on = config.evaluate_on = ("train",)
   config.tasks.label = task("classification", labels={"train": "supervised"})
   config = smoke(config)
   config.train.evaluate_every = 0
@@ -119,11 +119,13 @@ def count_requests(bucket: Any) -> Iterator[Figure]:
     work()
     return sum(bucket.counts().values())
 
-  def train(steps: int, log_every: int, checkpoint_every: int) -> int:
+  def train(
+    steps: int, log_every: int, checkpoint_every: int, evaluate_every: int = 0
+  ) -> int:
     run = config.copy_and_resolve_references()
     run.train.update(
       {"steps": steps, "log_every": log_every, "keep_checkpoints": 100}
-      | {"checkpoint_every": checkpoint_every}
+      | {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every}
     )
     workdir = f"{bucket.root}/run{next(runs)}"
     return requests(lambda: run_stage(run, workdir))
@@ -133,7 +135,9 @@ def count_requests(bucket: Any) -> Iterator[Figure]:
   yield "requests of a log line", (train(20, 1, 20) - base) / 19, ""
   each = (train(20, 20, 2) - base) / 9
   yield "requests of a checkpoint", each, ""
-  yield "requests of all else of a run", base - each, ""
+  evaluation = (train(20, 20, 20, 2) - train(20, 20, 20, 10)) / 8
+  yield "requests of an evaluation on 64 examples", evaluation, ""
+  yield "requests of all else of a run, an evaluation included", base - each, ""
 
   def label(num_shards: int) -> int:
     pile = f"{bucket.root}/pile{num_shards}"

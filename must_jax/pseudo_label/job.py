@@ -168,6 +168,7 @@ class _Worker:
       disable=not sys.stderr.isatty(),
       leave=False,
     )
+    self._took_part = not self._queue.is_done
     self._look_up = 0.0  # when to see whether there is a manifest
 
   def run(self) -> Summary:
@@ -210,7 +211,11 @@ class _Worker:
     return version.value if version else None
 
   def _finish(self) -> dict[str, Any] | None:
+    # Whoever took part need not look at all of the set again.
+    if self._took_part and (found := self._read_manifest()):
+      return found
     manifest = finish(self._job, self._directory, self._static)
+    self._took_part = True
     if manifest is None:
       self._queue.wait()
     return manifest
@@ -366,8 +371,12 @@ def finish(
   """
   if is_file(directory.path / MANIFEST_FILE):
     labels = LabelSet.open(directory.path)
-    if directory.has_leases():  # of a worker that died while it cleaned up
-      directory.clean_up(labels.shards)
+    if directory.has_leases():
+      # Of a worker that died while it cleaned up, unless it is at it.
+      lease = directory.lease(MANIFEST_FILE, job.lease_seconds)
+      if lease is not None:
+        with lease, lease.beating():
+          directory.clean_up(labels.shards)
     return dict(labels.manifest)
   lease = directory.lease(MANIFEST_FILE, job.lease_seconds)
   if lease is None:
@@ -375,9 +384,9 @@ def finish(
   with lease, lease.beating():
     manifest = _make_manifest(job, directory, static)
     publish_json(directory.path / MANIFEST_FILE, manifest)
-  for alarm in manifest["alarms"]:
-    logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
-  directory.clean_up([Shard(**entry) for entry in manifest["shards"]])
+    for alarm in manifest["alarms"]:
+      logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
+    directory.clean_up([Shard(**entry) for entry in manifest["shards"]])
   return manifest
 
 

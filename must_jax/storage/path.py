@@ -48,7 +48,7 @@ _THREADS = 16  # that read from a disk at a time
 _MAX_GAP, _MAX_REQUEST = 128 << 10, 16 << 20
 _CONCURRENT = 64  # requests of one call
 _MAX_IN_MEMORY = 4 << 20  # of a file that is not sent yet
-_PAGE = 5000  # names that one request lists
+_PAGE = 5000  # expected names beyond which a listing is cut in parts
 
 
 def is_local(path: PathLike) -> bool:

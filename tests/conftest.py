@@ -65,6 +65,27 @@ def _load(path):
 
 
 @pytest.fixture(scope="session")
+def write_config_file():
+  """Writes a config as a file that `--config` takes; returns its path."""
+
+  def write(directory, config):
+    from must_jax.config import to_json
+
+    (directory / "config.json").write_text(to_json(config))
+    file = directory / "config.py"
+    file.write_text(
+      "import pathlib\n"
+      "from must_jax import config\n"
+      "def get_config():\n"
+      "  path = pathlib.Path(__file__).with_suffix('.json')\n"
+      "  return config.from_json(path.read_text())\n"
+    )
+    return file
+
+  return write
+
+
+@pytest.fixture(scope="session")
 def fake():
   """The module `fake_worker`: labelling without a network."""
   here = pathlib.Path(__file__)

@@ -24,12 +24,12 @@ from tqdm import tqdm
 from must_jax.importers import parts
 from must_jax.importers.items import HasKey
 from must_jax.importers.parts import ImportCommit, ImportJob
-from must_jax.storage import path as path_lib
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
 from must_jax.storage.path import (
   Path,
   list_names,
+  make_directory,
   publish_json,
   remove,
   remove_tree,
@@ -141,7 +141,7 @@ def _stage(directory: Path, split: str, digest: str) -> Iterator[Path]:
   """
   prefix = f".{split}.import"
   stage = directory / f"{prefix}-{digest[:8]}"
-  path_lib.make_directory(directory)
+  make_directory(directory)
   for name in list_names(directory) - {stage.name}:
     if name.startswith(prefix):
       with _claim(directory / name, digest):

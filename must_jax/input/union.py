@@ -175,33 +175,32 @@ class Union:
     Returns:
       For each example its records, or what is wrong with one of them.
     """
+    sources = [self.source_of(index) for index in indices]
     # By set: images, or the directory of a label set of a source.
     wanted: dict[tuple[int, str], list[int]] = {}
-    places = []
-    for number, index in enumerate(indices):
-      source = self.source_of(index)
-      places.append(index - int(self.starts[source]))
+    for number, source in enumerate(sources):
       for name in ("", *self._label_sets[source]):
         wanted.setdefault((source, name), []).append(number)
-    frames: dict[tuple[int, str], Frame | CorruptRecord] = {}
+    frames: dict[tuple[int, str], Frame] = {}
+    parts: dict[tuple[int, str], bytes | CorruptRecord] = {}
     for (source, name), numbers in wanted.items():
       records = self._label_sets[source][name] if name else self._images[source]
-      found = records.frames([places[number] for number in numbers])
-      frames |= {
-        (number, name): frame
-        for number, frame in zip(numbers, found, strict=True)
-      }
-    good = {k: f for k, f in frames.items() if isinstance(f, Frame)}
-    data = read_ranges([frame.range for frame in good.values()])
-    parsed: dict[tuple[int, str], bytes | CorruptRecord] = {}
-    for key, part in zip(good, data, strict=True):
+      start = int(self.starts[source])
+      found = records.frames([indices[number] - start for number in numbers])
+      for number, frame in zip(numbers, found, strict=True):
+        if isinstance(frame, Frame):
+          frames[number, name] = frame
+        else:
+          parts[number, name] = frame
+    data = read_ranges([frame.range for frame in frames.values()])
+    for (key, frame), part in zip(frames.items(), data, strict=True):
       try:
-        parsed[key] = good[key].parse(part)
+        parts[key] = frame.parse(part)
       except CorruptRecord as error:
-        parsed[key] = error
+        parts[key] = error
     return [
-      self._record(self.source_of(index), number, {**frames, **parsed})
-      for number, index in enumerate(indices)
+      self._record(source, number, parts)
+      for number, source in enumerate(sources)
     ]
 
   def _record(

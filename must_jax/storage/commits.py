@@ -312,8 +312,10 @@ class Lease:
 
   def is_held(self) -> bool:
     """Whether nobody has taken it over."""
-    found = path_lib.read_version(self.path)
-    return found is not None and found.value.get("token") == self._token
+    return self._is_ours(path_lib.read_version(self.path))
+
+  def _is_ours(self, version: path_lib.Version | None) -> bool:
+    return version is not None and version.value.get("token") == self._token
 
   def is_due(self) -> bool:
     """Whether others should hear of the worker again."""
@@ -332,12 +334,13 @@ class Lease:
       # Work goes on; at worst another worker does it, too.
       logging.warning("%s cannot be written: %s", self.path, error)
       return True
-    if version is None and self.is_held():
-      # It is ours: the answer to an earlier beat was lost.
-      self._version = path_lib.read_version(self.path)
-      return True
-    self._version = version or self._version
-    return version is not None
+    if version is None:
+      # It may be ours all the same, if the answer to an earlier beat was lost.
+      version = path_lib.read_version(self.path)
+      if not self._is_ours(version):
+        return False
+    self._version = version
+    return True
 
   @contextlib.contextmanager
   def beating(self) -> Iterator[None]:

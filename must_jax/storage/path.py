@@ -572,9 +572,10 @@ def remove_tree(directory: PathLike) -> None:
 
 
 class Appender:
-  """A file that grows; what was appended is there when `write` returns.
+  """A file of lines that grows; they are there when `write` returns.
 
-  A bucket's files cannot grow. There `NAME.EXT` becomes `NAME.00000.EXT`,
+  On a disk a last line that a kill or a full disk left half is cut off. A
+  bucket's files cannot grow. There `NAME.EXT` becomes `NAME.00000.EXT`,
   `NAME.00001.EXT`, ...: pieces that are begun at each start and when one has
   `piece_bytes`, so that a line costs no more than sending its piece again. A
   piece has one writer. `read_appended` reads them as one.
@@ -587,6 +588,7 @@ class Appender:
   def __init__(self, path: PathLike, piece_bytes: int = 32 << 10):
     self._path, self._piece_bytes = Path(path), piece_bytes
     if is_local(path):
+      _cut_torn_line(self._path)
       self._file = open(path, "ab")  # noqa: SIM115 # `close` closes it
     else:
       self._number = 1 + max(_pieces(path), default=-1)
@@ -622,6 +624,12 @@ class Appender:
     """Closes the file."""
     if is_local(self._path):
       self._file.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+  text = path.read_bytes() if path.exists() else b""
+  if text and not text.endswith(b"\n"):
+    path.write_bytes(text[: text.rfind(b"\n") + 1])
 
 
 def read_appended(path: PathLike) -> bytes:

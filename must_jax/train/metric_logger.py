@@ -15,7 +15,13 @@ from clu import metric_writers
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from must_jax.storage.path import Appender, Path, PathLike, is_local
+from must_jax.storage.path import (
+  Appender,
+  Path,
+  PathLike,
+  is_local,
+  read_range,
+)
 from must_jax.train.guard import Streak
 
 _METRICS = "metrics.jsonl"
@@ -147,7 +153,6 @@ class MetricWriter:
       asynchronous=False,
     )
     if self._is_first:
-      _cut_torn_line(self._workdir / _METRICS)
       self._lines = Appender(self._workdir / _METRICS)
     if self._sends:
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
@@ -167,7 +172,7 @@ class MetricWriter:
     if self._sends:
       self._events.flush()
       (file,) = Path(self._temporary.name).iterdir()
-      events = file.read_bytes()[self._sent :]
+      events = read_range(file, self._sent, file.stat().length)
       if events:
         self._copy.write(events)
         self._sent += len(events)
@@ -191,12 +196,3 @@ class MetricWriter:
         f" written: {error}. Free some space, or mend what the message says;"
         " the same command goes on."
       ) from error
-
-
-def _cut_torn_line(path: Path) -> None:
-  """What a full disk or a kill left half written is written again."""
-  if not is_local(path):
-    return  # whole pieces only
-  text = path.read_bytes() if path.exists() else b""
-  if text and not text.endswith(b"\n"):
-    path.write_bytes(text[: text.rfind(b"\n") + 1])

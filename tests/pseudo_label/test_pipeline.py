@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from must_jax.cli import main
-from must_jax.config import base_config, dataset, smoke, task, to_json
+from must_jax.config import base_config, dataset, smoke, task
 from must_jax.lab import world as world_lib
 from must_jax.main import run_stage
 from must_jax.pseudo_label.job import ShardWriter
@@ -16,7 +16,7 @@ pytest.importorskip("apache_beam")
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def job(tmp_path_factory, write_config_file):
   """The config of a job, and a file that has it."""
   directory = tmp_path_factory.mktemp("job")
   world_lib.build(directory, 48, {"pile": {"train": 24}}, 6, workers=1)
@@ -34,16 +34,7 @@ def job(tmp_path_factory):
   job.datasets.images = dataset(directory / "pile", "train")
   job.label.update({"teacher": str(directory / "teacher"), "batch_size": 4})
   job.label.dataset = "images"
-  (directory / "config.json").write_text(to_json(job))
-  file = directory / "config.py"
-  file.write_text(
-    "import pathlib\n"
-    "from must_jax import config\n"
-    "def get_config():\n"
-    "  path = pathlib.Path(__file__).with_suffix('.json')\n"
-    "  return config.from_json(path.read_text())\n"
-  )
-  return job, file
+  return job, write_config_file(directory, job)
 
 
 @pytest.fixture(scope="module")

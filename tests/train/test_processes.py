@@ -152,7 +152,7 @@ def digests(workdir):
 
 
 @pytest.fixture(scope="module")
-def config_file(world, tmp_path_factory):
+def config_file(world, tmp_path_factory, write_config_file):
   """A run of six steps that saves after three and evaluates at the end."""
   directory = tmp_path_factory.mktemp("config")
   images = directory / "images"
@@ -175,16 +175,7 @@ def config_file(world, tmp_path_factory):
   config.data.update({"eval_batch_size": 8, "max_bad": 0.5})
   config.optimizer.update({"lr": 1e-3, "warmup_lr": 1e-3, "warmup_steps": 1})
   config.train.update({"steps": 6, "checkpoint_every": 3, "log_every": 1})
-  (directory / "config.json").write_text(config_lib.to_json(config))
-  file = directory / "config.py"
-  file.write_text(
-    "import pathlib\n"
-    "from must_jax import config\n"
-    "def get_config():\n"
-    "  path = pathlib.Path(__file__).with_suffix('.json')\n"
-    "  return config.from_json(path.read_text())\n"
-  )
-  return file
+  return write_config_file(directory, config)
 
 
 @pytest.fixture(scope="module")

@@ -460,8 +460,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     )
   argv = ["config", f"--config={path}", *overrides]
   values = flags.FlagValues()
-  # A config may import its neighbours.
-  sys.path.insert(0, os.getcwd())
+  # A config may import its neighbours, as `configs.NAME` wherever it lies.
+  file = os.path.abspath(path.partition(":")[0])
+  before = sys.path[:]
+  sys.path[:0] = [os.getcwd(), os.path.dirname(os.path.dirname(file))]
   try:
     config_flags.DEFINE_config_file(
       "config", lock_config=True, flag_values=values, sys_argv=argv
@@ -472,7 +474,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{' '.join(argv[1:])}: {error}") from None
   finally:
-    del sys.path[0]
+    sys.path[:] = before
   if rest[1:]:
     raise ValueError(
       f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."

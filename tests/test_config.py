@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -201,3 +202,22 @@ def test_names_that_are_no_names():
   config.datasets["evil/name"] = dataset("x", "train")
   with pytest.raises(ValueError, match="no name for a task or dataset"):
     config_lib.validate(config)
+
+
+def test_shipped_configs_load_outside_of_the_checkout(tmp_path):
+  configs = pathlib.Path(config_lib.__file__).parents[1] / "configs"
+  result = subprocess.run(
+    [
+      *(sys.executable, "-c"),
+      "import sys; from must_jax.config import load; before = list(sys.path);"
+      "print(*load(sys.argv[1]).tasks); assert sys.path == before",
+      str(configs / "student_jft.py"),
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.stdout.split() == [
+    *("classification", "depth", "detection", "segmentation"),
+  ], result.stderr

@@ -42,6 +42,7 @@ PathLike: TypeAlias = epath.PathLike
 Range: TypeAlias = tuple[PathLike, int, int]  # of a file, from begin to end
 
 _SCHEMES = ("gs", "s3", "az")
+_NO_SCHEMES = ("gcs", "GS", "file", "http", "https", "hdfs", "abfs")
 _THREADS = 16  # that read from a disk at a time
 # Of a bucket, so much may be read in vain to spare a request, and one request
 # asks for so much at most.
@@ -66,6 +67,15 @@ def is_local(path: PathLike) -> bool:
     f"{os.fspath(path)} is no path that can be used; expected a local path, or"
     f" gs://{rest.lstrip('/')} of a bucket."
   )
+
+
+@epath.register_path_cls([f"{scheme}://" for scheme in _NO_SCHEMES])
+class _NoPath:
+  """Makes `Path` of such a URL an error that says what is expected."""
+
+  def __new__(cls, path: str) -> "_NoPath":
+    assert not is_local(path)  # or says it
+    return super().__new__(cls)
 
 
 def absolute(path: PathLike) -> Path:

@@ -288,6 +288,9 @@ def test_many_files_are_deleted_as_google_does_it(bucket, monkeypatch):
 def test_urls_of_other_kinds_are_an_error(path):
   with pytest.raises(ValueError, match="expected a local path, or gs://"):
     path_lib.is_local(path)
+  if "://" in path:
+    with pytest.raises(ValueError, match="expected a local path, or gs://"):
+      Path(path)
 
 
 def test_local_paths():

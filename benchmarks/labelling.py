@@ -1,6 +1,5 @@
 """The labelling job against bare inference of the same model."""
 
-import functools
 import pathlib
 import tempfile
 import time
@@ -72,7 +71,9 @@ def run() -> list[tuple[str, float, str]]:
           shard=shard,
         ),
         lambda batch: predict(batch["image"]),
-        functools.partial(tasks["mask"].to_labels, image_size=SIZE),
+        lambda prediction, batch, row: tasks["mask"].to_labels(
+          prediction, batch["content_size"][row], SIZE
+        ),
       )
 
     # The first one traces the input pipeline, which a real job does once.

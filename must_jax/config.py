@@ -31,6 +31,13 @@ PREEMPTED = 42
 OPTIMIZERS = ("sgd", "adamw", "lars", "rmsprop")
 SCHEDULES = ("cosine", "polynomial", "steps")
 STAGES = ("train", "evaluate", "label")
+TRAIN_RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
+# The last five are published, see input.preprocess.RULES.
+EVAL_RESIZE = (
+  *("pad", "stretch", "center_crop"),
+  *("pillow_bilinear_crop", "pillow_bicubic_crop"),
+  *("shortest_side", "midas_upper_bound", "midas_minimal"),
+)
 # Names become directories and parameter names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TASK_KEYS = ("kind", "labels", "weight", "classes")
@@ -75,19 +82,16 @@ def base_config() -> ConfigDict:
       "evaluate_on": (),  # names of datasets
       "data": {
         "image_size": (640, 640),  # ref CP "640" tables
-        # How whole images reach the network when it labels: "pad" to
-        # image_size, or a key of input.preprocess.RULES.
-        "resize": "pad",
         "batch_size": 256,  # paper: derived from 4.2
         "eval_batch_size": 64,
         "label_stride": 4,  # per-pixel labels in training, in pixels
-        # How images reach the network in training ("pad", "stretch",
-        # "center_crop", "inception_crop") and evaluation (all but the last),
-        # see input.geometry.AugmentOptions.
+        # How images reach the network: in training, one of TRAIN_RESIZE, see
+        # input.geometry.AugmentOptions; in evaluation, prediction and
+        # labelling, one of EVAL_RESIZE.
         "train_resize": "pad",
         "eval_resize": "pad",
         "scale_jitter": (0.5, 2.0),  # tfm; of "pad" in training
-        "crop_fraction": 0.875,  # of "center_crop": 224 of 256
+        "crop_fraction": 0.875,  # of centre crops: 224 of 256
         "crop_area": (0.08, 1.0),  # of "inception_crop"
         "antialias_below": 0.0,  # scale; 1: average whenever images shrink
         "flip": True,
@@ -393,6 +397,10 @@ def from_json(text: str) -> ConfigDict:
     ValueError: the text holds an option that this version does not have.
   """
   raw = json.loads(text)
+  # Was an option of its own, for labelling.
+  resize = raw.get("data", {}).pop("resize", "pad")
+  if resize != "pad":
+    raw["data"]["eval_resize"] = resize
   config = base_config()
   tasks, datasets = raw.pop("tasks", {}), raw.pop("datasets", {})
   try:
@@ -531,10 +539,8 @@ def validate(config: ConfigDict) -> None:
         f"{name!r} is no name for a task or dataset; expected letters, digits"
         " and '_.-', beginning with a letter or digit."
       )
-  resizes: tuple[str, ...] = ("pad", "stretch", "center_crop")
-  _one_of("data.eval_resize", config.data.eval_resize, resizes)
-  resizes = (*resizes, "inception_crop")
-  _one_of("data.train_resize", config.data.train_resize, resizes)
+  _one_of("data.eval_resize", config.data.eval_resize, EVAL_RESIZE)
+  _one_of("data.train_resize", config.data.train_resize, TRAIN_RESIZE)
   for name, entry in config.datasets.items():
     if not 0 < entry.share < math.inf:
       raise ValueError(

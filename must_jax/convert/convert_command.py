@@ -161,7 +161,7 @@ def _print_kinds() -> None:
     print(f"{'':<{width}}  from {kind.source}; licence: {kind.licence}")
     print(
       f"{'':<{width}}  images: {' x '.join(map(str, config.data.image_size))}"
-      f" ({config.data.resize}), mean {_numbers(config.model.image_mean)},"
+      f" ({config.data.eval_resize}), mean {_numbers(config.model.image_mean)},"
       f" deviation {_numbers(config.model.image_std)}"
     )
 

@@ -33,7 +33,7 @@ def _make_config(
   config = base_config()
   config.model.update({"backbone": backbone, "dtype": "float32", **model})
   image_size = (image_side, image_side)
-  config.data.update({"image_size": image_size, "resize": resize})
+  config.data.update({"image_size": image_size, "eval_resize": resize})
   config.tasks.depth = task("depth", labels={}, decoder=decoder)
   return config
 

@@ -3,14 +3,12 @@
 The EfficientNets are Google's, which timm publishes as `tf_efficientnet_*`:
 Noisy Student (`ns_jft_in1k`), AutoAugment (`aa_in1k`), RandAugment
 (`ra_in1k`), and AdvProp (`ap_in1k`, kinds `..._ap`: it has a normalisation of
-its own). Evaluate as published: resize bicubic to size / crop, then the centre.
-
-       b0   b1   b2   b3   b4   b5   b6   b7   b8   l2
-  size 224  240  260  300  380  456  528  600  672  800
-  crop .875 .882 .89  .904 .922 .934 .942 .949 .954 .96
+its own). As published, images are resized to size / crop at the shorter side,
+bicubic, and the centre is taken (`data.eval_resize`).
 
 `tf_efficientnet_l2.ns_jft_in1k_475` was published at 475 with crop .936. The
-ResNets' recipes differ; most have 224 and crop .875 or .95. (`ra4` recipes
+ResNets' recipes differ; most have 224 and crop .875 or .95:
+`must-jax convert --crop-fraction`. (`ra4` recipes
 have a mean and deviation of .5, which these kinds do not.)
 """
 
@@ -24,6 +22,19 @@ from must_jax.models.efficientnet import VARIANTS, stage_blocks
 from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
 
 _HALF = (0.5, 0.5, 0.5)
+# Side of the centre crop, relative to the shorter side of the image.
+_CROPS = {
+  "b0": 0.875,
+  "b1": 0.882,
+  "b2": 0.89,
+  "b3": 0.904,
+  "b4": 0.922,
+  "b5": 0.934,
+  "b6": 0.942,
+  "b7": 0.949,
+  "b8": 0.954,
+  "l2": 0.96,
+}
 _OUTER = {
   "stem_conv": "conv_stem",
   "stem_norm": "bn1",
@@ -85,6 +96,7 @@ def _resnet(depth: int) -> Kind:
       classifier="fc.weight",
       image_size=224,
       norm_epsilon=1e-5,
+      interpolation="bicubic",
     ),
     find=find_resnet,
   )
@@ -106,6 +118,8 @@ def _efficientnet(variant: str, adv_prop: bool) -> Kind:
       classifier="classifier.weight",
       image_size=size,
       norm_epsilon=1e-3,
+      crop_fraction=_CROPS[variant],
+      interpolation="bicubic",
       image_mean=_HALF if adv_prop else IMAGENET_MEAN,
       image_std=_HALF if adv_prop else IMAGENET_STD,
     ),

@@ -1,7 +1,8 @@
 """ResNet and ResNeXt classifiers of torchvision.
 
-Evaluate as published: shorter side to 256 (weights "V1") or 232 ("V2"),
-bilinear, then the centre 224 x 224.
+As published, images are resized to 256 at the shorter side, bilinear, and the
+centre 224 x 224 is taken (`data.eval_resize`). Weights "V2" were published with
+232: `must-jax convert --crop-fraction 0.9655`.
 """
 
 import functools
@@ -41,6 +42,8 @@ def classifier_config(
   classifier: str,
   image_size: int,
   norm_epsilon: float,
+  crop_fraction: float = 224 / 256,
+  interpolation: str = "bilinear",
   image_mean: tuple[float, ...] = IMAGENET_MEAN,
   image_std: tuple[float, ...] = IMAGENET_STD,
 ) -> ConfigDict:
@@ -52,6 +55,8 @@ def classifier_config(
     classifier: published name of the linear classifier's kernel.
     image_size: height and width of the published evaluation.
     norm_epsilon: of the published norms.
+    crop_fraction: side of the centre crop, relative to the shorter side.
+    interpolation: "bilinear" or "bicubic", of Pillow.
     image_mean: of the channels, in units of 0..1.
     image_std: likewise.
   """
@@ -65,7 +70,13 @@ def classifier_config(
       "norm_epsilon": norm_epsilon,
     }
   )
-  config.data.image_size = (image_size, image_size)
+  config.data.update(
+    {
+      "image_size": (image_size, image_size),
+      "eval_resize": f"pillow_{interpolation}_crop",
+      "crop_fraction": crop_fraction,
+    }
+  )
   if classifier in weights:
     config.tasks.classification = task(
       "classification",

@@ -1,8 +1,8 @@
 """Faster R-CNN of torchvision, "v2": COCO detections without training one.
 
-Images are resized as torchvision does (`data.resize`): shorter side to 800, or
-less where the longer one would pass 1333, then padded to multiples of 32. The
-coarsest anchors depend on that size. A fixed canvas for portraits and
+Images are resized as torchvision does (`data.eval_resize`): shorter side to
+800, or less where the longer one would pass 1333, then padded to multiples of
+32. The coarsest anchors depend on that size. A fixed canvas for portraits and
 landscapes, 1344 x 1344, would also cost about twice the pixels.
 """
 
@@ -79,7 +79,9 @@ def detector_config(
       "norm_epsilon": 1e-5,
     }
   )
-  config.data.update({"resize": "shortest_side", "image_size": (800, 1333)})
+  config.data.update(
+    {"eval_resize": "shortest_side", "image_size": (800, 1333)}
+  )
   config.tasks[_TASK] = task(
     "detection",
     labels={},

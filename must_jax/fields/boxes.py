@@ -149,6 +149,14 @@ class Boxes(field.Field):
   def scaled(self, arrays, scale):
     return {**arrays, "boxes": arrays["boxes"] * np.tile(scale, 2)}
 
+  def of_window(self, arrays, window, size):
+    offset, scale = np.divide(window.reshape(2, 2), size)
+    boxes = arrays["boxes"] * np.tile(scale, 2) + np.tile(offset, 2)
+    return {**arrays, "boxes": np.clip(boxes, 0, 1)}
+
+  def at_size(self, arrays, size):
+    return {**arrays, "boxes": arrays["boxes"] * np.tile(size, 2)}
+
   def sums(self, arrays):
     return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
 

@@ -97,6 +97,13 @@ class ClassMap(maps.MapField):
   def batch_arrays(self, cells):
     return {"classes": jax.ShapeDtypeStruct(cells, np.int32)}
 
+  def sample(self, arrays, grid):
+    unknown = {"classes": IGNORE_LABEL, "confidence": 0}
+    return {
+      name: np.where(grid.inside, grid.nearest(array), unknown[name])
+      for name, array in arrays.items()
+    }
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     known = classes != IGNORE_LABEL

@@ -47,13 +47,21 @@ class ClassVector(field.Field):
       name, features["classes"], self.num_classes, table
     )
     probs = field.parse_scores(f"{name}/probs", features["probs"], classes)
-    return {"probs": tf.scatter_nd(classes[:, None], probs, [self.num_classes])}
+    once = tf.size(tf.unique(classes).y) == tf.size(classes)  # or they add up
+    with field.require(once, f"{name}: class id"):
+      places = classes[:, None]
+    return {"probs": tf.scatter_nd(places, probs, [self.num_classes])}
 
   def move(self, arrays, placement, cells):
     return {"probs": arrays["probs"]}
 
   def batch_arrays(self, cells):
     return {"probs": jax.ShapeDtypeStruct((self.num_classes,), np.float32)}
+
+  def at_size(self, arrays, size):
+    probs = np.zeros(self.num_classes, np.float32)
+    probs[arrays["classes"]] = arrays.get("probs", 1)
+    return {"probs": probs}
 
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])

@@ -185,6 +185,37 @@ class Field(abc.ABC):
     del scale
     return dict(arrays)
 
+  # Of a photo.
+
+  def of_window(
+    self, arrays: Arrays, window: np.ndarray, size: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    """A label of a part of an image as one of the image; the rest is unknown.
+
+    Args:
+      arrays: as `encode` takes them, of the part.
+      window: float [4], y, x, height, width of the part in pixels.
+      size: height and width of the image.
+    """
+    del window, size
+    return dict(arrays)
+
+  def at_size(
+    self, arrays: Arrays, size: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    """A label in the pixels of its image, for people.
+
+    Args:
+      arrays: as `encode` takes them.
+      size: height and width of the image.
+
+    Returns:
+      Arrays as in a batch, of one example and without padding; scores as they
+      are, whatever the threshold.
+    """
+    del size
+    return dict(arrays)
+
   # Summed up.
 
   @abc.abstractmethod

@@ -1,5 +1,6 @@
 """What maps share: they are stored as PNGs of integer codes."""
 
+import abc
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -30,8 +31,91 @@ class MapField(Field):
         f" proportions of the image, {size[0]} x {size[1]}"
       )
 
+  @abc.abstractmethod
+  def sample(self, arrays: Arrays, grid: "Grid") -> dict[str, np.ndarray]:
+    """A map on another grid; unknown where that is not inside.
+
+    Args:
+      arrays: as `encode` takes them.
+      grid: where to sample.
+    """
+
+  def of_window(
+    self, arrays: Arrays, window: np.ndarray, size: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    cells = np.shape(arrays[self.map_array])[:2]
+    # About as fine as the map is.
+    wanted = np.maximum(1, np.rint(np.divide(cells, window[2:]) * size))
+    offset, extent = np.divide(window.reshape(2, 2), size)
+    rows, cols = (
+      ((np.arange(int(n)) + 0.5) / n - start) / length
+      for n, start, length in zip(wanted, offset, extent, strict=True)
+    )
+    return self.sample(arrays, Grid(rows, cols))
+
+  def at_size(
+    self, arrays: Arrays, size: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    rows, cols = ((np.arange(side) + 0.5) / side for side in size)
+    return self.sample(arrays, Grid(rows, cols))
+
   def num_elements(self, cells: float) -> float:
     return cells
+
+
+class Grid:
+  """Where a map is sampled, on the host; `placement.Cells` does it in a graph.
+
+  Args:
+    rows: float [h], y of the samples as fractions of the map's height; outside
+      of 0..1 they are not inside.
+    cols: float [w], x as fractions of its width.
+
+  Attributes:
+    inside: bool [h, w].
+  """
+
+  def __init__(self, rows: np.ndarray, cols: np.ndarray):
+    self._places = rows, cols
+    self.inside = np.logical_and.outer(
+      *((p >= 0) & (p < 1) for p in (rows, cols))
+    )
+
+  def nearest(self, array: np.ndarray) -> np.ndarray:
+    """Samples [mh, mw, ...]: [h, w, ...]; edges are repeated."""
+    rows, cols = (
+      np.clip(np.floor(place * cells), 0, cells - 1).astype(int)
+      for place, cells in zip(self._places, array.shape, strict=False)
+    )
+    return array[rows[:, None], cols]
+
+  def linear(self, array: np.ndarray) -> np.ndarray:
+    """Interpolates float [mh, mw, ...] between its centres, likewise."""
+    for axis, place in enumerate(self._places):
+      last = array.shape[axis] - 1
+      centres = np.clip(place * array.shape[axis] - 0.5, 0, last)
+      low = centres.astype(int)
+      shape = [1] * array.ndim
+      shape[axis] = -1
+      fraction = (centres - low).astype(np.float32).reshape(shape)
+      array = np.take(array, low, axis) * (1 - fraction) + fraction * np.take(
+        array, np.minimum(low + 1, last), axis
+      )
+    return array
+
+  def mean_of_valid(
+    self, values: np.ndarray, valid: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """See `Cells.mean_of_valid`."""
+    values = np.asarray(values, np.float32)
+    known = self.nearest(valid) & self.inside
+    if valid.all():
+      means = self.linear(values)
+    else:
+      weight = valid[..., None].astype(np.float32)
+      sums = self.linear(np.where(valid[..., None], values, 0) * weight)
+      means = sums / np.maximum(self.linear(weight), 0.1)
+    return np.where(known[..., None], means, 0), known
 
 
 def check_map(name: str, array: np.ndarray, ndim: int) -> np.ndarray:

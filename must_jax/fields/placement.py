@@ -18,8 +18,10 @@ class Placement(NamedTuple):
 
   Attributes:
     size: int32 [2], height and width of the image.
-    window: int32 [4], y, x, height, width of what is seen of the image.
+    window: int32 or float32 [4], y, x, height, width of what is seen of the
+      image.
     content: int32 [2], height and width of it in the network input.
+    canvas: int32 [2], height and width of the network input.
     flip: bool, whether it is mirrored.
     reduction: int32, 1, 2, 4 or 8, a divisor of the window: squares of so many
       pixels a side are averaged before it is scaled.
@@ -28,6 +30,7 @@ class Placement(NamedTuple):
   size: "tf.Tensor"
   window: "tf.Tensor"
   content: "tf.Tensor"
+  canvas: "tf.Tensor"
   flip: "tf.Tensor"
   reduction: "tf.Tensor | int" = 1
 
@@ -37,7 +40,7 @@ class Cells:
 
   Args:
     placement: of the image.
-    image_size: (H, W) of the network input.
+    image_size: (H, W) of the network input, tensors where it varies.
     stride: network pixels per cell.
 
   Attributes:
@@ -48,7 +51,10 @@ class Cells:
   """
 
   def __init__(
-    self, placement: Placement, image_size: tuple[int, int], stride: int
+    self,
+    placement: Placement,
+    image_size: "tuple[int, int] | list[tf.Tensor]",
+    stride: int,
   ):
     import tensorflow as tf
 
@@ -91,7 +97,7 @@ class Cells:
       cells = tf.cast(cells, tf.float32)
       low.append((place[0] * cells + 0.5) / (cells + 1))
       high.append((place[-1] * cells + 0.5) / (cells + 1))
-    size = [self.rows.shape[0], self.cols.shape[0]]
+    size = [tf.size(self.rows), tf.size(self.cols)]
     return tf.image.crop_and_resize(
       padded[None], tf.stack([low + high]), [0], size
     )[0]

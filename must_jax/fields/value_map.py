@@ -108,6 +108,11 @@ class ValueMap(maps.MapField):
       "valid": jax.ShapeDtypeStruct(cells, np.bool_),
     }
 
+  def sample(self, arrays, grid):
+    valid = maps.check_valid(arrays, arrays["values"].shape)
+    values, valid = grid.mean_of_valid(arrays["values"][..., None], valid)
+    return {"values": values[..., 0], "valid": valid}
+
   def sums(self, arrays):
     values = np.asarray(arrays["values"])
     if "valid" in arrays:

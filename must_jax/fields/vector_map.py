@@ -73,6 +73,14 @@ class VectorMap(maps.MapField):
       "valid": jax.ShapeDtypeStruct(cells, np.bool_),
     }
 
+  def sample(self, arrays, grid):
+    valid = maps.check_valid(arrays, arrays["vectors"].shape[:2])
+    vectors, valid = grid.mean_of_valid(arrays["vectors"], valid)
+    norm = np.linalg.norm(vectors, axis=-1)
+    valid &= norm > 0.1  # opposite neighbours cancel
+    vectors = vectors / np.maximum(norm, 0.1)[..., None]
+    return {"vectors": np.where(valid[..., None], vectors, 0), "valid": valid}
+
   def sums(self, arrays):
     vectors = np.asarray(arrays["vectors"])
     if "valid" in arrays:

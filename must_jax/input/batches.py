@@ -9,6 +9,7 @@ and process p of P makes rows p/P to (p+1)/P of every global batch.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from must_jax.input.examples import example_graph
 from must_jax.input.geometry import AugmentOptions
@@ -16,6 +17,7 @@ from must_jax.input.loader import NO_RECORD, Batch, Loader, ReadOptions, Rows
 from must_jax.input.order import Mixture
 from must_jax.input.origins import Source
 from must_jax.input.union import TaskFields, Union
+from must_jax.storage import records
 
 _NO_AUGMENTATION = AugmentOptions()
 _DEFAULT_OPTIONS = ReadOptions()
@@ -28,7 +30,9 @@ class TrainBatches(Iterator[Batch]):
     self._batches, self._mixture, self._size = batches, mixture, size
 
   def __next__(self) -> Batch:
-    return next(self._batches)
+    batch = next(self._batches)
+    del batch["placement"]  # there is no way back from augmented images
+    return batch
 
   def counts(self, num_steps: int) -> np.ndarray:
     """Examples of each source in the first global batches, int64 [sources]."""
@@ -134,9 +138,10 @@ def eval_batches(
     task_fields: {task: {field: what to read}}; may be empty.
     classes: as for `train_batches`.
     batch_size: of all processes together.
-    image_size: (H, W) of the network input, multiples of `label_stride`. With
-      None images keep their size and are padded with zeros to the largest of
-      their batch; labels are not possible then.
+    image_size: (H, W) of the network input, multiples of `label_stride`, or
+      what the published rule `augment.resize` refers to. With None images keep
+      their size. Where sizes differ, images and maps are padded with zeros to
+      the largest of their batch; "placement" has their own.
     label_stride: network pixels per cell of a map.
     augment: how images reach the network; it should not vary.
     shard: read only this shard of the first source; positions count from its
@@ -146,15 +151,15 @@ def eval_batches(
     options: how reading is done.
 
   Returns:
-    Iterator of batches like those of `train_batches`.
+    Iterator of batches like those of `train_batches`, and "placement": {"size"
+    int32 [B, 2] of the stored image, "window" float32 [B, 4] (y, x, height,
+    width of what is seen of it), "canvas" int32 [B, 2] (of the network input)}.
 
   Raises:
     ValueError: sources and tasks do not fit, or a size is not possible.
     TooManyBad: more records are unusable than `options` allow.
   """
-  if image_size is None:
-    assert not task_fields, "labels need an image size"
-  else:
+  if image_size is not None and not augment.varies_size:
     _check_size(image_size, label_stride)
   if isinstance(sources, Union):
     union = sources
@@ -180,6 +185,50 @@ def eval_batches(
     options,
   )
   return loader.batches(0, -(-len(records) // batch_size))
+
+
+def photo_batch(
+  images: Sequence[tuple[bytes, tuple[int, int]]],
+  image_size: tuple[int, int],
+  augment: AugmentOptions,
+) -> Batch:
+  """A batch of images out of no set, as `eval_batches` would make it.
+
+  Args:
+    images: encoded as in a record, each with its height and width; at least
+      one.
+    image_size: see `eval_batches`.
+    augment: see there.
+
+  Raises:
+    ValueError: an image cannot be decoded.
+  """
+  graph = example_graph((), image_size, 1, augment, seed=0)
+  encoded = [
+    records.encode_example(str(i), data, *size, {}, fields={})
+    for i, (data, size) in enumerate(images)
+  ]
+  count = len(encoded)
+  try:
+    plan = graph.plan(
+      tf.range(count, dtype=tf.int64),
+      tf.zeros(count, tf.int64),
+      tf.constant(encoded),
+      tf.constant("", shape=[count, 0]),
+    )
+    examples = [
+      graph.make(tf.nest.map_structure(lambda x: x[i], plan))  # noqa: B023
+      for i in range(count)
+    ]
+  except records.BROKEN as error:
+    raise ValueError(records.reason(error)) from None
+  images_made = [example.pop("image").numpy() for example in examples]
+  batch = tf.nest.map_structure(lambda *x: np.stack(x), *examples)
+  height, width = np.max([x.shape[:2] for x in images_made], 0)
+  batch["image"] = np.zeros((count, height, width, 3), images_made[0].dtype)
+  for row, image in zip(batch["image"], images_made, strict=True):
+    row[: image.shape[0], : image.shape[1]] = image
+  return batch
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> Rows:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -88,19 +88,20 @@ def example_graph(
   def make_view(
     plan: Plan, placement: Placement, random: tf.Tensor
   ) -> tf.Tensor:
-    pixels = records.decode_image(
-      plan["image"], plan["size"], placement.window, placement.reduction
-    )
     if image_size is None:
-      return pixels
-    return geometry.transform_image(
-      pixels, placement, image_size, augment, random
+      return records.decode_image(plan["image"], plan["size"], placement.window)
+    return geometry.decode_image(
+      plan["image"], placement, image_size, augment, random
     )
 
   @tf.function(autograph=False)
   def make(plan: Plan) -> Example:
     pixels = [make_view(plan, *view) for view in plan["views"]]
     placement, _ = plan["views"][0]
+    if image_size is None or augment.varies_size:
+      canvas: Any = tf.unstack(placement.canvas)
+    else:
+      canvas = image_size
     sidecars = tf.unstack(plan["sidecars"], len(labels))
     placed = {}
     for sidecar, read in zip(sidecars, labels, strict=True):
@@ -118,7 +119,7 @@ def example_graph(
         parsed,
         fields,
         placement,
-        cast(tuple[int, int], image_size),
+        canvas,
         label_stride,
       )
     return {
@@ -126,6 +127,11 @@ def example_graph(
       "valid": tf.strings.length(plan["image"]) > 0,
       "content_size": tf.cast(placement.content, tf.float32),
       "original_size": tf.cast(placement.window[2:], tf.float32),
+      "placement": {
+        "size": placement.size,
+        "window": tf.cast(placement.window, tf.float32),
+        "canvas": placement.canvas,
+      },
       "position": tf.cast(plan["position"], tf.int32),
       "key": plan["key"],
       "labels": placed,

@@ -14,8 +14,10 @@ import tensorflow as tf
 from must_jax.fields import Field
 from must_jax.fields.field import Tensors
 from must_jax.fields.placement import Cells, Placement
-from must_jax.input import color
+from must_jax.input import color, preprocess
 from must_jax.input.color import ColorOptions
+from must_jax.input.preprocess import RULES
+from must_jax.storage import records
 from must_jax.types import MEAN_COLOR
 
 RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
@@ -43,8 +45,9 @@ class AugmentOptions:
     resize: "pad" fits the image in, times the scale jitter, crops what is too
       large and pads what is too small. The others fill the input: "stretch"
       with the whole image; "center_crop" with the middle of it, unstretched;
-      "inception_crop" with a random part, stretched. What a crop leaves out is
-      not there for labels and metrics either.
+      "inception_crop" with a random part, stretched. Or a published rule, a
+      key of `preprocess.RULES`. What a crop leaves out is not there for labels
+      and metrics either.
     crop_fraction: side of the centre crop, relative to the largest that the
       image has. 0.875 is the shorter side resized to 256, cropped to 224.
     crop_area: bounds of the area of an Inception crop, relative to the image.
@@ -54,6 +57,7 @@ class AugmentOptions:
     antialias_below: scale below which the image is averaged as it shrinks,
       which costs time; 0 never, 1 always (as Pillow does). Otherwise each
       pixel interpolates its four nearest.
+    fill: colour in 0..255 of the padding of published rules.
     color: how colours vary.
   """
 
@@ -64,12 +68,14 @@ class AugmentOptions:
   crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
   flip: bool = False
   antialias_below: float = 0.0
+  fill: tuple[float, float, float] = MEAN_COLOR
   color: ColorOptions = dataclasses.field(default_factory=ColorOptions)
 
   def __post_init__(self):
-    if self.resize not in RESIZE:
+    if self.resize not in (*RESIZE, *RULES):
       raise ValueError(
-        f"resize is {self.resize!r}; expected one of {sorted(RESIZE)}."
+        f"resize is {self.resize!r}; expected one of"
+        f" {sorted((*RESIZE, *RULES))}."
       )
     for name, example in (
       ("scale_jitter", (0.5, 2.0)),
@@ -103,6 +109,11 @@ class AugmentOptions:
         " chooses the scale itself; set scale_jitter to (1.0, 1.0), or resize"
         " to 'pad'."
       )
+
+  @property
+  def varies_size(self) -> bool:
+    """Whether network inputs have the sizes that a rule gives them."""
+    return self.resize in RULES and not RULES[self.resize].crops
 
 
 def random_numbers(seed: int, position: tf.Tensor, view: int = 0) -> tf.Tensor:
@@ -150,10 +161,13 @@ def choose_placement(
 
   Args:
     size: int32 [2], height and width of the image.
-    image_size: (H, W) of the network input.
+    image_size: (H, W) of the network input, or what a published rule refers
+      to.
     options: bounds of the chance.
     random: from `random_numbers`.
   """
+  if options.resize in RULES:
+    return _place_by_rule(size, image_size, options)
   source = tf.cast(size, tf.float32)
   target = tf.constant(image_size, tf.float32)
   content = tf.broadcast_to(image_size, tf.shape(size))
@@ -194,8 +208,38 @@ def choose_placement(
     size=size,
     window=tf.cast(tf.concat([offset, visible], -1), tf.int32),
     content=content,
+    canvas=tf.broadcast_to(image_size, tf.shape(size)),
     flip=tf.constant(options.flip) & (random[..., 3] < 0.5),
     reduction=tf.cast(reduction[..., 0], tf.int32),
+  )
+
+
+def _place_by_rule(
+  size: tf.Tensor, image_size: tuple[int, int], options: AugmentOptions
+) -> Placement:
+  rule = RULES[options.resize]
+
+  def place(sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    windows = np.empty((*sizes.shape[:-1], 4), np.float32)
+    contents, canvases = np.empty_like(sizes), np.empty_like(sizes)
+    for i in np.ndindex(sizes.shape[:-1]):
+      given = int(sizes[i][0]), int(sizes[i][1])
+      placed = preprocess.layout(given, rule, image_size, options.crop_fraction)
+      windows[i], contents[i] = placed.window(given), placed.content
+      canvases[i] = placed.canvas
+    return windows, contents, canvases
+
+  window, content, canvas = tf.numpy_function(
+    place, [size], (tf.float32, tf.int32, tf.int32), stateful=False
+  )
+  zeros = tf.zeros_like(size[..., 0])
+  return Placement(
+    size=size,
+    window=tf.ensure_shape(window, [*size.shape[:-1], 4]),
+    content=tf.ensure_shape(content, size.shape),
+    canvas=tf.ensure_shape(canvas, size.shape),
+    flip=zeros > 0,
+    reduction=zeros + 1,
   )
 
 
@@ -235,7 +279,53 @@ def whole_image(size: tf.Tensor) -> Placement:
   """An image as it is: int32 [2], its height and width."""
   window = tf.concat([tf.zeros_like(size), size], -1)
   ones = tf.ones_like(size[..., 0])
-  return Placement(size, window, content=size, flip=ones < 1, reduction=ones)
+  return Placement(size, window, size, size, ones < 1, ones)
+
+
+def decode_image(
+  image: tf.Tensor,
+  placement: Placement,
+  image_size: tuple[int, int],
+  options: AugmentOptions,
+  random: tf.Tensor,
+) -> tf.Tensor:
+  """Network input from an encoded image.
+
+  Args:
+    image: scalar string, JPEG or PNG; an empty one gives the mean colour.
+    placement: of the image, from `choose_placement` with the same arguments.
+    image_size: see there.
+    options: bounds of the chance.
+    random: from `random_numbers`.
+
+  Returns:
+    uint8 [H, W, 3]; float32 in 0..255 by a published rule.
+  """
+  if options.resize in RULES:
+    whole = whole_image(placement.size).window
+    pixels = records.decode_image(image, placement.size, whole)
+    return _resize_by_rule(pixels, image_size, options)
+  pixels = records.decode_image(
+    image, placement.size, placement.window, placement.reduction
+  )
+  return transform_image(pixels, placement, image_size, options, random)
+
+
+def _resize_by_rule(
+  pixels: tf.Tensor, image_size: tuple[int, int], options: AugmentOptions
+) -> tf.Tensor:
+  rule = RULES[options.resize]
+
+  def resize(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    placed = preprocess.layout(
+      (height, width), rule, image_size, options.crop_fraction
+    )
+    return preprocess.prepare(image, rule, placed, np.array(options.fill))
+
+  canvas = tf.numpy_function(resize, [pixels], tf.float32, stateful=False)
+  shape = image_size if rule.crops else (None, None)
+  return tf.ensure_shape(canvas, [*shape, 3])
 
 
 def transform_image(
@@ -299,7 +389,7 @@ def place_labels(
   labels: Mapping[str, Tensors],
   fields: Mapping[str, Field],
   placement: Placement,
-  image_size: tuple[int, int],
+  image_size: tuple[int, int] | list[tf.Tensor],
   label_stride: int,
 ) -> dict[str, Tensors]:
   """Labels in the form of a batch, without its leading dimension.
@@ -308,7 +398,7 @@ def place_labels(
     labels: from `records.parse_labels`.
     fields: what they are.
     placement: of the image.
-    image_size: (H, W) of the network input.
+    image_size: (H, W) of the network input, tensors where it varies.
     label_stride: network pixels per cell of a map.
   """
   cells = Cells(placement, image_size, label_stride)

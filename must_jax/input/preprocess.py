@@ -1,16 +1,18 @@
 """How published networks want whole images resized, on the host.
 
-Our own networks take a fixed canvas, which the input pipeline makes. Published
-ones were trained on images of many sizes; each rule below is one of theirs
-(RECIPE 4), down to the interpolation.
+Our own networks take a fixed canvas, which TensorFlow makes (`geometry`).
+Published ones were trained on images of many sizes; each rule below is one of
+theirs (RECIPE 4), down to the interpolation.
 """
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-PAD = "pad"  # fit into `image_size` and pad: what the input pipeline does
+from must_jax.types import MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,44 +20,121 @@ class Rule:
   """How an image becomes a network input.
 
   Attributes:
-    fit: which scale is chosen, see `resized_size`.
-    multiple: sides are multiples of it: by stretching the image a little, or
-      by padding.
+    fit: which scale is chosen, see `layout`.
+    multiple: sides of the network input are multiples of it: by stretching the
+      image a little, or by padding.
     stretch: see above.
-    cubic: interpolation, else bilinear. Neither averages when shrinking.
+    interpolation: "bilinear" and "bicubic" take the nearest pixels, whatever
+      the scale, as OpenCV and PyTorch; "pillow_bilinear" and "pillow_bicubic"
+      average when they shrink, as Pillow.
   """
 
   fit: str
-  multiple: int
-  stretch: bool
-  cubic: bool
+  multiple: int = 1
+  stretch: bool = False
+  interpolation: str = "bilinear"
+
+  @property
+  def crops(self) -> bool:
+    """Whether the network input is a part of the image, of a fixed size."""
+    return self.fit == "center_crop"
 
 
 RULES: dict[str, Rule] = {
   # MiDaS v2.1: both sides within `image_size`.
-  "midas_upper_bound": Rule("upper_bound", 32, stretch=True, cubic=True),
+  "midas_upper_bound": Rule("upper_bound", 32, True, "bicubic"),
   # DPT: whichever side needs the smaller change meets `image_size`.
-  "midas_minimal": Rule("minimal", 32, stretch=True, cubic=True),
+  "midas_minimal": Rule("minimal", 32, True, "bicubic"),
   # torchvision's detectors: `image_size` is (shorter, longest) side.
-  "shortest_side": Rule("shortest_side", 32, stretch=False, cubic=False),
+  "shortest_side": Rule("shortest_side", 32),
+  # Classifiers of torchvision, and of timm: the shorter side to that of
+  # `image_size` / `crop_fraction`, then the centre.
+  "pillow_bilinear_crop": Rule("center_crop", interpolation="pillow_bilinear"),
+  "pillow_bicubic_crop": Rule("center_crop", interpolation="pillow_bicubic"),
+}
+_PILLOW = {
+  "pillow_bilinear": Image.Resampling.BILINEAR,
+  "pillow_bicubic": Image.Resampling.BICUBIC,
 }
 
 
-def resized_size(
-  size: tuple[int, int], rule: Rule, image_size: tuple[int, int]
+class Layout(NamedTuple):
+  """Sizes and places on the way from an image to the network input.
+
+  Attributes:
+    resized: height and width of the whole image once it is resized.
+    offset: y and x of what is seen of that.
+    content: height and width of it, at the top left of the network input.
+    canvas: height and width of the network input.
+  """
+
+  resized: tuple[int, int]
+  offset: tuple[int, int]
+  content: tuple[int, int]
+  canvas: tuple[int, int]
+
+  def window(self, size: tuple[int, int]) -> tuple[float, ...]:
+    """What is seen of an image of a size: y, x, height, width in its pixels."""
+    scale = size[0] / self.resized[0], size[1] / self.resized[1]
+    return (
+      self.offset[0] * scale[0],
+      self.offset[1] * scale[1],
+      self.content[0] * scale[0],
+      self.content[1] * scale[1],
+    )
+
+
+def layout(
+  size: tuple[int, int],
+  rule: Rule,
+  image_size: tuple[int, int],
+  crop_fraction: float = 1.0,
+) -> Layout:
+  """Where a rule puts an image of a size.
+
+  Args:
+    size: height and width of the image.
+    rule: one of `RULES`.
+    image_size: what the rule refers to.
+    crop_fraction: of rules that crop.
+  """
+  resized = _resized_size(size, rule, image_size, crop_fraction)
+  if rule.crops:
+    offset = tuple(
+      round((side - wanted) / 2)  # to the even one of two, as they do
+      for side, wanted in zip(resized, image_size, strict=True)
+    )
+    return Layout(resized, offset, image_size, image_size)  # type: ignore[arg-type]
+  height, width = (
+    -(-side // rule.multiple) * rule.multiple for side in resized
+  )
+  return Layout(resized, (0, 0), resized, (height, width))
+
+
+def _resized_size(
+  size: tuple[int, int],
+  rule: Rule,
+  image_size: tuple[int, int],
+  crop_fraction: float,
 ) -> tuple[int, int]:
-  """Height and width to which a rule resizes an image, before padding."""
   ratios = image_size[0] / size[0], image_size[1] / size[1]
-  if rule.fit == "shortest_side":
-    short, longest = image_size
-    scale = min(short / min(size), longest / max(size))
-    height, width = (max(1, math.floor(side * scale)) for side in size)
-    return height, width
-  if rule.fit == "upper_bound":
-    scale, bounds = min(ratios), image_size
-  else:
-    scale = min(ratios, key=lambda ratio: abs(1 - ratio))
-    bounds = (math.inf, math.inf)  # type: ignore[assignment]
+  match rule.fit:
+    case "center_crop":
+      # The slack: 224 / .875 is 256, whatever floats make of it.
+      first = 0 if ratios[0] >= ratios[1] else 1  # the shorter one, of squares
+      side = math.floor(image_size[first] / crop_fraction + 1e-6)
+      other = int(side * size[1 - first] / size[first])
+      return (side, other) if first == 0 else (other, side)
+    case "shortest_side":
+      short, longest = image_size
+      scale = min(short / min(size), longest / max(size))
+      height, width = (max(1, math.floor(side * scale)) for side in size)
+      return height, width
+    case "upper_bound":
+      scale, bounds = min(ratios), image_size
+    case _:
+      scale = min(ratios, key=lambda ratio: abs(1 - ratio))
+      bounds = (math.inf, math.inf)  # type: ignore[assignment]
   height, width = (
     _to_multiple(side * scale, rule.multiple, bound)
     for side, bound in zip(size, bounds, strict=True)
@@ -64,52 +143,64 @@ def resized_size(
 
 
 def prepare(
-  image: np.ndarray, rule: Rule, image_size: tuple[int, int], fill: np.ndarray
-) -> tuple[np.ndarray, tuple[int, int]]:
-  """Resizes, and pads at the bottom and right.
+  image: np.ndarray, rule: Rule, placed: Layout, fill: np.ndarray
+) -> np.ndarray:
+  """Resizes, crops, and pads at the bottom and right.
 
   Args:
     image: uint8 [h, w, 3].
     rule: one of `RULES`.
-    image_size: what the rule refers to.
+    placed: from `layout`, for the image.
     fill: float [3], colour of the padding, in 0..255.
 
   Returns:
-    float32 [H, W, 3] in 0..255 (cubic interpolation may overshoot), and the
-    height and width of the image in it.
+    float32 [H, W, 3] in 0..255 (cubic interpolation may overshoot, unless it is
+    Pillow's, which rounds).
   """
-  size = resized_size(image.shape[:2], rule, image_size)
-  resized = resample(image, size, cubic=rule.cubic)
-  padded = [-(-side // rule.multiple) * rule.multiple for side in size]
-  if tuple(padded) == size:
-    return resized, size
-  canvas = np.empty((*padded, 3), np.float32)
+  (top, left), (height, width) = placed.offset, placed.content
+  if rule.crops and math.prod(placed.resized) > MAX_PIXELS:
+    # Of a streak of an image no more is made than is seen.
+    y, x, h, w = placed.window(image.shape[:2])
+    pixels = Image.fromarray(image).resize(
+      (width, height), _PILLOW[rule.interpolation], (x, y, x + w, y + h)
+    )
+    return np.asarray(pixels, np.float32)
+  resized = resample(image, placed.resized, rule.interpolation)
+  seen = resized[top : top + height, left : left + width]
+  if placed.canvas == placed.content:
+    return np.ascontiguousarray(seen)
+  canvas = np.empty((*placed.canvas, 3), np.float32)
   canvas[:] = fill
-  canvas[: size[0], : size[1]] = resized
-  return canvas, size
+  canvas[:height, :width] = seen
+  return canvas
 
 
 def resample(
-  image: np.ndarray, size: tuple[int, int], *, cubic: bool
+  image: np.ndarray, size: tuple[int, int], interpolation: str
 ) -> np.ndarray:
-  """Interpolates at half-pixel centres, edges repeated, without averaging.
+  """Interpolates at half-pixel centres, edges repeated.
 
-  The same as OpenCV's INTER_CUBIC (a = -0.75) and PyTorch's `interpolate`
-  without align_corners, bicubic and bilinear.
+  Without averaging it is the same as OpenCV's INTER_CUBIC (a = -0.75) and
+  PyTorch's `interpolate` without align_corners, bicubic and bilinear.
 
   Args:
-    image: [h, w, C].
+    image: uint8 [h, w, 3].
     size: new height and width.
-    cubic: four taps an axis instead of two.
+    interpolation: see `Rule`.
 
   Returns:
-    float32 [*size, C].
+    float32 [*size, 3].
   """
+  if interpolation in _PILLOW:
+    resized = Image.fromarray(image).resize(size[::-1], _PILLOW[interpolation])
+    return np.asarray(resized, np.float32)
   out = image.astype(np.float32)
   for axis in (0, 1):
     if out.shape[axis] == size[axis]:
       continue
-    index, weight = _taps(out.shape[axis], size[axis], cubic)
+    index, weight = _taps(
+      out.shape[axis], size[axis], interpolation == "bicubic"
+    )
     shape = [1, 1, 1]
     shape[axis] = size[axis]
     out = np.sum(

@@ -97,10 +97,20 @@ def eval_batches(
     classes=_classes(config, names),
     batch_size=config.data.eval_batch_size,
     image_size=tuple(config.data.image_size),
-    augment=_augment(config, config.data.eval_resize),
+    augment=eval_geometry(config),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     options=_read_options(config, on_bad),
+  )
+
+
+def eval_geometry(config: ConfigDict) -> AugmentOptions:
+  """How images reach the network where it does not learn."""
+  mean = (255 * float(value) for value in config.model.image_mean)
+  return _augment(
+    config,
+    config.data.eval_resize,
+    fill=tuple(mean),  # is 0 to the network, as in what was published
   )
 
 

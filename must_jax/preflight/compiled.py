@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.input import preprocess
@@ -136,7 +135,7 @@ def lower_labelling(
   model = build_model(teacher, build_tasks(teacher))
   height, width = input_size(teacher)
   # Published rules give images that were interpolated on the host.
-  is_padded = teacher.data.resize == preprocess.PAD
+  is_float = teacher.data.eval_resize in preprocess.RULES
   everywhere = mesh_lib.replicated(mesh)
   variables = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
@@ -150,7 +149,7 @@ def lower_labelling(
     variables,
     jax.ShapeDtypeStruct(
       (batch_size, height, width, 3),
-      jnp.uint8 if is_padded else jnp.float32,
+      jnp.float32 if is_float else jnp.uint8,
       sharding=rows,
     ),
     jax.ShapeDtypeStruct((batch_size, 2), jnp.float32, sharding=rows),
@@ -172,12 +171,10 @@ def lower_labelling(
 def input_size(config: ConfigDict) -> tuple[int, int]:
   """(H, W) of what the network gets, for a photo of 4:3."""
   height, width = config.data.image_size
-  if config.data.resize == preprocess.PAD:
+  if config.data.eval_resize not in preprocess.RULES:
     return height, width
-  photo = np.zeros((*_PHOTO, 3), np.uint8)
-  rule = preprocess.RULES[config.data.resize]
-  canvas, _ = preprocess.prepare(photo, rule, (height, width), np.zeros(3))
-  return canvas.shape[0], canvas.shape[1]
+  rule = preprocess.RULES[config.data.eval_resize]
+  return preprocess.layout(_PHOTO, rule, (height, width)).canvas
 
 
 def sent_bytes(

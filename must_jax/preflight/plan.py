@@ -229,7 +229,7 @@ def _plan_labelling(
 
   size = compiled.input_size(teacher)
   cells = max(math.prod(x.shape[1:3]) for x in simple.outputs.values())
-  if teacher.data.resize == "pad":
+  if teacher.data.eval_resize == "pad":
     cells *= 0.75  # of a photo of 4:3, the padding is cut off
   stored = [estimate.stored(field, cells) for field in task.fields.values()]
   image_bytes, images = _datasets(args, config)

@@ -120,9 +120,9 @@ def run(
       with `shard` and without labels: all of one size, so that labels do not
       depend on the worker; "position" counts from the shard's start; records
       that cannot be decoded are not "valid".
-    predict: batch -> arrays with leading dimension B, on the host.
-    to_labels: arrays of one example and its content size -> labels in the form
-      they are stored (`must_jax.tasks.task.Task.to_labels`).
+    predict: batch -> arrays or lists of length B, on the host.
+    to_labels: arrays of one example, its batch and row -> labels of the image
+      in the form they are stored.
     stop: asked between batches; if true, the shard at hand is given back.
 
   Raises:

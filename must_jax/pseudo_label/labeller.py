@@ -18,7 +18,7 @@ from must_jax.types import Labels
 
 Batch: TypeAlias = dict[str, Any]
 Predictions: TypeAlias = dict[str, Any]  # each indexed by row of the batch
-ToLabels: TypeAlias = Callable[[Predictions, np.ndarray], Labels]
+ToLabels: TypeAlias = Callable[[Predictions, Batch, int], Labels]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Labeller:
     self, batch: Batch, predictions: Predictions, row: int
   ) -> Example:
     prediction = {name: array[row] for name, array in predictions.items()}
-    labels = self._to_labels(prediction, batch["content_size"][row])
+    labels = self._to_labels(prediction, batch, row)
     key = batch["key"][row]
     record = records.encode_labels(key, "ok", labels, fields=self._fields)
     sums = {

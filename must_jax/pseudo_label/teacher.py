@@ -8,11 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from must_jax import config as config_lib
-from must_jax.input.preprocess import RULES, prepare
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train.load import LoadedModel
@@ -51,58 +49,6 @@ class Teacher(Protocol):
       `must_jax.fields` says of each kind, pseudo labels with their scores. Maps
       cover the whole image at any resolution.
     """
-
-
-class PublishedTeacher:
-  """A checkpoint whose network takes images resized by a published rule.
-
-  Images of a batch that come to the same size run together.
-  """
-
-  def __init__(self, model: LoadedModel, task: Task, map_stride: int = 0):
-    """Makes a teacher of one task of a model.
-
-    Args:
-      model: with a `config.data.resize` out of `input.preprocess.RULES`.
-      task: one of the model's.
-      map_stride: pixels that the network sees for each of a map; by default
-        maps have the head's own size.
-    """
-    self.fields = describe_fields(task)
-    self.description = describe_teacher(model, task)
-    self._task = task
-    self._rule = RULES[model.config.data.resize]
-    self._image_size = model.image_size
-    # Colour that is zero for the network.
-    self._fill = 255 * np.array(model.config.model.image_mean)
-    self._predict = model.predictor((task.name,), map_stride)
-
-  def __call__(self, images: Sequence[np.ndarray]) -> Sequence[Labels]:
-    """See `Teacher`."""
-    prepared = [
-      prepare(image, self._rule, self._image_size, self._fill)
-      for image in images
-    ]
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, (canvas, _) in enumerate(prepared):
-      groups.setdefault(canvas.shape, []).append(i)
-    labels: list[Labels] = [{}] * len(images)
-    for shape, members in groups.items():
-      # Batches of few sizes only, since each is compiled.
-      count = 1 << (len(members) - 1).bit_length()
-      count = -(-count // jax.local_device_count()) * jax.local_device_count()
-      rows = [*members, *[members[0]] * (count - len(members))]
-      contents = np.array([prepared[i][1] for i in rows], np.float32)
-      predictions = self._predict(
-        np.stack([prepared[i][0] for i in rows]), contents
-      )[self._task.name]
-      for row, i in enumerate(members):
-        labels[i] = self._task.to_labels(
-          {name: array[row] for name, array in predictions.items()},
-          contents[row],
-          (shape[0], shape[1]),
-        )
-    return labels
 
 
 def describe_fields(task: Task) -> dict[str, dict[str, Any]]:

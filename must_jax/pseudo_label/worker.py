@@ -1,21 +1,21 @@
 """Workers of labelling jobs: the stage "label", and one for any teacher."""
 
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.config import PREEMPTED
-from must_jax.input import preprocess
 from must_jax.input.batches import eval_batches
 from must_jax.input.loader import ReadOptions
 from must_jax.input.origins import Source
+from must_jax.input.sources import eval_geometry
 from must_jax.input.union import Union
 from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label.job import LabelJob
@@ -26,7 +26,6 @@ from must_jax.pseudo_label.labeller import (
   ToLabels,
 )
 from must_jax.pseudo_label.teacher import (
-  PublishedTeacher,
   Teacher,
   choose_task,
   describe_fields,
@@ -36,6 +35,8 @@ from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.work_queue import Worker
 from must_jax.tasks import Task
+from must_jax.train import mesh as mesh_lib
+from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.train.launcher import find_worker
 from must_jax.train.load import LoadedModel, load
 from must_jax.train.runtime import Sigterm
@@ -94,32 +95,39 @@ def prepare(config: ConfigDict, workdir: PathLike) -> Labelling:
   model = load(options.teacher)
   task = choose_task(model, options.task)
   entry = config.datasets[options.dataset]
-  how = {
-    "batch_size": options.batch_size,
-    "num_threads": config.data.num_threads,
-    "max_undecodable": options.max_undecodable,
-    "lease_seconds": options.lease_seconds,
-  }
-  output = options.output or workdir
-  images = ImageSet.open(entry.dir, entry.split)
-  settings = _settings(model, task, options.map_stride)
-  if model.config.data.resize != preprocess.PAD:
-    teacher = PublishedTeacher(model, task, options.map_stride)
-    return _of_any_size(teacher, images, output, settings, **how)
+  mesh = mesh_lib.local_mesh()
+  predictor = Predictor(
+    model.model, {task.name: task}, mesh, options.map_stride
+  )
+  variables = jax.device_put(model.variables, mesh_lib.replicated(mesh))
 
-  # A fixed canvas: the input pipeline makes it, on all cores.
-  size = model.image_size
-  predict = model.predictor((task.name,), options.map_stride)
+  def predict(batch: Batch) -> Predictions:
+    rows: list[Any] = [None] * len(batch["valid"])
+    for members, outputs in predictor(variables, batch):
+      for i, row in enumerate(members.tolist()):
+        rows[row] = take(outputs[task.name], i)
+    return {"rows": rows}
+
+  def to_labels(prediction: Predictions, batch: Batch, row: int) -> Labels:
+    example = {key: batch[key] for key in ("content_size", "placement")}
+    return labels_of(task, prediction["rows"], take(example, row))
+
   return _labelling(
-    images,
-    output,
+    ImageSet.open(entry.dir, entry.split),
+    options.output or workdir,
     describe_fields(task),
     describe_teacher(model, task),
-    settings,
-    size,
-    lambda batch: predict(batch["image"], batch["content_size"])[task.name],
-    functools.partial(task.to_labels, image_size=size),
-    **how,
+    _settings(model, task, options.map_stride),
+    {
+      "image_size": model.image_size,
+      "augment": eval_geometry(model.config),
+    },
+    predict,
+    to_labels,
+    batch_size=options.batch_size,
+    num_threads=config.data.num_threads,
+    max_undecodable=options.max_undecodable,
+    lease_seconds=options.lease_seconds,
   )
 
 
@@ -158,28 +166,6 @@ def label_images(
       teacher's fields.
     SystemExit: as `label`.
   """
-  return _run(
-    _of_any_size(
-      teacher,
-      ImageSet.open(images, split),
-      output,
-      settings or {},
-      batch_size=batch_size,
-      num_threads=num_threads,
-      max_undecodable=max_undecodable,
-      lease_seconds=lease_seconds,
-    )
-  )
-
-
-def _of_any_size(
-  teacher: Teacher,
-  images: ImageSet,
-  output: PathLike,
-  settings: Mapping[str, Any],
-  **how: Any,
-) -> Labelling:
-  """A job whose teacher takes images in their stored size."""
 
   def predict(batch: Batch) -> Predictions:
     rows = np.flatnonzero(batch["valid"])
@@ -197,16 +183,21 @@ def _of_any_size(
       labels[row] = value
     return {"labels": labels}
 
-  return _labelling(
-    images,
-    output,
-    teacher.fields,
-    teacher.description,
-    settings,
-    None,
-    predict,
-    lambda prediction, content_size: prediction["labels"],
-    **how,
+  return _run(
+    _labelling(
+      ImageSet.open(images, split),
+      output,
+      teacher.fields,
+      teacher.description,
+      settings or {},
+      {"image_size": None},  # the stored one
+      predict,
+      lambda prediction, batch, row: prediction["labels"],
+      batch_size=batch_size,
+      num_threads=num_threads,
+      max_undecodable=max_undecodable,
+      lease_seconds=lease_seconds,
+    )
   )
 
 
@@ -216,7 +207,7 @@ def _labelling(
   fields: Mapping[str, Mapping[str, Any]],
   description: Mapping[str, Any],
   settings: Mapping[str, Any],
-  image_size: tuple[int, int] | None,
+  geometry: Mapping[str, Any],
   predict: Callable[[Batch], Predictions],
   to_labels: ToLabels,
   *,
@@ -244,8 +235,8 @@ def _labelling(
       images,
       {},
       batch_size=batch_size,
-      image_size=image_size,
       shard=shard,
+      **geometry,
       options=ReadOptions(num_threads=num_threads, max_bad=None),
     )
 
@@ -278,12 +269,17 @@ def _settings(
     for key, value in vars(task).items()
     if key not in ("name", "classes")
   }
+  data, resize = model.config.data, model.config.data.eval_resize
   return {
     "image_size": list(model.image_size),
-    "resize": model.config.data.resize,
+    "resize": resize,
     "image_mean": list(model.config.model.image_mean),
     "image_std": list(model.config.model.image_std),
     "task": options,
     # Only if given, so that label sets without the key go on.
     **({"map_stride": map_stride} if map_stride else {}),
+    **({"crop_fraction": data.crop_fraction} if "crop" in resize else {}),
+    **(
+      {"antialias_below": data.antialias_below} if data.antialias_below else {}
+    ),
   }

@@ -19,7 +19,7 @@ from must_jax.tasks import Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
-from must_jax.train.step import make_predict_step
+from must_jax.train.inference import Predictor, take
 from must_jax.types import PyTree
 
 
@@ -84,15 +84,22 @@ class Evaluator:
         it is measured on.
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
-    self._steps: dict[str, tuple[dict[str, Task], Callable[..., Any]]] = {}
+    self._steps: dict[str, tuple[dict[str, Task], Predictor]] = {}
     for dataset in config.evaluate_on:
       names = sources.tasks_of(config, dataset)
       chosen = {name: tasks[name] for name in names}
       for task in chosen.values():
         assert task.measured in task.fields  # or says so before training
-      step = make_predict_step(model, chosen, mesh, map_stride=1)
-      self._steps[dataset] = chosen, step
+      predict = Predictor(model, chosen, mesh, map_stride=1)
+      self._steps[dataset] = chosen, predict
     if self._steps:
+      if mesh.is_multi_process and sources.eval_geometry(config).varies_size:
+        raise ValueError(
+          f"data.eval_resize is {config.data.eval_resize!r}, which gives images"
+          " of many sizes; several processes cannot predict them together."
+          " Choose 'pad', 'stretch' or 'center_crop', or leave evaluate_on"
+          " empty and evaluate on one machine: --config.stage=evaluate."
+        )
       mesh_lib.check_batch_size(
         "data.eval_batch_size", config.data.eval_batch_size, mesh
       )
@@ -118,7 +125,6 @@ class Evaluator:
         variables,
         sources.eval_batches(self._config, dataset, self._quarantine),
         tasks,
-        self._mesh,
         lambda: stop(next(numbers)),
       )
       if metrics is None:
@@ -128,21 +134,19 @@ class Evaluator:
 
 
 def _evaluate(
-  predict: Callable[[PyTree, Any, Any], dict[str, dict[str, Any]]],
+  predict: Predictor,
   variables: PyTree,
   batches: Iterable[dict[str, Any]],
   tasks: dict[str, Task],
-  mesh: Mesh,
   stop: Callable[[], bool],
 ) -> dict[str, float] | None:
   """Metrics of every task on one dataset, over all processes' examples.
 
   Args:
-    predict: from `make_predict_step`, for these tasks.
+    predict: for these tasks.
     variables: of the model.
     batches: this process's part of the dataset.
     tasks: tasks to evaluate.
-    mesh: devices of all processes.
     stop: asked before each batch; if true, the evaluation is abandoned.
 
   Returns:
@@ -152,12 +156,14 @@ def _evaluate(
   for batch in batches:
     if stop():
       return None
-    inputs = batch["image"], batch["content_size"]
-    outputs = predict(variables, *mesh_lib.to_device(inputs, mesh))
-    outputs = jax.tree.map(_local_examples, outputs)
-    for name, metric in metrics.items():
-      label = batch["labels"][name][tasks[name].measured]
-      metric.update(outputs[name], label, batch)
+    for rows, outputs in predict(variables, batch):
+      group = batch if len(rows) == len(batch["valid"]) else take(batch, rows)
+      canvas = tuple(group["placement"]["canvas"][0].tolist())
+      for name, metric in metrics.items():
+        measured = tasks[name].measured
+        label = group["labels"][name][measured]
+        shapes = tasks[name].fields[measured].batch_arrays(canvas)
+        metric.update(outputs[name], _unpadded(label, shapes), group)
   return {
     f"{name}/{key}": value
     for name, metric in metrics.items()
@@ -165,10 +171,14 @@ def _evaluate(
   }
 
 
-def _local_examples(x: jax.Array) -> np.ndarray:
-  """This process's examples of a global array, in order."""
-  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-  return np.concatenate([np.asarray(s.data) for s in shards])
+def _unpadded(
+  label: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStruct]
+) -> dict[str, np.ndarray]:
+  """Labels without what larger images of their batch have made of them."""
+  return label | {
+    name: label[name][(slice(None), *map(slice, x.shape))]
+    for name, x in shapes.items()
+  }
 
 
 def _merge_processes(metric: Metric) -> Metric:

@@ -1,19 +1,24 @@
 """A checkpoint as a thing that predicts."""
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from must_jax.fields.maps import encode_png
+from must_jax.input.batches import photo_batch
+from must_jax.input.sources import eval_geometry
 from must_jax.models.must import MustModel
 from must_jax.storage.path import Path, PathLike
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
-from must_jax.train.step import make_predict_step
+from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.types import PyTree
 
 
@@ -34,19 +39,88 @@ class LoadedModel:
   tasks: dict[str, Task]
   model: MustModel
   variables: dict[str, PyTree]
+  _made: dict[Any, Any] = dataclasses.field(
+    default_factory=dict, repr=False, compare=False
+  )
 
   @property
   def image_size(self) -> tuple[int, int]:
-    """(H, W) of the network input."""
+    """(H, W) of the network input, or what its published rule refers to."""
     height, width = self.config.data.image_size
     return height, width
 
+  def predict(
+    self,
+    images: Sequence[np.ndarray | PathLike],
+    tasks: Sequence[str] = (),
+    batch_size: int = 8,
+  ) -> list[dict[str, dict[str, np.ndarray]]]:
+    """What the model sees in photos of any size, in their own pixels.
+
+    Photos reach the network as they do in evaluation and labelling. Files are
+    read as an import reads them: upright, on white where they are transparent.
+
+    Args:
+      images: each a uint8 array [h, w, 3] (RGB) or [h, w] (grey), or the path
+        of a file that could be imported, local or in a bucket.
+      tasks: names of the tasks to predict; all by default.
+      batch_size: photos that the network gets at a time.
+
+    Returns:
+      For each photo {task: arrays}: "probs" [K]; "boxes" [n, 4] (yxyx) with
+      "classes" and "scores" [n]; maps [h, w] of "classes" with "confidence";
+      maps of "values" or "vectors" with "valid". `tasks[name].classes` has the
+      names of classes.
+
+    Raises:
+      ValueError: one is no such image, or a task is unknown.
+    """
+    if isinstance(images, str | os.PathLike) or hasattr(images, "ndim"):
+      raise ValueError(
+        "predict got one image, or an array of several; expected a list of"
+        " images: predict([image])."
+      )
+    if batch_size < 1:
+      raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+    found: list[Any] = [None] * len(images)
+    predictor, variables = self._predictor(tuple(tasks), map_stride=1)
+    for start in range(0, len(images), batch_size):
+      batch = photo_batch(
+        [
+          _encode(images[i], f"images[{i}]")
+          for i in range(start, min(start + batch_size, len(images)))
+        ],
+        self.image_size,
+        eval_geometry(self.config),
+      )
+      for rows, outputs in predictor(variables, batch):
+        for i, row in enumerate(rows.tolist()):
+          example = take(batch, row)
+          found[start + row] = {
+            name: self._in_photo(name, take(arrays, i), example)
+            for name, arrays in outputs.items()
+          }
+    return found
+
+  def _in_photo(
+    self, name: str, prediction: dict[str, Any], example: dict[str, Any]
+  ) -> dict[str, np.ndarray]:
+    task = self.tasks[name]
+    size = tuple(example["placement"]["size"].tolist())
+    arrays: dict[str, np.ndarray] = {}
+    for field, label in labels_of(task, prediction, example).items():
+      arrays |= task.fields[field].at_size(label, size)
+    return arrays
+
   def predictor(
     self,
-    tasks: tuple[str, ...] = (),
+    tasks: Sequence[str] = (),
     map_stride: int = 0,
   ):
-    """`predict(images, content_size=None)` on this process's devices.
+    """`predict(images, content_size=None)` of what the network itself takes.
+
+    For images that are its size already, and for arrays in its own pixels;
+    `predict` takes photos.
 
     Args:
       tasks: names of the tasks to predict; all by default.
@@ -54,25 +128,117 @@ class LoadedModel:
         default 4, or what the head of a published network gives.
 
     Returns:
-      A function of uint8 images [B, H, W, 3], at `image_size` unless the
-      model was trained to take any; B must be a multiple of the number of
-      local devices. Boxes are kept to `content_size` [B, 2], or else to the
-      whole image. It returns {task: numpy arrays with leading dimension B}.
+      A function of uint8 images [B, H, W, 3], any number of them, at
+      `image_size` unless the model takes any. Boxes are kept to `content_size`
+      [B, 2], or else to the whole image. It returns {task: numpy arrays with
+      leading dimension B} and raises `ValueError` for other images.
     """
-    chosen = {name: self.tasks[name] for name in tasks or self.tasks}
-    mesh = mesh_lib.local_mesh()
-    step = make_predict_step(self.model, chosen, mesh, map_stride)
-    variables = jax.device_put(self.variables, mesh_lib.replicated(mesh))
-    sharding = mesh_lib.batch_sharding(mesh)
+    predictor, variables = self._predictor(tuple(tasks), map_stride)
+    any_size = eval_geometry(self.config).varies_size
+    expected = None if any_size else self.image_size
 
     def predict(
       images: np.ndarray, content_size: np.ndarray | None = None
     ) -> dict[str, dict[str, Any]]:
-      mesh_lib.check_batch_size("The batch", len(images), mesh)
-      batch = jax.device_put((images, content_size), sharding)
-      return jax.device_get(step(variables, *batch))
+      images = _check_batch(images, expected)
+      canvas = np.tile(images.shape[1:3], (len(images), 1))
+      if content_size is None:
+        content_size = canvas
+      content_size = np.asarray(content_size, np.float32)
+      if content_size.shape != canvas.shape:
+        raise ValueError(
+          f"content_size has shape {list(content_size.shape)}; expected height"
+          f" and width for each of {len(images)} images,"
+          f" {list(canvas.shape)}."
+        )
+      batch = {
+        "image": images,
+        "content_size": content_size,
+        "placement": {"canvas": canvas},
+      }
+      ((_, outputs),) = predictor(variables, batch)
+      return outputs
 
     return predict
+
+  def _predictor(
+    self, tasks: tuple[str, ...], map_stride: int
+  ) -> tuple[Predictor, PyTree]:
+    """On this process's devices, with the variables there; kept."""
+    if unknown := sorted(set(tasks) - set(self.tasks)):
+      raise ValueError(
+        f"tasks has {unknown}; {self.path} has the tasks {sorted(self.tasks)}."
+      )
+    key = tasks, map_stride
+    if key not in self._made:
+      mesh = mesh_lib.local_mesh()
+      chosen = {name: self.tasks[name] for name in tasks or self.tasks}
+      if "" not in self._made:
+        self._made[""] = jax.device_put(
+          self.variables, mesh_lib.replicated(mesh)
+        )
+      self._made[key] = Predictor(self.model, chosen, mesh, map_stride)
+    return self._made[key], self._made[""]
+
+
+def _check_batch(images: Any, image_size: tuple[int, int] | None) -> np.ndarray:
+  """The images, if a network of this input size can take them.
+
+  Raises:
+    ValueError: what is given, and what is expected.
+  """
+  wanted = "uint8 [B, {}, {}, 3] (RGB, 0 to 255)".format(
+    *(image_size or ("H", "W"))
+  )
+  images = np.asarray(images)
+  given = f"images are {images.dtype} {list(images.shape)}; expected {wanted}"
+  if images.dtype != np.uint8:
+    hint = (
+      " Convert 0..1 by (255 * images).round().astype(numpy.uint8)."
+      if images.dtype.kind == "f"
+      else ""
+    )
+    raise ValueError(f"{given}.{hint}")
+  if images.ndim == 3:
+    raise ValueError(f"{given}: a batch of one is images[None].")
+  if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+    raise ValueError(f"{given}, at least one image.")
+  if image_size is not None and images.shape[1:3] != image_size:
+    raise ValueError(
+      f"{given}. `predict` takes images of any size and resizes them as the"
+      " model needs it."
+    )
+  return images
+
+
+def _encode(
+  image: np.ndarray | PathLike, name: str
+) -> tuple[bytes, tuple[int, int]]:
+  """An image as it would be imported, and its height and width.
+
+  Raises:
+    ValueError: it could not be.
+  """
+  from must_jax.importers import files
+
+  if isinstance(image, str | os.PathLike):
+    try:
+      picture = files.read_image(Path(image))
+    except files.Rejected as error:
+      raise ValueError(f"{image}: {error}.") from None
+    return picture.data, picture.size
+  array = np.asarray(image)
+  if (
+    array.dtype != np.uint8
+    or array.ndim not in (2, 3)
+    or array.shape[2:] not in ((), (3,))
+    or 0 in array.shape
+  ):
+    raise ValueError(
+      f"{name} is {array.dtype} {list(array.shape)}; expected a path, or uint8"
+      " [h, w, 3] (RGB, 0 to 255) or [h, w]."
+    )
+  return encode_png(array), array.shape[:2]
 
 
 def load(path: PathLike) -> LoadedModel:

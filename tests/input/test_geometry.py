@@ -57,6 +57,7 @@ def fixed(size, window, content, flip=False):
     size=tf.constant(size),
     window=tf.constant(window),
     content=tf.constant(content),
+    canvas=tf.constant(INPUT),
     flip=tf.constant(flip),
   )
 
@@ -91,7 +92,7 @@ def move_image(pixels, geometry, options=ROUGH, image_size=INPUT, position=0):
 
 def to_image(geometry, y, x):
   """Image coordinates of network coordinates, in float64."""
-  _, window, content, flip, _ = (np.asarray(v, np.float64) for v in geometry)
+  _, window, content, _, flip, _ = (np.asarray(v, np.float64) for v in geometry)
   x = content[1] - x if flip else x
   return (
     window[0] + y * window[2] / content[0],
@@ -136,7 +137,8 @@ def test_without_augmentation_all_of_the_image_is_fitted_in(size, content):
 @quick
 @hypothesis.given(geometries())
 def test_windows_and_contents_stay_within_bounds(geometry):
-  size, window, content, _, reduction = (v.numpy() for v in geometry)
+  size, window, content, canvas, _, reduction = (v.numpy() for v in geometry)
+  assert canvas.tolist() == list(INPUT)
   assert (window[:2] >= 0).all() and (window[2:] >= 1).all()
   # It is reduced as long as it then has a pixel for each of the content's.
   assert reduction in (1, 2, 4, 8) and not (window % reduction).any()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from must_jax.input.preprocess import RULES, prepare, resample, resized_size
+from must_jax.input.preprocess import RULES, layout, prepare, resample
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from must_jax.input.preprocess import RULES, prepare, resample, resized_size
   ],
 )
 def test_size(rule, image_size, size, expected):
-  assert resized_size(size, RULES[rule], image_size) == expected
+  assert layout(size, RULES[rule], image_size).content == expected
 
 
 def reference(line, new, cubic):
@@ -49,7 +49,8 @@ def reference(line, new, cubic):
 def test_interpolation(cubic, new):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (13, 4, 3), np.uint8)
-  got = resample(image, (new, 4), cubic=cubic)
+  interpolation = "bicubic" if cubic else "bilinear"
+  got = resample(image, (new, 4), interpolation)
   for column in range(4):
     for channel in range(3):
       np.testing.assert_allclose(
@@ -58,15 +59,16 @@ def test_interpolation(cubic, new):
         rtol=1e-5,
         atol=1e-3,
       )
-  turned = resample(image.transpose(1, 0, 2), (4, new), cubic=cubic)
+  turned = resample(image.transpose(1, 0, 2), (4, new), interpolation)
   np.testing.assert_allclose(turned.transpose(1, 0, 2), got, atol=1e-4)
 
 
 def test_padding():
   rule = RULES["shortest_side"]
   image = np.full((50, 100, 3), 7, np.uint8)
-  canvas, size = prepare(image, rule, (40, 90), np.array([1.0, 2.0, 3.0]))
-  assert size == (40, 80)
+  placed = layout((50, 100), rule, (40, 90))
+  canvas = prepare(image, rule, placed, np.array([1.0, 2.0, 3.0]))
+  assert placed.content == (40, 80)
   assert canvas.shape == (64, 96, 3)
   assert (canvas[:40, :80] == 7).all()
   assert (canvas[40:] == [1, 2, 3]).all()

@@ -105,8 +105,8 @@ def predict(batch):
   return {"colour": colour.astype(np.float32), "halves": halves}
 
 
-def to_labels(prediction, content_size):
-  np.testing.assert_array_equal(content_size, [6, 8])
+def to_labels(prediction, batch, row):
+  np.testing.assert_array_equal(batch["content_size"][row], [6, 8])
   halves = prediction["halves"]
   keep = halves > 0.45
   return {

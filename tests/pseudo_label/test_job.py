@@ -370,8 +370,8 @@ def test_full_disk_leaves_whole_shards_only(
 def test_a_teacher_that_finds_nothing_is_an_alarm(
   fake, images, tmp_path, caplog
 ):
-  def blind(prediction, content_size):
-    labels = fake.to_labels(prediction, content_size)
+  def blind(prediction, batch, row):
+    labels = fake.to_labels(prediction, batch, row)
     none = {k: v[:0] for k, v in labels["objects"].items()}
     return labels | {"objects": none}
 
@@ -384,8 +384,8 @@ def test_a_teacher_that_finds_nothing_is_an_alarm(
 
 
 def test_bad_predictions_name_the_example(fake, images, tmp_path):
-  def confused(prediction, content_size):
-    labels = fake.to_labels(prediction, content_size)
+  def confused(prediction, batch, row):
+    labels = fake.to_labels(prediction, batch, row)
     labels["label"]["probs"] = labels["label"]["probs"] * np.nan
     return labels
 
@@ -447,8 +447,10 @@ def test_with_the_data_pipeline(fake, tmp_path):
     seen.append((threading.current_thread().name, batch["image"].shape))
     return {"size": batch["content_size"]}
 
-  def to_labels(prediction, content_size):
-    np.testing.assert_array_equal(prediction["size"], content_size)
+  def to_labels(prediction, batch, row):
+    np.testing.assert_array_equal(
+      prediction["size"], batch["content_size"][row]
+    )
     return {
       "label": {"classes": np.arange(3), "probs": np.array([0.2, 0.5, 0.3])}
     }

@@ -13,11 +13,9 @@ from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
 from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import inspect, worker
-from must_jax.pseudo_label import teacher as teacher_lib
 from must_jax.storage.sets import LabelSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
-from must_jax.train.load import load
 from must_jax.train.state import init_variables
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -101,7 +99,7 @@ def published(tmp_path, kind, resize, **options):
   config = base_config()
   config.model.update({"backbone": "resnet18", "width": 8, "dtype": "float32"})
   config.model.update({"channels": 8, "image_mean": (0.5, 0.5, 0.5)})
-  config.data.update({"image_size": (64, 64), "resize": resize})
+  config.data.update({"image_size": (64, 64), "eval_resize": resize})
   config.tasks.it = task(kind, labels={}, **options)
   model = build_model(config, build_tasks(config))
   variables = jax.device_get(init_variables(model, (64, 64), jax.random.key(0)))
@@ -111,14 +109,18 @@ def published(tmp_path, kind, resize, **options):
   return tmp_path
 
 
-def test_published_network_labels_by_its_own_rule(images, tmp_path):
-  path = published(tmp_path / "net", "depth", "midas_upper_bound")
+def job_config(teacher, images, **options):
   config = base_config()
   config.stage = "label"
   config.datasets.images = dataset(str(images), "train")
-  config.label.update({"teacher": str(path), "dataset": "images"})
-  config.label.batch_size = 4
-  worker.label(config, tmp_path / "labels")
+  config.label.update({"teacher": str(teacher), "dataset": "images"})
+  config.label.update({"batch_size": 4, **options})
+  return config
+
+
+def test_published_network_labels_by_its_own_rule(images, tmp_path):
+  path = published(tmp_path / "net", "depth", "midas_upper_bound")
+  worker.label(job_config(path, images), tmp_path / "labels")
   manifest = LabelSet.open(tmp_path / "labels").manifest
   assert manifest["teacher"]["origin"]["licence"] == "none"
   assert manifest["teacher"]["digest"] == checkpoint.fingerprint(path)
@@ -132,10 +134,8 @@ def test_published_network_labels_by_its_own_rule(images, tmp_path):
 
 def test_quality_is_kept_in_the_manifest(fake, images, tmp_path):
   path = published(tmp_path / "net", "depth", "midas_upper_bound")
-  model = load(path)
-  teacher = teacher_lib.PublishedTeacher(model, model.tasks["it"])
   labels = tmp_path / "labels"
-  worker.label_images(teacher, images, "train", labels)
+  worker.label(job_config(path, images), labels)
   found = inspect.record_quality(labels, images.parent / "pile_truth")
   assert 0 <= found["aligned_delta1"] <= 1
   manifest = fake.verify(labels)
@@ -143,48 +143,22 @@ def test_quality_is_kept_in_the_manifest(fake, images, tmp_path):
   assert manifest["quality"]["truth"].endswith("pile_truth")
 
 
-def test_images_of_many_sizes_are_labelled_one_by_one_the_same(tmp_path):
-  path = published(tmp_path, "depth", "midas_upper_bound")
-  model = load(path)
-  teacher = teacher_lib.PublishedTeacher(model, model.tasks["it"])
-  rng = np.random.default_rng(0)
-  images = [
-    rng.integers(0, 256, (*size, 3), np.uint8)
-    for size in ((48, 64), (64, 48), (48, 64), (100, 90), (7, 300))
-  ]
-  together = teacher(images)
-  for image, labels in zip(images, together, strict=True):
-    (alone,) = teacher([image])
-    np.testing.assert_allclose(
-      labels["depth"]["values"], alone["depth"]["values"], atol=1e-5
-    )
-  assert together[0]["depth"]["values"].shape == (16, 16)
-  assert together[4]["depth"]["values"].shape == (8, 16)
-
-
-def test_maps_are_stored_at_the_stride_that_is_asked_for(tmp_path):
-  path = published(tmp_path, "depth", "midas_upper_bound")
-  model = load(path)
-  rng = np.random.default_rng(0)
-  images = [
-    rng.integers(0, 256, (*size, 3), np.uint8) for size in ((64, 64), (32, 64))
-  ]
-  fine, coarse = (
-    teacher_lib.PublishedTeacher(model, model.tasks["it"], stride)(images)
-    for stride in (2, 4)
-  )
-  for two, four in zip(fine, coarse, strict=True):
-    two, four = two["depth"]["values"], four["depth"]["values"]
-    assert two.shape == (2 * four.shape[0], 2 * four.shape[1])
+def test_maps_are_stored_at_the_stride_that_is_asked_for(images, tmp_path):
+  path = published(tmp_path / "net", "depth", "midas_upper_bound")
+  shapes = []
+  for stride in (2, 4):
+    config = job_config(path, images, map_stride=stride)
+    labelling = worker.prepare(config, tmp_path / "labels")
+    batch = next(iter(labelling.batches(0)))
+    (prediction, *_) = labelling.predict(batch)["rows"]
+    labels = labelling.to_labels({"rows": prediction}, batch, 0)
+    shapes.append(labels["depth"]["values"].shape)
+  assert shapes == [(32, 32), (16, 16)]
 
 
 def test_a_label_set_of_another_stride_is_another_job(images, tmp_path):
-  config = base_config()
-  config.stage = "label"
-  config.datasets.images = dataset(str(images), "train")
   teacher = published(tmp_path / "net", "depth", "midas_upper_bound")
-  config.label.update({"teacher": str(teacher), "dataset": "images"})
-  config.label.map_stride = 8
+  config = job_config(teacher, images, map_stride=8)
   worker.label(config, tmp_path / "labels")
   labels = LabelSet.open(tmp_path / "labels")
   assert labels.manifest["settings"]["map_stride"] == 8

@@ -153,6 +153,13 @@ def _parser() -> argparse.ArgumentParser:
   predict.add_argument("checkpoint", type=Path)
   predict.add_argument("images", type=Path, nargs="+")
   predict.add_argument("--out", type=Path, required=True)
+  predict.add_argument(
+    "--max-side",
+    type=int,
+    default=1600,
+    help="longer side of the pictures, 0 for that of the photos; default"
+    " %(default)s",
+  )
   predict.set_defaults(run=_predict)
   return parser
 
@@ -255,7 +262,7 @@ def _plan(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
   from must_jax.export import predict
 
-  return predict.run(args.checkpoint, args.images, args.out)
+  return predict.run(args.checkpoint, args.images, args.out, args.max_side)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

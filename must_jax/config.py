@@ -80,6 +80,8 @@ def base_config() -> ConfigDict:
       # the `share` of each dataset.
       "sampling": "uniform",
       "evaluate_on": (),  # names of datasets
+      # The checkpoint of the stage "evaluate"; empty: the workdir's latest.
+      "evaluate_from": "",
       "data": {
         "image_size": (640, 640),  # ref CP "640" tables
         "batch_size": 256,  # paper: derived from 4.2

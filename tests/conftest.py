@@ -38,6 +38,37 @@ else:
 
 
 @pytest.fixture
+def make_checkpoint(tmp_path):
+  """Makes a checkpoint of a small model with weights at random."""
+
+  def make(tasks, name="model", image_size=(64, 64), **data):
+    import jax
+
+    from must_jax.config import base_config
+    from must_jax.train import checkpoint
+    from must_jax.train.build import build_model, build_tasks
+    from must_jax.train.state import init_variables
+
+    config = base_config()
+    config.model.update(
+      {"backbone": "resnet18", "width": 8, "channels": 8, "dtype": "float32"}
+    )
+    config.model.update({"min_level": 2, "max_level": 4})
+    config.data.update({"image_size": image_size, **data})
+    config.tasks = tasks
+    model = build_model(config, build_tasks(config))
+    variables = init_variables(model, (64, 64), jax.random.key(0))
+    path = tmp_path / name
+    origin = {"kind": "test", "licence": "none"}
+    checkpoint.write_variables(
+      path, config, dict(jax.device_get(variables)), origin
+    )
+    return path
+
+  return make
+
+
+@pytest.fixture
 def lease_of_another_host():
   """Writes a lease whose holder has been silent for some seconds."""
 

@@ -1,92 +1,126 @@
 """`must-jax predict`: pictures of what a checkpoint sees."""
 
 import io
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 import must_jax
-from must_jax.storage.path import (
-  Path,
-  list_tree,
-  make_directory,
-  publish,
-  read_file,
-)
-from must_jax.types import MEAN_COLOR
+from must_jax.importers import files
+from must_jax.importers.files import Picture, Rejected
+from must_jax.storage.path import Path, make_directory, publish
+from must_jax.train.load import LoadedModel
 
 
-def load_image(
-  path: Path, image_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a file as the network wants it: whole, upright, at the top left.
-
-  Args:
-    path: an image file.
-    image_size: (H, W) of the network input.
-
-  Returns:
-    uint8 [H, W, 3] and the content's size, float32 [2].
-
-  Raises:
-    ValueError: the file is no image.
-  """
-  try:
-    with Image.open(io.BytesIO(read_file(path))) as file:
-      image = ImageOps.exif_transpose(file).convert("RGB")
-  except OSError as error:
-    raise ValueError(
-      f"{path} cannot be read as an image ({error}); expected a JPEG or PNG."
-    ) from None
-  scale = min(image_size[0] / image.height, image_size[1] / image.width)
-  height = max(1, round(image.height * scale))
-  width = max(1, round(image.width * scale))
-  canvas = np.empty((*image_size, 3), np.uint8)
-  canvas[:] = MEAN_COLOR
-  canvas[:height, :width] = np.asarray(
-    image.resize((width, height), Image.Resampling.BILINEAR)
-  )
-  return canvas, np.array([height, width], np.float32)
-
-
-def run(checkpoint: Path, images: Sequence[Path], out: Path) -> int:
+def run(
+  checkpoint: Path, images: Sequence[Path], out: Path, max_side: int = 0
+) -> int:
   """Draws every task's predictions for image files.
+
+  What cannot be read as an import would read it is named and passed over.
 
   Args:
     checkpoint: a checkpoint or a run's workdir.
     images: files, or directories of files.
-    out: directory for `IMAGE-TASK.png`.
+    out: directory for `IMAGE-TASK.png`; images in folders of a directory get
+      folders there.
+    max_side: pictures are reduced to it; 0 for the photos' own size.
 
   Returns:
-    The exit status.
+    0; 1 if a file that was named itself could not be read.
+
+  Raises:
+    ValueError: there is nothing that can be read.
   """
+  if max_side < 0:
+    raise ValueError(f"--max-side is {max_side}; expected 0 or more.")
+  found = list(_find(images))
   model = must_jax.load(str(checkpoint))
-  files = []
-  for path in map(Path, images):
-    if path.is_dir():
-      files += [
-        path / name
-        for name in sorted(list_tree(path))
-        if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")
-      ]
-    else:
-      files.append(path)
-  if not files:
-    raise ValueError(f"No images in {', '.join(map(str, images))}.")
-  out = Path(out)
-  make_directory(out)
-  predict = model.predictor(map_stride=1)
-  for path in files:
-    image, content = load_image(path, model.image_size)
-    for name, arrays in predict(image[None], content[None]).items():
-      picture = model.tasks[name].draw(
-        image, {key: value[0] for key, value in arrays.items()}
-      )
-      height, width = content.astype(int)
-      picture = picture[:height, :width]
-      target = out / f"{path.stem}-{name}.png"
+  taken: set[str] = set()
+  num_drawn = status = 0
+  for path, name, is_named in found:
+    try:
+      picture = files.read_image(path)
+    except Rejected as error:
+      print(f"passed over: {path}: {error}", file=sys.stderr)
+      status |= is_named
+      continue
+    num_drawn += 1
+    drawn = _draw(model, picture, max_side)
+    stem = _free_name(name, list(drawn), taken)
+    for task, pixels in drawn.items():
+      target = Path(out) / f"{stem}-{task}.png"
+      make_directory(target.parent)
       with publish(target) as file:
-        Image.fromarray(picture).save(file, "PNG")
-      print(target)
-  return 0
+        Image.fromarray(pixels).save(file, "PNG")
+      print(f"{path} -> {target}")
+  if not num_drawn:
+    raise ValueError(
+      f"None of the {len(found)} files in {', '.join(map(str, images))} can be"
+      " read; the reasons are above."
+    )
+  if num_drawn < len(found):
+    print(
+      f"{num_drawn} images drawn, {len(found) - num_drawn} passed over",
+      file=sys.stderr,
+    )
+  return int(status)
+
+
+def _find(images: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
+  """(file, its name below its directory, whether it was named itself).
+
+  Raises:
+    ValueError: a directory has no images.
+  """
+  for place in map(Path, images):
+    if not place.is_dir():
+      yield place, place.name, True
+      continue
+    wanted, others = files.find_files(place, files.IMAGE_SUFFIXES)
+    for name in others:
+      print(f"passed over: {place / name}: no image", file=sys.stderr)
+    if not wanted:
+      raise ValueError(
+        f"{place} has no images ({len(others)} other files); expected"
+        f" {', '.join(files.IMAGE_SUFFIXES)}."
+      )
+    for name in wanted:
+      yield place / name, name, False
+
+
+def _free_name(name: str, tasks: Sequence[str], taken: set[str]) -> str:
+  """What the pictures of an image are called, so that none replaces another."""
+  stem = files.key_of(name)
+  candidates = itertools.chain(
+    (stem, name), (f"{name}-{number}" for number in itertools.count(2))
+  )
+  for candidate in candidates:
+    targets = {f"{candidate}-{task}" for task in tasks}
+    if not targets & taken:
+      break
+  taken |= targets
+  return candidate
+
+
+def _draw(
+  model: LoadedModel, picture: Picture, max_side: int
+) -> dict[str, np.ndarray]:
+  """Pictures uint8 [h, w, 3] by task."""
+  with Image.open(io.BytesIO(picture.data)) as file:
+    photo = file.convert("RGB")
+  if max_side:
+    photo.thumbnail((max_side, max_side))
+  canvas = np.asarray(photo)
+  scale = np.divide(canvas.shape[:2], picture.size)
+  (predictions,) = model.predict([picture])
+  drawn = {}
+  for name, arrays in predictions.items():
+    task = model.tasks[name]
+    for field in task.fields.values():
+      arrays = field.scaled(arrays, scale)
+    drawn[name] = task.draw(canvas, arrays)
+  return drawn

@@ -1,9 +1,10 @@
 """From the names in a config to data: sources, classes, teachers, batches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
@@ -17,6 +18,7 @@ from must_jax.storage.sets import read_index, read_manifest
 from must_jax.tasks import Task, make_task
 
 OnBad = Callable[[BadRecord], None]
+_MAX_SHOWN = 10
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -36,6 +38,50 @@ def resolve(config: ConfigDict) -> ConfigDict:
         describe(name, field), name, field, tuple(entry.classes)
       )
   return config
+
+
+def check_classes(config: ConfigDict, place: str) -> None:
+  """Compares a model's classes with those of labels, which may be fewer.
+
+  Args:
+    config: with the model's classes, and the labels that it is measured on.
+    place: of the model, for messages.
+
+  Raises:
+    ValueError: labels have classes that the model lacks.
+  """
+  for name, entry in config.tasks.items():
+    names = list(entry.labels)
+    describe = origins.Describer([_source(config, d) for d in names])
+    for field in _task(name, entry).fields:
+      for origin in describe(name, field):
+        classes = set(origin.description.get("classes", entry.classes))
+        surplus = sorted(classes - set(entry.classes))
+        lacking = sorted(set(entry.classes) - classes)
+        if surplus:
+          raise ValueError(
+            f"Task {name!r}: {origin.directory} has {len(surplus)} classes that"
+            f" {place} does not know, {_some(surplus)}; it has"
+            f" {len(entry.classes)}, {_some(list(entry.classes))}. Classes are"
+            " matched by name: import the labels with the model's names, or"
+            " leave these classes out."
+          )
+        if lacking:
+          logging.warning(
+            "Task %r: %s has no labels of %d of the %d classes of %s, %s;"
+            " predictions of these can only be wrong there.",
+            name,
+            origin.directory,
+            len(lacking),
+            len(entry.classes),
+            place,
+            _some(lacking),
+          )
+
+
+def _some(names: Sequence[str]) -> str:
+  shown = ", ".join(map(repr, names[:_MAX_SHOWN]))
+  return shown + (", ..." if len(names) > _MAX_SHOWN else "")
 
 
 def tasks_of(config: ConfigDict, dataset: str) -> tuple[str, ...]:

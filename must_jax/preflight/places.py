@@ -212,12 +212,13 @@ def places(config: ConfigDict, workdir: str = "") -> list[Place]:
       CheckpointPlace(config.label.teacher, "label.teacher"),
     ]
   images: list[str] = [*config.evaluate_on]
+  read = set(config.datasets if config.stage == "train" else images)
   labels: dict[str, Place] = {}
   kinds: dict[str, list[str]] = {name: [] for name in config.datasets}
   if config.stage == "train":
     images = [*config.train_on, *images]
   for task, entry in config.tasks.items():
-    for name in entry.labels:
+    for name in filter(read.__contains__, entry.labels):
       own, label_set = _origins(config, task, name)
       if own:
         kinds[name].append(entry.kind)
@@ -231,6 +232,12 @@ def places(config: ConfigDict, workdir: str = "") -> list[Place]:
   ]
   if config.stage == "train" and config.init_from and not _goes_on(workdir):
     found.append(CheckpointPlace(config.init_from, "init_from"))
+  if config.stage == "evaluate":
+    found.append(
+      CheckpointPlace(config.evaluate_from, "evaluate_from")
+      if config.evaluate_from
+      else CheckpointPlace(workdir, "--workdir, the run to evaluate")
+    )
   return [*found, *labels.values()]
 
 

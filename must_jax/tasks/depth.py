@@ -47,6 +47,8 @@ class Depth(Task):
   decoder: str = "pixel"
   num_convs: int = 3  # paper 3.2
 
+  measurement = ("min_depth", "max_depth", "crop")
+
   def __post_init__(self):
     if self.unit not in ("inverse", "metres"):
       raise ValueError(

@@ -39,6 +39,8 @@ class Detection(rcnn.RCNNOptions, Task):
   min_side: float = 0.0
   metric: str = "coco"
 
+  measurement = ("metric",)
+
   def __post_init__(self):
     if self.metric not in METRICS:
       raise ValueError(
@@ -96,8 +98,8 @@ class Detection(rcnn.RCNNOptions, Task):
     return METRICS[self.metric](self.classes)
 
   def draw(self, image, arrays):
-    shown = arrays["valid"] & (
-      arrays.get("scores", np.ones(len(arrays["valid"]))) >= self.min_score
-    )
+    count = len(arrays["classes"])
+    shown = arrays.get("valid", np.ones(count, bool))
+    shown = shown & (arrays.get("scores", np.ones(count)) >= self.min_score)
     colors = pictures.palette(self.num_classes)[arrays["classes"][shown]]
     return pictures.draw_boxes(image, arrays["boxes"][shown], colors)

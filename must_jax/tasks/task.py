@@ -43,6 +43,8 @@ class Task(abc.ABC):
 
   # Views of each image that the task compares; labels are those of the first.
   views: ClassVar[int] = 1
+  # Options of the metric alone: whoever evaluates a checkpoint chooses them.
+  measurement: ClassVar[tuple[str, ...]] = ()
 
   @property
   def num_classes(self) -> int:

@@ -1,21 +1,24 @@
 """Evaluation: every example once, the last partial batch included."""
 
 import itertools
+import json
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from must_jax.config import differences
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
 from must_jax.metrics.metric import Metric
 from must_jax.models.must import MustModel
-from must_jax.storage.path import PathLike
-from must_jax.tasks import Task
+from must_jax.storage.path import Path, PathLike, publish_json
+from must_jax.tasks import TASKS, Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
@@ -26,36 +29,113 @@ from must_jax.types import PyTree
 def evaluate_checkpoint(
   config: ConfigDict, workdir: PathLike
 ) -> dict[str, float]:
-  """The stage `evaluate`: a run's latest checkpoint on `config.evaluate_on`.
+  """The stage `evaluate`: a checkpoint on `config.evaluate_on`.
 
   Args:
-    config: of the run; data of evaluation and mesh may be others.
-    workdir: of the run. Only its `quarantine/` is written to.
+    config: says where labels are, on which devices and in which batches it is
+      measured, and how (`Task.measurement`); all else is the checkpoint's.
+    workdir: gets `result.json` and `quarantine/`. Its latest checkpoint is
+      evaluated unless `config.evaluate_from` names one.
 
   Returns:
     {"dataset/task/metric": value}.
 
   Raises:
-    FileNotFoundError: `workdir` holds no checkpoint.
-    CorruptCheckpointError: its latest one is not what was saved.
-    ValueError: the config does not fit the data or the devices.
+    FileNotFoundError: there is no checkpoint.
+    CorruptCheckpointError: it is not what was saved.
+    ValueError: the config does not fit the checkpoint, the data or the devices.
   """
-  config = sources.resolve(config)
+  step_dir = checkpoint.find(config.evaluate_from or workdir)
+  config = _of_checkpoint(config, checkpoint.read_config(step_dir), step_dir)
   tasks = build_tasks(config)
   mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp)
-  variables = jax.device_put(
-    checkpoint.load_variables(workdir), mesh_lib.replicated(mesh)
-  )
+  quarantine = runtime.open_quarantine(workdir)
   evaluator = Evaluator(
-    config,
-    build_model(config, tasks),
-    tasks,
-    mesh,
-    runtime.open_quarantine(workdir),
+    config, build_model(config, tasks), tasks, mesh, quarantine
+  )
+  logging.info("Evaluating %s", step_dir)
+  variables = jax.device_put(
+    checkpoint.load_variables(step_dir), mesh_lib.replicated(mesh)
   )
   metrics = evaluator(variables)
   assert metrics is not None  # nobody abandons it
+  write_result(workdir, metrics)
   return metrics
+
+
+def write_result(workdir: PathLike, metrics: Mapping[str, float]) -> None:
+  """Writes `result.json`, by the first process."""
+  if jax.process_index() == 0:
+    publish_json(Path(workdir) / "result.json", metrics)
+
+
+def _of_checkpoint(
+  config: ConfigDict, own: ConfigDict, step_dir: Path
+) -> ConfigDict:
+  """The checkpoint's config with what `config` says of the evaluation.
+
+  Raises:
+    ValueError: a task is measured that the checkpoint does not have, or labels
+      have classes that it does not know.
+  """
+  merged = own.copy_and_resolve_references()
+  for key in ("stage", "datasets", "evaluate_on", "mesh"):
+    merged[key] = config[key]
+  for key in ("eval_batch_size", "num_threads", "max_bad"):
+    merged.data[key] = config.data[key]
+  known = ", ".join(f"{name} ({e.kind})" for name, e in own.tasks.items())
+  for name, entry in config.tasks.items():
+    labels = {k: v for k, v in entry.labels.items() if k in config.evaluate_on}
+    if labels and (name not in own.tasks or own.tasks[name].kind != entry.kind):
+      raise ValueError(
+        f"Task {name!r} ({entry.kind}) is to be measured on"
+        f" {', '.join(labels)}; {step_dir} has the tasks {known}. Name the"
+        " config's tasks as the checkpoint's."
+      )
+  for name, entry in merged.tasks.items():
+    given = config.tasks.get(name, entry)
+    entry.labels = ConfigDict(
+      {k: given.labels[k] for k in config.evaluate_on if k in given.labels},
+      convert_dict=False,
+    )
+    for option in TASKS[entry.kind].measurement:
+      entry[option] = given[option]
+  if not any(entry.labels for entry in merged.tasks.values()):
+    raise ValueError(
+      f"evaluate_on is {tuple(config.evaluate_on)}, where no task of"
+      f" {step_dir} has labels; it has the tasks {known}. Set"
+      " config.tasks.NAME.labels, and evaluate_on."
+    )
+  _warn_of_differences(config, merged, step_dir)
+  sources.check_classes(merged, str(step_dir))
+  return merged
+
+
+def _warn_of_differences(
+  config: ConfigDict, merged: ConfigDict, step_dir: Path
+) -> None:
+  """Names what the config says otherwise of what the checkpoint decides."""
+  given, taken = (
+    {
+      "model": json.loads(c.model.to_json_best_effort()),
+      "image_size": list(c.data.image_size),
+      "eval_resize": c.data.eval_resize,
+      "tasks": {
+        name: json.loads(c.tasks[name].to_json_best_effort())
+        | {"labels": None, "weight": None}
+        | ({} if config.tasks[name].classes else {"classes": None})
+        for name in config.tasks
+        if name in merged.tasks
+      },
+    }
+    for c in (config, merged)
+  )
+  if lines := differences(given, taken):
+    logging.warning(
+      "The config is not that of %s, which decides (config, checkpoint): %s",
+      step_dir,
+      "; ".join(lines),
+    )
 
 
 class Evaluator:

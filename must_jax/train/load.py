@@ -1,17 +1,20 @@
-"""A checkpoint as a thing that predicts."""
+"""A checkpoint as a thing that predicts.
+
+TensorFlow is imported where photos are read; arrays in the network's own size
+need none.
+"""
 
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from must_jax.fields.maps import encode_png
-from must_jax.input.batches import photo_batch
-from must_jax.input.sources import eval_geometry
+from must_jax.input.preprocess import RULES
 from must_jax.models.must import MustModel
 from must_jax.storage.path import Path, PathLike
 from must_jax.tasks import Task
@@ -20,6 +23,9 @@ from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.types import PyTree
+
+if TYPE_CHECKING:
+  from must_jax.importers.files import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,7 @@ class LoadedModel:
 
   def predict(
     self,
-    images: Sequence[np.ndarray | PathLike],
+    images: "Sequence[np.ndarray | PathLike | Picture]",
     tasks: Sequence[str] = (),
     batch_size: int = 8,
   ) -> list[dict[str, dict[str, np.ndarray]]]:
@@ -61,8 +67,9 @@ class LoadedModel:
     read as an import reads them: upright, on white where they are transparent.
 
     Args:
-      images: each a uint8 array [h, w, 3] (RGB) or [h, w] (grey), or the path
-        of a file that could be imported, local or in a bucket.
+      images: each a uint8 array [h, w, 3] (RGB) or [h, w] (grey), the path of
+        a file that could be imported, local or in a bucket, or one that was
+        read by `importers.files.read_image`.
       tasks: names of the tasks to predict; all by default.
       batch_size: photos that the network gets at a time.
 
@@ -75,10 +82,12 @@ class LoadedModel:
     Raises:
       ValueError: one is no such image, or a task is unknown.
     """
-    if isinstance(images, str | os.PathLike) or hasattr(images, "ndim"):
+    from must_jax.input.batches import photo_batch
+    from must_jax.input.sources import eval_geometry
+
+    if isinstance(images, str | os.PathLike) or getattr(images, "ndim", 4) < 4:
       raise ValueError(
-        "predict got one image, or an array of several; expected a list of"
-        " images: predict([image])."
+        "predict got one image; expected a list of images: predict([image])."
       )
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
@@ -134,7 +143,8 @@ class LoadedModel:
       leading dimension B} and raises `ValueError` for other images.
     """
     predictor, variables = self._predictor(tuple(tasks), map_stride)
-    any_size = eval_geometry(self.config).varies_size
+    rule = RULES.get(self.config.data.eval_resize)
+    any_size = rule is not None and not rule.crops
     expected = None if any_size else self.image_size
 
     def predict(
@@ -212,7 +222,7 @@ def _check_batch(images: Any, image_size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _encode(
-  image: np.ndarray | PathLike, name: str
+  image: "np.ndarray | PathLike | Picture", name: str
 ) -> tuple[bytes, tuple[int, int]]:
   """An image as it would be imported, and its height and width.
 
@@ -223,10 +233,11 @@ def _encode(
 
   if isinstance(image, str | os.PathLike):
     try:
-      picture = files.read_image(Path(image))
+      image = files.read_image(Path(image))
     except files.Rejected as error:
-      raise ValueError(f"{image}: {error}.") from None
-    return picture.data, picture.size
+      raise ValueError(f"{name}, {image}: {error}.") from None
+  if isinstance(image, files.Picture):
+    return image.data, image.size
   array = np.asarray(image)
   if (
     array.dtype != np.uint8

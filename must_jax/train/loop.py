@@ -18,7 +18,7 @@ from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import runtime
 from must_jax.train.build import Program, build
-from must_jax.train.evaluate import Evaluator
+from must_jax.train.evaluate import Evaluator, write_result
 from must_jax.train.metric_logger import MetricLogger
 from must_jax.train.recovery import roll_back
 from must_jax.train.runtime import Preemption, Watchdog
@@ -157,10 +157,8 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       if found is None:
         sys.exit(PREEMPTED)
       final = found
-  if jax.process_index() == 0 and final:
-    text = json.dumps(final, indent=2, sort_keys=True) + "\n"
-    with publish(workdir / "result.json") as file:
-      file.write(text.encode())
+  if final:
+    write_result(workdir, final)
   return final
 
 

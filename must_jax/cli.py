@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     " checkpoint",
   )
   convert.add_argument(
+    "--crop-fraction",
+    type=float,
+    metavar="F",
+    help="of a classifier that was published with another centre crop: side of"
+    " the crop over the shorter side of the image before it, such as 0.95",
+  )
+  convert.add_argument(
     "--list", action="store_true", help="show all kinds and leave"
   )
   convert.set_defaults(run=_convert)

@@ -39,18 +39,24 @@ def run(args: argparse.Namespace) -> int:
       if args.kind == OWN:
         from_safetensors(weights, args.out)
       else:
-        print(convert_file(args.kind, weights, args.out))
+        print(convert_file(args.kind, weights, args.out, args.crop_fraction))
   print(f"Wrote {args.out}")
   return 0
 
 
-def convert_file(kind_name: str, weights: Path, out: Path) -> str:
+def convert_file(
+  kind_name: str,
+  weights: Path,
+  out: Path,
+  crop_fraction: float | None = None,
+) -> str:
   """Makes a checkpoint of published weights.
 
   Args:
     kind_name: a key of `convert.kinds()`.
     weights: the file.
     out: directory for the checkpoint.
+    crop_fraction: `config.data.crop_fraction`, where it is not the kind's.
 
   Returns:
     A report of what went where.
@@ -62,6 +68,8 @@ def convert_file(kind_name: str, weights: Path, out: Path) -> str:
   kind = get_kind(kind_name)
   tensors = weight_files.read(weights)
   config = kind.make_config(tensors)
+  if crop_fraction is not None:
+    _set_crop(config, crop_fraction, kind.name)
   variables, unused = convert(kind, tensors, _expected(config))
   origin = {
     "kind": kind.name,
@@ -73,6 +81,22 @@ def convert_file(kind_name: str, weights: Path, out: Path) -> str:
   }
   checkpoint.write_variables(out, config, variables, origin)
   return _report(kind.title, variables, unused)
+
+
+def _set_crop(
+  config: config_lib.ConfigDict, fraction: float, kind: str
+) -> None:
+  if not config.data.eval_resize.endswith("_crop"):
+    raise ValueError(
+      f"--crop-fraction is {fraction}, but {kind} takes no crop of an image"
+      f" ({config.data.eval_resize})."
+    )
+  if not 0 < fraction <= 1:
+    raise ValueError(
+      f"--crop-fraction is {fraction}; expected more than 0 and at most 1, such"
+      " as 0.875 for 224 of 256."
+    )
+  config.data.crop_fraction = fraction
 
 
 def to_safetensors(path: Path, out: Path) -> None:

@@ -17,7 +17,7 @@ from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
 from must_jax.metrics.metric import Metric
 from must_jax.models.must import MustModel
-from must_jax.storage.path import Path, PathLike, publish_json
+from must_jax.storage.path import Path, PathLike, make_directory, publish_json
 from must_jax.tasks import TASKS, Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
@@ -66,6 +66,7 @@ def evaluate_checkpoint(
 def write_result(workdir: PathLike, metrics: Mapping[str, float]) -> None:
   """Writes `result.json`, by the first process."""
   if jax.process_index() == 0:
+    make_directory(workdir)
     publish_json(Path(workdir) / "result.json", metrics)
 
 

@@ -22,7 +22,9 @@ safetensors = pytest.importorskip("safetensors.numpy")
 def tiny_config(weights):
   config = base_config()
   config.model.update({"backbone": "resnet18", "width": 8, "dtype": "float32"})
-  config.data.image_size = (64, 64)
+  config.data.update(
+    {"image_size": (64, 64), "eval_resize": "pillow_bilinear_crop"}
+  )
   config.tasks.classification = task(
     "classification", labels={}, classes=("cat", "dog", "bird")
   )
@@ -84,6 +86,32 @@ def test_converts(tmp_path, file, weights, capsys):
   assert origin["licence"] and origin["source"] and len(origin["sha256"]) == 64
   probs = model.predictor()(np.zeros((8, 64, 64, 3), np.uint8))
   assert probs["classification"]["probs"].shape == (8, 3)
+
+
+def test_crop_of_another_recipe(tmp_path, file, capsys):
+  command = ["convert", "torchvision_resnet18", str(file)]
+  command += ["--out", str(tmp_path / "b"), "--crop-fraction"]
+  assert main([*command, str(224 / 232)]) == 0
+  assert must_jax.load(tmp_path / "b").config.data.crop_fraction == 224 / 232
+  assert main([*command, "1.5"]) == 2
+  assert "at most 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("kind", "size", "crop", "rule"),
+  [
+    # timm's default_cfg of tf_efficientnet_*, and of resnet*.
+    ("timm_efficientnet_b0", 224, 0.875, "pillow_bicubic_crop"),
+    ("timm_efficientnet_b3_ap", 300, 0.904, "pillow_bicubic_crop"),
+    ("timm_efficientnet_b7", 600, 0.949, "pillow_bicubic_crop"),
+    ("timm_resnet50", 224, 0.875, "pillow_bicubic_crop"),
+    ("torchvision_resnet50", 224, 0.875, "pillow_bilinear_crop"),
+  ],
+)
+def test_published_sizes_and_crops(kind, size, crop, rule):
+  data = convert.kinds()[kind].make_config({}).data
+  assert tuple(data.image_size) == (size, size)
+  assert (data.crop_fraction, data.eval_resize) == (crop, rule)
 
 
 def test_there_and_back_is_the_same_bits(tmp_path, file):

@@ -307,8 +307,14 @@ def test_a_stage_asks_for_what_it_reads_alone(pile):
   ]
   config.stage = "evaluate"
   config.evaluate_on = ("unused",)
-  assert [p.path for p in places.places(config)] == [
+  assert [p.path for p in places.places(config, "runs/it")] == [
     "data/unused",
+    "runs/it",
+  ]
+  config.evaluate_on, config.evaluate_from = ("images",), "runs/other"
+  assert [p.path for p in places.places(config, "runs/it")] == [
+    "data/nowhere",
+    "runs/other",
     "data/labels",
   ]
 

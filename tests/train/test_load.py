@@ -1,0 +1,156 @@
+"""A checkpoint as a thing that predicts: what it takes, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import must_jax
+from must_jax.config import task
+
+
+@pytest.fixture
+def model(make_checkpoint):
+  return must_jax.load(
+    make_checkpoint(
+      {
+        "kind": task("classification", labels={}, classes=("cat", "dog")),
+        "distance": task("depth", labels={}),
+      }
+    )
+  )
+
+
+def noise(*shape, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+  "images, message",
+  [
+    (noise(1, 64, 64, 3) / np.float32(255), r"Convert 0\.\.1 by"),
+    (noise(1, 64, 64, 3).astype(np.int64), "images are int64"),
+    (noise(64, 64, 3), r"a batch of one is images\[None\]"),
+    (noise(1, 64, 64, 1), r"uint8 \[1, 64, 64, 1\]; expected"),
+    (noise(1, 64, 64, 4), r"\[1, 64, 64, 4\]"),
+    (noise(1, 3, 64, 64), r"\[1, 3, 64, 64\]"),
+    (noise(0, 64, 64, 3), "at least one image"),
+    (noise(1, 48, 64, 3), "`predict` takes images of any size"),
+    ([noise(64, 64), noise(64, 64)], r"\[2, 64, 64\]"),
+    (["photo.jpg"], "images are <U9"),
+  ],
+)
+def test_predictor_says_what_it_takes(model, images, message):
+  predict = model.predictor()
+  with pytest.raises(ValueError, match=message) as caught:
+    predict(images)
+  assert "\n" not in str(caught.value)
+
+
+def test_predictor_checks_content_sizes(model):
+  with pytest.raises(ValueError, match=r"content_size has shape \[2\]"):
+    model.predictor()(noise(1, 64, 64, 3), np.array([48, 64]))
+  found = model.predictor()(noise(1, 64, 64, 3), [[48, 64]])
+  assert found["kind"]["probs"].shape == (1, 2)
+
+
+def test_tasks_must_be_the_models(model):
+  with pytest.raises(ValueError, match=r"\['kinds'\].*\['distance', 'kind'\]"):
+    model.predictor(("kinds",))
+  with pytest.raises(ValueError, match="kinds"):
+    model.predict([noise(9, 9, 3)], tasks=["kinds"])
+  (found,) = model.predict([noise(9, 9, 3)], tasks=["kind"])
+  assert list(found) == ["kind"]
+
+
+@pytest.mark.parametrize(
+  "images, message",
+  [
+    ("photo.jpg", "got one image"),
+    (noise(48, 64, 3), "got one image"),
+    ([noise(48, 64, 3) / 255], r"images\[0\] is float64 \[48, 64, 3\]"),
+    ([noise(48, 64, 3), noise(48, 64, 4)], r"images\[1\] is uint8 \[48, 64, 4"),
+    ([noise(0, 64, 3)], r"\[0, 64, 3\]"),
+    (["/nowhere/photo.jpg"], "there is no file /nowhere/photo.jpg"),
+  ],
+)
+def test_predict_says_what_it_takes(model, images, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    model.predict(images)
+  assert "\n" not in str(caught.value)
+
+
+def test_photos_of_any_size_as_arrays_or_files(model, tmp_path):
+  arrays = [noise(*size, 3, seed=i) for i, size in enumerate(SIZES)]
+  paths = [tmp_path / f"{i}.png" for i in range(len(arrays))]
+  for path, array in zip(paths, arrays, strict=True):
+    Image.fromarray(array).save(path)
+  together = model.predict(arrays, batch_size=2)
+  assert model.predict([]) == []
+  for array, path, found in zip(arrays, paths, together, strict=True):
+    for given in (array, str(path), path):
+      (alone,) = model.predict([given])
+      for name, values in alone["distance"].items():
+        assert values.shape == array.shape[:2]
+        np.testing.assert_allclose(values, found["distance"][name], atol=1e-4)
+      np.testing.assert_allclose(
+        alone["kind"]["probs"], found["kind"]["probs"], atol=1e-5
+      )
+  grey = noise(40, 50)
+  (found,) = model.predict([grey])
+  (expected,) = model.predict([np.repeat(grey[..., None], 3, -1)])
+  np.testing.assert_allclose(found["kind"]["probs"], expected["kind"]["probs"])
+
+
+SIZES = ((64, 64), (48, 64), (300, 200), (1, 5), (65, 33))
+
+
+def test_a_turned_photo_is_seen_upright(model, tmp_path):
+  array = noise(40, 60, 3)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # a quarter to the right
+  Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
+  (found,) = model.predict([tmp_path / "turned.png"])
+  (expected,) = model.predict([np.rot90(array, -1)])
+  assert found["distance"]["values"].shape == (60, 40)
+  np.testing.assert_allclose(
+    found["distance"]["values"], expected["distance"]["values"], atol=1e-5
+  )
+
+
+# Predicts any number of images on four devices; prints the probabilities.
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+import must_jax
+
+assert jax.local_device_count() == 4
+model = must_jax.load(sys.argv[1])
+images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+found = [
+  model.predictor()(images[:count])["kind"]["probs"].tolist()
+  for count in (1, 3, 5)
+]
+photos = [p["kind"]["probs"].tolist() for p in model.predict(list(images))]
+print(json.dumps([*found, photos]))
+"""
+
+
+def test_any_number_of_images_on_any_number_of_devices(model):
+  flags = "--xla_force_host_platform_device_count=4"
+  result = subprocess.run(
+    [sys.executable, "-c", PROGRAM, str(model.path)],
+    env=os.environ | {"XLA_FLAGS": flags},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+  expected = model.predictor()(images)["kind"]["probs"]
+  for probs in json.loads(result.stdout.splitlines()[-1]):
+    np.testing.assert_allclose(probs, expected[: len(probs)], atol=1e-5)

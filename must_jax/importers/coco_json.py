@@ -91,7 +91,12 @@ def plan(args: argparse.Namespace) -> Plan:
     "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
   }
   return Plan(
-    fields, list(items.values()), read, summarize=objects.summarize, notes=notes
+    fields,
+    list(items.values()),
+    read,
+    summarize=objects.summarize,
+    warn=objects.warn,
+    notes=notes,
   )
 
 
@@ -107,12 +112,11 @@ class _ReadObjects:
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     image, annotations = item.label
-    given = tuple(
-      image.get(k, s) for k, s in zip(_SIZE, picture.size, strict=True)
-    )
-    objects.check_size(given, picture, "JSON")
+    given = [image.get(name) for name in ("height", "width")]
     named = [(f"annotation {a.get('id')}", a) for a in annotations]
-    return objects.read_objects(named, self._read, picture.size)
+    return objects.read_objects(
+      named, self._read, picture, given, "the JSON gives"
+    )
 
   def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
     corners, category = _corners(annotation), annotation["category_id"]
@@ -120,11 +124,13 @@ class _ReadObjects:
       raise Rejected(
         f"category {category} is none of {sorted(self.class_of)[:10]}"
       )
-    crowd = annotation.get("iscrowd") or annotation.get("ignore")
-    return objects.Object(corners, self.class_of[category], bool(crowd))
+    ignored = [
+      objects.read_flag(name, annotation.get(name))
+      for name in ("iscrowd", "ignore")
+    ]
+    return objects.Object(corners, self.class_of[category], any(ignored))
 
 
-_SIZE = ("height", "width")
 _NEEDED: dict[str, dict[str, Any]] = {
   "images": {"id": (int, str), "file_name": str},
   "annotations": {"image_id": (int, str), "category_id": int},

@@ -25,7 +25,7 @@ def plan(args: argparse.Namespace) -> Plan:
   """
   options = diode.pairs(args, "_depth")
   general = depth.plan(
-    argparse.Namespace(**options, scale=None, invalid=[0.0], inverse=False)
+    argparse.Namespace(**options, scale=None, invalid=None, inverse=False)
   )
   # Its notes tell of the files of other tasks.
   return dataclasses.replace(general, read=ReadFiles(_read_depth), notes=())

@@ -1,15 +1,18 @@
 """Objects of an image, checked one by one."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from must_jax.importers import orientation
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Labels
 
 _SLACK = 1.0  # pixels that a box may lie outside without being counted
+_MAX_CLIPPED = 0.1  # of the boxes, else something is wrong
 
 
 class Object(NamedTuple):
@@ -29,22 +32,40 @@ class Object(NamedTuple):
 def read_objects(
   elements: Iterable[tuple[str, Any]],
   read: Callable[[Any], Object],
-  size: tuple[int, int],
+  picture: Picture,
+  given: Sequence[Any] | None = None,
+  source: str = "",
 ) -> Labels:
-  """The labels of an image; boxes are clipped to it.
+  """The labels of an image; boxes are turned with it and clipped to it.
 
   Args:
     elements: what each object is called in messages, and what `read` takes.
     read: raises `Rejected` for an object that has to be left out.
-    size: height and width of the image.
+    picture: the image.
+    given: height and width that the annotations give for their image, which
+      tell whether they are of the picture as the file has it or as viewers
+      show it. Some tools write none, 0 or -1.
+    source: of the size, for messages, such as "the JSON gives".
+
+  Raises:
+    Rejected: the size is another one, or the image is turned and its size does
+      not tell.
   """
+  turn = picture.turn_of_labels(_size_of(given), source)
+  size = picture.size
   objects, rejected = [], []
   counts: collections.Counter[str] = collections.Counter()
   limit = np.array([*size, *size], np.float64)
   for name, element in elements:
     try:
       found = read(element)
-      clipped = np.clip(found.corners, 0, limit)
+      if found.corners.max() <= 1 < limit.max():
+        raise Rejected(
+          f"box {found.corners.tolist()} (yxyx) lies within the first pixel;"
+          " expected pixels, not parts of the image"
+        )
+      corners = orientation.turn_box(found.corners, turn, size)
+      clipped = np.clip(corners, 0, limit)
       box = (clipped / limit).astype(np.float32)
       if not (box[2:] > box[:2]).all():
         raise Rejected(
@@ -55,7 +76,13 @@ def read_objects(
       rejected.append(f"{name}: {error}")
       continue
     objects.append(found._replace(corners=box))
-    counts["clipped"] += bool(np.abs(clipped - found.corners).max() > _SLACK)
+    if np.abs(clipped - corners).max() > _SLACK:
+      counts["clipped"] += 1
+      far = found.corners[2:] - found.corners[:2]
+      seen = limit[:2] if turn < 5 else limit[1::-1]
+      counts["corners"] += bool(
+        (far > found.corners[:2]).all() and (far <= seen + _SLACK).all()
+      )
   counts["objects"] = len(objects)
   counts["ignored"] = sum(found.ignore for found in objects)
   arrays = {
@@ -66,23 +93,36 @@ def read_objects(
   return Labels({"objects": arrays}, rejected, counts)
 
 
-def check_size(given: tuple[float, ...], picture: Picture, source: str) -> None:
-  """Checks the size that annotations give for their image.
+def read_flag(name: str, value: Any) -> bool:
+  """A flag as files have it: true, 1, "1" or "true"; nothing is false.
 
   Args:
-    given: height and width.
-    picture: the image.
-    source: of the size, for the message.
+    name: of the flag, for messages.
+    value: as it was read.
 
   Raises:
-    Rejected: it is another one.
+    Rejected: it is something else.
   """
-  if given != picture.size:
-    turned = " once turned as its EXIF tells" if picture.turned else ""
-    raise Rejected(
-      f"the {source} gives {given[0]} x {given[1]} (height x width); the image"
-      f" is {picture.size[0]} x {picture.size[1]}{turned}"
-    )
+  text = "" if value is None else str(value).strip().lower()
+  if text not in _FLAGS:
+    raise Rejected(f"{name} is {value!r}; expected 0 or 1")
+  return _FLAGS[text]
+
+
+_FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no"), False) | dict.fromkeys(
+  ("1", "1.0", "true", "yes"), True
+)
+
+
+def _size_of(given: Sequence[Any] | None) -> tuple[float, float] | None:
+  """A size if there is one."""
+  try:
+    height, width = (float(value) for value in given or ())
+  except (TypeError, ValueError):
+    return None
+  if not (0 < height < math.inf and 0 < width < math.inf):
+    return None
+  return height, width
 
 
 def summarize(counts: Mapping[str, float]) -> list[str]:
@@ -90,4 +130,21 @@ def summarize(counts: Mapping[str, float]) -> list[str]:
   return [
     f"objects: {counts['objects']}, of these to be ignored:"
     f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
+  ]
+
+
+def warn(counts: Mapping[str, float]) -> list[str]:
+  """What looks wrong in the counts of `read_objects`."""
+  objects, clipped = counts["objects"], counts["clipped"]
+  if clipped <= _MAX_CLIPPED * objects:
+    return []
+  as_corners = counts["corners"] / clipped
+  return [
+    f"{clipped:.0f} of {objects:.0f} boxes leave their image"
+    + (
+      f"; {as_corners:.0%} of these would not if the file had corners, x0 y0 x1"
+      " y1, in place of x y width height"
+    )
+    * (as_corners > 0.9)
+    + "."
   ]

@@ -112,6 +112,7 @@ def plan(args: argparse.Namespace) -> Plan:
     items,
     ReadFiles(read_objects),
     summarize=objects.summarize,
+    warn=objects.warn,
     notes=notes,
   )
 
@@ -163,18 +164,20 @@ class _ReadObjects:
     if item.label is None:
       raise Rejected("has no annotation")
     root = _parse(item.label)
-    _check_size(root, picture)
+    given = [_text(root, f"size/{side}") for side in ("height", "width")]
     named = [
       (f"object {number}", element)
       for number, element in enumerate(root.findall("object"), start=1)
     ]
-    return objects.read_objects(named, self._read, picture.size)
+    return objects.read_objects(
+      named, self._read, picture, given, "the XML gives"
+    )
 
   def _read(self, element: ElementTree.Element) -> objects.Object:
     name = _text(element, "name")
     if name not in self.class_of:
       raise Rejected(f"class {name!r} is none of {sorted(self.class_of)[:10]}")
-    difficult = _text(element, "difficult") == "1"
+    difficult = objects.read_flag("difficult", _text(element, "difficult"))
     return objects.Object(_corners(element), self.class_of[name], difficult)
 
 
@@ -219,19 +222,6 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _text(element: ElementTree.Element, path: str) -> str:
   return (element.findtext(path) or "").strip()
-
-
-def _check_size(root: ElementTree.Element, picture: Picture) -> None:
-  """Annotation tools without the image at hand write a size of 0 x 0."""
-  given = _numbers(root, ("size/height", "size/width"))
-  if given is None or 0 in given:
-    if picture.turned:
-      raise Rejected(
-        "its EXIF asks for a rotation and the XML gives no size, which would"
-        " tell if the boxes are rotated"
-      )
-    return
-  objects.check_size(tuple(given), picture, "XML")
 
 
 def _corners(element: ElementTree.Element) -> np.ndarray:

@@ -137,17 +137,19 @@ def test_boxes_of_turned_images(run_coco, read_back, dataset, tmp_path):
   exif[0x0112] = 6
   path = tmp_path / "images/a.jpg"
   Image.new("RGB", (100, 40)).save(path, exif=exif)
-  status, _, err = run_coco(dataset)
-  assert status == 1
-  assert "100 x 40 once turned as its EXIF tells" in err
-  dataset["images"][0] |= {"height": 100, "width": 40}
-  annotate(dataset, [10, 20, 30, 10])
-  assert run_coco(dataset)[0] == 0
-  record = read_back()[0]["a"]
-  assert (record["height"], record["width"]) == ([100], [40])
-  np.testing.assert_allclose(
-    record["objects/boxes"], [0.2, 0.25, 0.3, 1], atol=1e-6
-  )
+  for height, width, box in (
+    (100, 40, [10, 20, 30, 10]),  # of the picture as viewers show it
+    (40, 100, [20, 0, 10, 30]),  # of the file: its bottom is then on the left
+  ):
+    dataset["images"][0] |= {"height": height, "width": width}
+    dataset["annotations"].clear()
+    annotate(dataset, box)
+    assert run_coco(dataset, "--overwrite")[0] == 0
+    record = read_back()[0]["a"]
+    assert (record["height"], record["width"]) == ([100], [40])
+    np.testing.assert_allclose(
+      record["objects/boxes"], [0.2, 0.25, 0.3, 1], atol=1e-6
+    )
 
 
 def test_annotations_of_other_images_are_counted(run_coco, dataset):

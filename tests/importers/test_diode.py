@@ -54,7 +54,7 @@ def test_normals_come_into_our_frame(run, read_back, decode16):
 def test_flip_axes(run, read_back, decode16):
   status, out, _ = run("normals", "--flip-axes", "x")
   assert status == 0
-  assert "warning: most normals have z > 0" in out
+  assert "warning: normals: most vectors have z > 0" in out
   codes = decode16(read_back()[0][OUTDOOR]["normals/png"][0])[0].astype(float)
   np.testing.assert_allclose(
     (codes[:3] - 1) / 32767 - 1, np.multiply(THEIRS[:3], [-1, 1, 1]), atol=1e-4

@@ -64,7 +64,7 @@ def decode(picture):
 def test_plain_images_keep_their_bytes(tmp_path, name, mode, options):
   path = tmp_path / name
   data = save(Image.fromarray(PIXELS).convert(mode), path, **options)
-  assert files.read_image(path) == Picture(data, (24, 32), False)
+  assert files.read_image(path) == Picture(data, (24, 32))
 
 
 # Colours at top left, top right, bottom left, bottom right, once upright, from
@@ -310,8 +310,8 @@ def test_maps_of_another_size_are_rejected(tmp_path):
   Image.new("L", (7, 5)).save(tmp_path / "a.png")
   np.save(tmp_path / "a.npy", np.zeros((5, 7)))
   for name in ("a.png", "a.npy"):
-    with pytest.raises(Rejected, match=r"5 x 7 .* 7 x 5 once turned"):
-      files.read_map(tmp_path / name, Picture(b"", (7, 5), turned=True))
+    with pytest.raises(Rejected, match=r"5 x 7 .* 7 x 6 \(turned by"):
+      files.read_map(tmp_path / name, Picture(b"", (7, 6), orientation=6))
 
 
 def test_find(tmp_path):

@@ -166,8 +166,8 @@ def test_sizes_are_checked_where_they_are_given(
   ("size", "reason"),
   [
     ((40, 100), None),  # annotated upright
-    ((100, 40), "the image is 100 x 40 once turned as its EXIF tells"),
-    ((0, 0), "its EXIF asks for a rotation and the XML gives no size"),
+    ((100, 41), "100 x 40 (turned by its EXIF or XMP)"),
+    ((0, 0), "no size tells whether its labels are turned"),
   ],
 )
 def test_boxes_of_turned_images(run_voc, read_back, annotate, size, reason):

@@ -131,3 +131,100 @@ def test_two_maps_for_an_image(run_depth):
   status, _, err = run_depth(METRES, suffix=".npy")
   assert status == 2
   assert "several label files" in err
+
+
+@pytest.mark.parametrize(
+  ("dtype", "top"),
+  [(np.uint16, 65535), (np.int16, 32767), (np.float16, 65504.0)],
+)
+def test_the_greatest_code_of_a_type_is_no_depth(
+  run_depth, read_depth, dtype, top
+):
+  codes = np.array([[0, 500, 1234], [top, 2000, 1]], dtype)
+  assert run_depth(codes, "--scale", 0.001, suffix=".npy")[0] == 0
+  _, valid, _ = read_depth()
+  np.testing.assert_array_equal(valid, [[0, 1, 1], [0, 1, 1]])
+  words = ("--scale", 0.001, "--invalid", 0, 1234, "--overwrite")
+  status, out, _ = run_depth(codes, *words, suffix=".npy")
+  assert status == 0
+  assert "66.7% of the pixels are valid, 16.7% hold a code of invalid" in out
+  values, valid, _ = read_depth()
+  np.testing.assert_array_equal(valid, [[0, 1, 0], [1, 1, 1]])
+  np.testing.assert_allclose(values[1, 0], top / 1000, rtol=0.004)
+
+
+def test_the_nearest_pixel_of_inverse_depth_has_the_greatest_code(
+  run_depth, read_depth
+):
+  codes = np.array([[0, 500, 1234], [65535, 2000, 1]], np.uint16)
+  assert run_depth(codes, "--inverse")[0] == 0
+  np.testing.assert_array_equal(read_depth()[1], [[0, 1, 1], [1, 1, 1]])
+
+
+def test_a_code_of_floats_is_known_as_it_is_stored(run_depth, read_depth):
+  codes = np.array([[1, 2, 65.535], [3, 4, 5]], np.float32)
+  assert run_depth(codes, "--invalid", 65.535, suffix=".npy")[0] == 0
+  np.testing.assert_array_equal(read_depth()[1], [[1, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1, ()), (1000, (0.001,))])
+def test_halves_are_summed_as_numbers(
+  run_import, picture, tmp_path, factor, words
+):
+  picture(tmp_path / "images/a.jpg", height=240, width=320)
+  metres = 2 + np.random.default_rng(0).random((240, 320))
+  (tmp_path / "depths").mkdir()
+  np.save(tmp_path / "depths/a.npy", (metres * factor).astype(np.float16))
+  status, out, err = run_import(
+    *("depth", "--images", tmp_path / "images"),
+    *("--depths", tmp_path / "depths"),
+    *(("--scale", *words) if words else ()),
+  )
+  assert (status, err) == (0, "")
+  assert "depth (metres): mean 2.5, 100.0% of the pixels are valid" in out
+  assert "warning" not in out
+
+
+ROOM = np.linspace(1, 4, 600).reshape(2, 300)
+
+
+@pytest.mark.parametrize(
+  ("values", "words", "warning"),
+  [
+    (ROOM, (), None),
+    (ROOM * 1000, ("--scale", 0.001), None),
+    (ROOM * 1000, (), "half of the pixels are farther than about 2,"),
+    (ROOM * 100, (), "half of the pixels are farther than about 2"),
+    (ROOM / 10, (), "nine of ten pixels are nearer than about 0.3"),
+    (
+      np.where(ROOM > 3.99, 1e10, ROOM),
+      (),
+      "0.33% of the pixels are farther than 1,000 metres, up to about"
+      " 9.78e+09, though half are nearer than 2.",
+    ),
+    (
+      ROOM.clip(max=3),
+      (),
+      "33.3% of the valid pixels have the greatest value of their map, most"
+      " often 3; ",
+    ),
+    (ROOM * 0 + 2, (), "each of the 1 labels has one value all over"),
+    (ROOM * 1000, ("--inverse",), None),
+  ],
+)
+def test_values_that_look_wrong_are_told(
+  run_import, picture, tmp_path, index_of, values, words, warning
+):
+  picture(tmp_path / "images/a.jpg", height=2, width=300)
+  (tmp_path / "depths").mkdir()
+  np.save(tmp_path / "depths/a.npy", values)
+  status, out, _ = run_import(
+    *("depth", "--images", tmp_path / "images"),
+    *("--depths", tmp_path / "depths", *words),
+  )
+  assert status == 0
+  assert out.count("warning: ") == (warning is not None)
+  kept = index_of()["splits"]["train"].get("warnings", [])
+  assert [f"  warning: {text}\n" in out for text in kept] == [True] * len(kept)
+  if warning:
+    assert warning in kept[0]

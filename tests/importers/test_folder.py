@@ -80,3 +80,43 @@ def test_errors(run_import, tmp_path, tree, picture):
   assert "--unlabelled" in error(tmp_path / "tree")
   picture(tmp_path / "tree/stray.png")
   assert "same key 'stray'" in error(tmp_path / "tree")
+
+
+def test_splits_are_not_taken_for_classes(run_import, tmp_path, picture):
+  for name in ("train/cat/1.jpg", "train/ant/1.jpg", "Val/cat/1.jpg"):
+    picture(tmp_path / "all" / name)
+  words = ("folder", "--images", tmp_path / "all")
+  status, _, err = run_import(*words)
+  assert status == 2
+  assert "has the folders ['Val', 'train'], which are splits" in err
+  assert f"--images {tmp_path}/all/Val" in err
+  (tmp_path / "names.txt").write_text("train\nVal\n")
+  assert run_import(*words, "--classes", tmp_path / "names.txt")[0] == 0
+  picture(tmp_path / "all/bus/1.jpg")  # a train may be a train
+  assert run_import(*words, out="other")[0] == 0
+
+
+def test_folders_of_programs_are_no_classes(
+  run_import, read_back, tmp_path, tree, picture
+):
+  picture(tmp_path / "tree/__MACOSX/cat/1.jpg")
+  picture(tmp_path / "tree/cat/@eaDir/1.jpg/THUMB.jpg")
+  picture(tmp_path / "tree/.thumbs/cat/1.jpg")
+  (tmp_path / "tree/cat/up").symlink_to("..")
+  status, out, _ = run_import("folder", "--images", tmp_path / "tree")
+  assert status == 0
+  assert "files in folders of programs: 2, as __MACOSX/cat/1.jpg" in out
+  records, image_set = read_back()
+  assert image_set.fields["label"]["classes"] == ["ant", "bee", "cat"]
+  assert len(records) == len(tree)
+
+
+def test_names_that_nearly_agree_are_told(run_import, tmp_path, tree, picture):
+  picture(tmp_path / "tree/Cat/1.jpg")
+  picture(tmp_path / "tree/bee /1.jpg")
+  status, out, _ = run_import("folder", "--images", tmp_path / "tree")
+  assert status == 0
+  assert (
+    "classes differ by case, spaces or signs alone: ['Cat', 'cat'], ['bee',"
+    " 'bee ']; are they the same?" in out
+  )

@@ -1,6 +1,7 @@
 """Objects of an image, checked one by one."""
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,6 +52,9 @@ def read_objects(
     Rejected: the size is another one, or the image is turned and its size does
       not tell.
   """
+  elements = list(elements)
+  if not elements:  # they are of either picture
+    picture = dataclasses.replace(picture, labels_of_turned="upright")
   turn = picture.turn_of_labels(_size_of(given), source)
   size = picture.size
   objects, rejected = [], []
@@ -84,6 +88,7 @@ def read_objects(
         (far > found.corners[:2]).all() and (far <= seen + _SLACK).all()
       )
   counts["objects"] = len(objects)
+  counts["turned"] = len(objects) * (turn != 1)
   counts["ignored"] = sum(found.ignore for found in objects)
   arrays = {
     "boxes": np.array([o.corners for o in objects], np.float32).reshape(-1, 4),
@@ -130,6 +135,8 @@ def summarize(counts: Mapping[str, float]) -> list[str]:
   return [
     f"objects: {counts['objects']}, of these to be ignored:"
     f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
+    + f", turned with it: {counts['turned']}"
+    * (counts["turned"] > 0)
   ]
 
 

@@ -144,7 +144,11 @@ def test_boxes_of_turned_images(run_coco, read_back, dataset, tmp_path):
     dataset["images"][0] |= {"height": height, "width": width}
     dataset["annotations"].clear()
     annotate(dataset, box)
-    assert run_coco(dataset, "--overwrite")[0] == 0
+    status, out, _ = run_coco(dataset, "--overwrite")
+    assert status == 0
+    assert ("clipped to the image: 0, turned with it: 1\n" in out) == (
+      height == 40
+    )
     record = read_back()[0]["a"]
     assert (record["height"], record["width"]) == ([100], [40])
     np.testing.assert_allclose(
@@ -262,8 +266,9 @@ def test_turns_that_no_size_tells(
   Image.new("RGB", (100, 40)).save(tmp_path / "images/a.jpg", exif=exif)
   if not sizes:
     del dataset["images"][0]["height"]
+  assert run_coco(dataset)[0] == 0  # nothing turns
   annotate(dataset, [10, 20, 30, 10])
-  status, _, err = run_coco(dataset)
+  status, _, err = run_coco(dataset, "--overwrite")
   assert status == 1
   assert "  a: its EXIF or XMP asks for a turn" in err
   assert "--labels-of-turned upright or stored" in err

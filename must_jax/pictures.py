@@ -121,10 +121,10 @@ def draw_nearness(
   """
   if not valid.any():
     return np.zeros((*values.shape, 3), np.uint8)
+  if is_distance:  # inverse, so that a far sky leaves colours to a room
+    values = 1 / np.maximum(values, 1e-6)
   low, high = np.percentile(values[valid], (1, 99))
   near = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-  if is_distance:
-    near = 1 - near
   place = near * (len(_NEARNESS) - 1)
   stops = np.arange(len(_NEARNESS))
   rgb = np.stack([np.interp(place, stops, c) for c in _NEARNESS.T], -1)

@@ -88,7 +88,7 @@ class Picture:
     Raises:
       Rejected: the size is another one, or does not tell.
     """
-    stored = self.size[::-1] if self.orientation > 4 else self.size
+    stored = orientation.stored_size(self.size, self.orientation)
     if size is not None and tuple(size) not in (self.size, stored):
       stored_as = "" if stored == self.size else " (turned by its EXIF or XMP)"
       raise Rejected(
@@ -440,16 +440,19 @@ def _of_16_bits(
   """A PNG of 16 bits with 8, and its greatest code if it has few grey levels.
 
   By the standard, codes of fewer significant bits (sBIT) are spread over all
-  16; many cameras leave them as they are. Their greatest code tells.
+  16, and their last bits repeat the first. Many cameras leave them as they are.
   """
   codes = _decode_png(data)
   colours = codes[..., :3] if codes.shape[2:] in ((3,), (4,)) else codes
   colours = colours[..., 0] if codes.shape[2:] == (2,) else colours
   top = int(colours.max())
   bits = _significant_bits(data)
-  low, high = code_range or (0, (1 << bits if top < 1 << bits else 1 << 16) - 1)
+  last = colours & ((1 << 16 - bits) - 1)
+  spread = top >> bits > 0 or (last <= (colours >> bits) + 1).all()
+  low, high = code_range or (0, MAX_CODE if spread else (1 << bits) - 1)
   levels = (colours.astype(np.int64) - low) * 256 // (high - low + 1)
   eight = levels.clip(0, 255).astype(np.uint8)
+  few = np.ptp(eight) < _MAX_FEW_LEVELS
   if image.has_transparency_data:
     if codes.shape[2:] in ((2,), (4,)):
       alpha = codes[..., -1] >> 8
@@ -458,9 +461,8 @@ def _of_16_bits(
       alpha = np.where(clear.reshape(*clear.shape[:2], -1).all(-1), 0, 255)
     rgb = np.broadcast_to(eight.reshape(*alpha.shape, -1), (*alpha.shape, 3))
     eight = np.dstack([rgb, alpha.astype(np.uint8)])
-  declared = code_range is not None or high < MAX_CODE
-  few = np.ptp(eight) < _MAX_FEW_LEVELS and not declared
-  return Image.fromarray(eight), top if few else None
+  told = code_range is not None or bits < 16
+  return Image.fromarray(eight), top if few and not told else None
 
 
 MAX_CODE = 65535

@@ -83,10 +83,8 @@ def read_objects(
     if np.abs(clipped - corners).max() > _SLACK:
       counts["clipped"] += 1
       far = found.corners[2:] - found.corners[:2]
-      seen = limit[:2] if turn < 5 else limit[1::-1]
-      counts["corners"] += bool(
-        (far > found.corners[:2]).all() and (far <= seen + _SLACK).all()
-      )
+      inside = far <= np.add(orientation.stored_size(size, turn), _SLACK)
+      counts["corners"] += bool((inside & (far > found.corners[:2])).all())
   counts["objects"] = len(objects)
   counts["turned"] = len(objects) * (turn != 1)
   counts["ignored"] = sum(found.ignore for found in objects)

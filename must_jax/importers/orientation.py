@@ -7,6 +7,16 @@ rows or columns or both, 5 to 8 swap the two first.
 import numpy as np
 
 
+def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+  """Height and width of an image before it is turned upright.
+
+  Args:
+    size: of the upright image.
+    orientation: EXIF's number.
+  """
+  return size[::-1] if orientation > 4 else size
+
+
 def turn_map(array: np.ndarray, orientation: int) -> np.ndarray:
   """A map [h, w, ...] of an image as it is stored, turned upright.
 

@@ -380,7 +380,7 @@ def _boxes(
     turn: orientation that they are to be turned by.
   """
   boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
-  boxes[:, :2] -= first / np.array(size[::-1] if turn > 4 else size)
+  boxes[:, :2] -= first / np.array(orientation.stored_size(size, turn))
   turned = [orientation.turn_box(box, turn, (1, 1)) for box in boxes]
   boxes = np.reshape(turned, (-1, 4))
   boxes = np.clip(boxes, 0, 1).astype(np.float32)

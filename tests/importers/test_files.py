@@ -587,6 +587,22 @@ def test_12_and_14_bits_in_16(bits, chunks, code_range, levels, colour):
   np.testing.assert_array_equal(given, expected)
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("rule", ["repeat", "shift", "round"])
+def test_dark_images_that_are_spread_stay_dark(bits, rule):
+  """Of a standard PNG, however dark, 16 bits are taken."""
+  codes = np.arange(2 ** (bits - 4))[None]
+  spread = {
+    "repeat": codes << 16 - bits | codes >> 2 * bits - 16,
+    "shift": codes << 16 - bits,
+    "round": np.rint(codes * 65535 / (2**bits - 1)).astype(int),
+  }[rule]
+  said = chunk(b"sBIT", bytes([bits]))
+  picture = files.picture_of(of_16_bits(spread, said))
+  np.testing.assert_array_equal(decode(picture), spread >> 8)
+  assert picture.top is None
+
+
 def test_alpha_of_16_bits_becomes_white():
   codes = np.array([[[1000, 40000, 65535, 65535], [9, 9, 9, 0]]])
   given = decode(files.picture_of(of_16_bits(codes, colour=6)))

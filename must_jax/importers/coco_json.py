@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def plan(args: argparse.Namespace) -> Plan:
     list(items.values()),
     read,
     summarize=objects.summarize,
-    warn=objects.warn,
+    warn=functools.partial(objects.warn, have_sizes=True),
     notes=notes,
   )
 

@@ -149,13 +149,13 @@ def labels_of(values: np.ndarray, valid: np.ndarray) -> Labels:
 
 def _summarize(unit: str, counts: Mapping[str, float]) -> list[str]:
   mean = counts["sum"] / counts["valid"]
-  marked = counts.get("marked", 0)
-  return [
+  line = (
     f"depth ({unit}): mean {mean:.4g},"
     f" {counts['valid'] / counts['pixels']:.1%} of the pixels are valid"
-    + (f", {marked / counts['pixels']:.1%} hold a code of invalid ones")
-    * (marked > 0)
-  ]
+  )
+  if marked := counts.get("marked"):
+    line += f", {marked / counts['pixels']:.1%} hold a code of invalid ones"
+  return [line]
 
 
 def warn(counts: Mapping[str, float]) -> list[str]:

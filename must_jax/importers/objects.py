@@ -133,23 +133,25 @@ def summarize(counts: Mapping[str, float]) -> list[str]:
   return [
     f"objects: {counts['objects']}, of these to be ignored:"
     f" {counts['ignored']}, clipped to the image: {counts['clipped']}"
-    + f", turned with it: {counts['turned']}"
-    * (counts["turned"] > 0)
+    + (f", turned with it: {counts['turned']}" if counts["turned"] else "")
   ]
 
 
-def warn(counts: Mapping[str, float]) -> list[str]:
-  """What looks wrong in the counts of `read_objects`."""
+def warn(counts: Mapping[str, float], *, have_sizes: bool = False) -> list[str]:
+  """What looks wrong in the counts of `read_objects`.
+
+  Args:
+    counts: summed over all images.
+    have_sizes: whether the file has a corner and a size of each box.
+  """
   objects, clipped = counts["objects"], counts["clipped"]
   if clipped <= _MAX_CLIPPED * objects:
     return []
+  text = f"{clipped:.0f} of {objects:.0f} boxes leave their image"
   as_corners = counts["corners"] / clipped
-  return [
-    f"{clipped:.0f} of {objects:.0f} boxes leave their image"
-    + (
+  if have_sizes and as_corners > 0.9:
+    text += (
       f"; {as_corners:.0%} of these would not if the file had corners, x0 y0 x1"
       " y1, in place of x y width height"
     )
-    * (as_corners > 0.9)
-    + "."
-  ]
+  return [f"{text}."]

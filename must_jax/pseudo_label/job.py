@@ -405,8 +405,8 @@ def _make_manifest(
     if commit.teacher != static["teacher"]["digest"]:
       raise ValueError(
         f"{directory.commit_path(commit.shard.file)} is of teacher"
-        f" {commit.teacher}, the job of {static['teacher']['digest']}. Delete"
-        " it and run the same command again."
+        f" {commit.teacher}, the job of {static['teacher']['digest']}. Move"
+        " it away and run the same command again."
       )
   sets.check_shards(
     directory.path, [dataclasses.asdict(c.shard) for c in commits]

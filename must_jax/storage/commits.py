@@ -136,12 +136,12 @@ class CommitDirectory(Generic[CommitT]):
       commit = self._type.from_value(value)
     except (KeyError, TypeError, AttributeError):
       raise ValueError(
-        f"{path} is no commit record; delete it and run the job again."
+        f"{path} is no commit record; move it away and run the job again."
       ) from None
     if commit.job != self.job:
       raise ValueError(
-        f"{path} was committed by another job than {JOB_FILE} describes. Delete"
-        " it to do its shard anew."
+        f"{path} was committed by another job than {JOB_FILE} describes. Move"
+        " it away to do its shard anew."
       )
     return commit
 

@@ -176,8 +176,8 @@ def claim_directory(
   if different:
     raise ValueError(
       f"{directory} holds labels of another job. Different:"
-      f" {'; '.join(different)}. Choose another directory, or delete this one"
-      " to label anew."
+      f" {'; '.join(different)}. Choose another directory, or label with what"
+      " this one was begun with."
     )
   if found["versions"] != job["versions"]:
     logging.warning(

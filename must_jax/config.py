@@ -335,6 +335,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.optimizer.update({"warmup_steps": 2})
   config.train.update({"steps": 10, "log_every": 2, "checkpoint_every": 5})
   config.label.batch_size = 8
+  for entry in config.tasks.values():
+    if "min_score" in entry:  # what ten steps teach is sure of nothing
+      entry.min_score = 0.0
   return config
 
 

@@ -8,6 +8,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
+from must_jax.fields.statistics import NO_LABELS
 from must_jax.input import batches, origins
 from must_jax.input.color import ColorOptions
 from must_jax.input.geometry import AugmentOptions
@@ -99,6 +100,52 @@ def train_union(config: ConfigDict) -> Union:
     ValueError: files are missing, or labels do not fit images or tasks.
   """
   return _union(config, config.train_on, tuple(config.tasks))
+
+
+def check_labels(union: Union) -> None:
+  """Tells how much of their label sets tasks read.
+
+  Args:
+    union: what is learned from.
+
+  Raises:
+    ValueError: of a label set nothing is left at the threshold of scores.
+  """
+  for task, labels in union.label_sets():
+    where = f"Task {task!r}, labels in {labels.directory}"
+    for alarm in labels.manifest.get("alarms", ()):
+      logging.warning("%s: THEY LOOK WRONG: %s", where, alarm)
+    for name, field in union.tasks[task].items():
+      statistics = labels.manifest.get("statistics")
+      if statistics is None:
+        logging.warning("%s: what is in them is not known.", where)
+        continue
+      kept = field.kept(statistics.get(name, NO_LABELS))
+      if kept.is_nothing:
+        mend = "Take labels from another place, or train the teacher longer"
+        if kept.stored:
+          mend = (
+            f"Lower the threshold, tasks.{task}.min_score, or train the teacher"
+            f" longer; `must-jax inspect {labels.directory} --min-score=SCORE`"
+            " tells what is left at others"
+          )
+        raise ValueError(
+          f"{where}: {kept}, so there is nothing to learn from. {mend}."
+        )
+      lost = kept.lost(labels.fields[name].get("classes", ()))
+      logging.log(
+        logging.WARNING if kept.is_little or lost else logging.INFO,
+        "%s: %s%s.%s",
+        where,
+        "FEW ARE LEFT: " if kept.is_little else "",
+        kept,
+        f" Nothing is left of {_listed(lost)}." if lost else "",
+      )
+
+
+def _listed(names: Sequence[str]) -> str:
+  more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+  return f"{len(names):,} classes: {', '.join(names[:10])}{more}"
 
 
 def eval_union(config: ConfigDict, dataset: str) -> Union:

@@ -184,6 +184,7 @@ class _TrainingData:
     self._config, self._mesh = program.config, program.mesh
     self._quarantine = quarantine
     self._union = sources.train_union(self._config)
+    sources.check_labels(self._union)
 
   def seek(self, state: TrainState) -> None:
     """Makes the batch of a state's next step the next one."""

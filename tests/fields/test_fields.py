@@ -1,12 +1,13 @@
 """What kinds of field say of themselves and of labels."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 
 from must_jax.fields import KINDS, alarms, check_descriptions, make_field
-from must_jax.fields.statistics import add
+from must_jax.fields.statistics import accumulate
 
 CLASSES = [*"abcdefgh"]
 DESCRIPTIONS = {
@@ -124,12 +125,17 @@ def test_statistics_add_up():
     for k, a, _ in STATISTICS
     if k == "Boxes"
   ]
-  both = add({"f": boxes[0]}, {"f": boxes[1]})["f"]
+  total, first = {}, copy.deepcopy(boxes[0])
+  accumulate(total, {"f": boxes[0]})
+  assert total == {"f": first}
+  accumulate(total, {"f": boxes[1]})
+  accumulate(total, {})
+  both = total["f"]
   assert (both["examples"], both["elements"], both["empty"]) == (2, 3, 1)
-  assert add({"f": boxes[0]}, {}) == {"f": boxes[0]}
-  assert add({"classes": {"1": 2}}, {"classes": {"1": 3, "5": 1}}) == {
-    "classes": {"1": 5, "5": 1}
-  }
+  assert boxes[0] == first
+  total = {"classes": {"1": 2}, "scores": [1, 0]}
+  accumulate(total, {"classes": {"1": 3, "5": 1}, "scores": [0, 2]})
+  assert total == {"classes": {"1": 5, "5": 1}, "scores": [1, 2]}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_manifest_tells_no_time_or_place(finished):
     "num_undecodable",
     "undecodable",
     "statistics",
+    "left",
     "alarms",
   }
 

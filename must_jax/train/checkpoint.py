@@ -48,7 +48,7 @@ class CorruptCheckpointError(ValueError):
 
 
 class OtherFormatError(ValueError):
-  """Another version of must_jax wrote a checkpoint."""
+  """Another version of must_jax wrote a checkpoint, or no run did."""
 
 
 class CheckpointNotSavedError(OSError):
@@ -185,7 +185,13 @@ class Checkpoints:
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
     problem, digests, state = "", {}, abstract
     try:
-      digests = _read_meta(path, (FORMAT_VERSION,))["digest"]
+      meta = _read_meta(path, (FORMAT_VERSION,))
+      if "origin" in meta:
+        raise OtherFormatError(
+          f"The checkpoint at {path} holds converted weights; no run goes on"
+          " from them. Start from them, config.init_from, in another --workdir."
+        )
+      digests = meta["digest"]
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=args)
       )

@@ -14,7 +14,7 @@ from must_jax.input import sources
 from must_jax.storage import label_sets
 from must_jax.storage.path import is_same, publish_json
 from must_jax.storage.sets import ImageSet
-from must_jax.train import build, loop, mesh
+from must_jax.train import build, checkpoint, loop, mesh
 from must_jax.train.claim import Claim
 
 
@@ -308,3 +308,18 @@ def test_a_run_that_made_no_step_claims_no_workdir(
   other = make_config("classification", steps=3, **{"optimizer.lr": 0.01})
   loop.train(other, tmp_path)
   assert (tmp_path / "config.json").exists()
+
+
+def test_a_converted_checkpoint_is_no_run_to_go_on_from(make_config, tmp_path):
+  loop.train(make_config("classification", steps=3), tmp_path / "run")
+  checkpoint.write_variables(
+    tmp_path / "converted",
+    checkpoint.read_config(tmp_path / "run"),
+    checkpoint.load_variables(tmp_path / "run"),
+    {"kind": "test", "licence": "none"},
+  )
+  config = make_config("classification", steps=3)
+  assert "Start from them, config.init_from" in refused(
+    config, tmp_path / "converted"
+  )
+  assert checkpoint.find(tmp_path / "converted").name == "0"

@@ -4,6 +4,7 @@ import argparse
 import collections
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from must_jax.importers import files
 from must_jax.importers.items import Item
@@ -175,8 +176,8 @@ def pair(
   return items, notes
 
 
-def partner(item: Item, what: str) -> Path:
-  """The label file of an image.
+def partner(item: Item, what: str) -> Any:
+  """The label file or files of an image.
 
   Raises:
     Rejected: it has none.

@@ -18,6 +18,7 @@ import numpy as np
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.storage.path import Path
 
 HELP = "datasets of TensorFlow Datasets, such as voc/2007"
 
@@ -152,6 +153,12 @@ class Range:
 
   key: str
   parts: Sequence[ExampleRange]
+
+  @property
+  def files(self) -> Iterator[Path]:
+    """Those that are written anew when a dataset is prepared again."""
+    for part in self.parts:
+      yield Path(part.directory) / "dataset_info.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from must_jax.importers import files
 from must_jax.importers.files import Rejected
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import tfrecord
-from must_jax.storage.path import Path
+from must_jax.storage.path import Path, PathLike
 
 HELP = "TFRecord files with an image and a list of classes per record"
 
@@ -90,7 +90,7 @@ def plan(args: argparse.Namespace) -> Plan:
   read.check(paths[0])
   return Plan(
     {"label": {"kind": "ClassVector", "classes": classes}} if classes else {},
-    [File(_stem(path), path) for path in paths],
+    [File(_stem(path), Path(path)) for path in paths],
     read,
     shard_per_item=True,
     summarize=_summarize,
@@ -107,7 +107,12 @@ class File:
   """
 
   key: str
-  path: str
+  path: Path
+
+  @property
+  def files(self) -> tuple[Path]:
+    """The file."""
+    return (self.path,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +247,7 @@ def _stem(path: str) -> str:
   return name
 
 
-def _scan(path: str) -> Iterator[tuple[bytes | None, str]]:
+def _scan(path: PathLike) -> Iterator[tuple[bytes | None, str]]:
   """Records of a file in order; (None, reason) for one that cannot be read."""
   size = Path(path).stat().length
   with Path(path).open("rb") as file:

@@ -22,8 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from must_jax.importers import parts
-from must_jax.importers.items import HasKey
-from must_jax.importers.parts import ImportCommit, ImportJob
+from must_jax.importers.parts import ImportCommit, ImportJob, Part
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
 from must_jax.storage.path import (
@@ -74,18 +73,18 @@ def write(args: argparse.Namespace) -> None:
   target = set_writer.NewSplit(
     args.out, args.name, args.split, plan.fields, args.licence, args.overwrite
   )
-  items = parts.cut(plan, args.shards, args.records_per_shard)
-  digest = parts.digest_of(plan, items)
+  cut = parts.cut(plan, args.shards, args.records_per_shard)
+  digest = parts.digest_of(plan, cut)
   with _stage(target.directory, args.split, digest) as stage:
     job = ImportJob(stage, digest, plan.fields, plan.read, plan.shard_per_item)
     total = plan.num_images
     if total is None and not plan.shard_per_item:
       total = len(plan.items)
-    _read(job, items, total, args)
-    commits = [commit for _, commit in _commits(job, len(items))]
-    if len(commits) < len(items):
+    _read(job, cut, total, args)
+    commits = list(_finished(job, cut).values())
+    if len(commits) < len(cut):
       raise ValueError(
-        f"{len(items) - len(commits)} of {len(items)} parts are missing in"
+        f"{len(cut) - len(commits)} of {len(cut)} parts are missing in"
         f" {stage}. With --runner all its workers must see --out; else run the"
         " same command again."
       )
@@ -186,30 +185,52 @@ def _claim(stage: Path, digest: str) -> Lease:
   )
 
 
-def _commits(job: ImportJob, num_parts: int) -> list[tuple[int, ImportCommit]]:
-  """The finished parts in order."""
-  commits = job.read_commits(num_parts)
-  return [(part, commit) for part, commit in enumerate(commits) if commit]
+def _finished(job: ImportJob, cut: Sequence[Part]) -> dict[int, ImportCommit]:
+  """The commits of parts whose labels and files are what they were."""
+  return {
+    number: commit
+    for number, commit in job.read_commits(cut).items()
+    if commit.inputs == cut[number].inputs
+  }
+
+
+def _discard_useless(
+  job: ImportJob, cut: Sequence[Part], max_rejected: float
+) -> dict[int, ImportCommit]:
+  """Makes parts that have to be read again unfinished; returns the others."""
+  commits = job.read_commits(cut)
+  done = {n: c for n, c in commits.items() if c.inputs == cut[n].inputs}
+  if changed := len(commits) - len(done):
+    print(
+      f"labels or files of {changed} of {len(cut)} parts have changed; they are"
+      " read again."
+    )
+  num_allowed = max_rejected * _num_images(done.values())
+  if _num_rejected(done.values()) > num_allowed:
+    # The import failed for these, and runs again because they were mended,
+    # perhaps by what no file tells: a right to read it, or a mounted disk.
+    done = {n: c for n, c in done.items() if not c.rejected}
+  if done and len(done) < len(cut):
+    # Some may have their names already, of an import that was broken off then.
+    there = list_names(job.stage)
+    done = {n: c for n, c in done.items() if c.shard.file in there}
+  for number in commits.keys() - done.keys():
+    job.discard(cut[number])
+  return done
 
 
 def _read(
   job: ImportJob,
-  items: Sequence[Sequence[HasKey]],
+  cut: Sequence[Part],
   total: int | None,
   args: argparse.Namespace,
 ) -> None:
   """Reads the parts that are not finished."""
-  done = dict(_commits(job, len(items)))
-  num_done = _num_images(done.values())
-  if _num_rejected(done.values()) > args.max_rejected * num_done:
-    # The import failed for these, and runs again because they were mended.
-    for part in [part for part, commit in done.items() if commit.rejected]:
-      job.commits.discard(job.path(part, ".tfrecord").name)
-      num_done -= done.pop(part).num_images
-  todo = [part for part in range(len(items)) if part not in done]
+  done = _discard_useless(job, cut, args.max_rejected)
+  todo = [part for part in cut if part.number not in done]
   if done:
     print(
-      f"{len(done)} of {len(items)} parts are read already; delete {job.stage}"
+      f"{len(done)} of {len(cut)} parts are read already; delete {job.stage}"
       " to begin anew."
     )
   if not todo:
@@ -217,8 +238,9 @@ def _read(
   if args.runner:
     from must_jax.importers import beam
 
-    beam.read(job, items, todo, args.runner, args.beam_options)
+    beam.read(job, todo, args.runner, args.beam_options)
     return
+  num_done = _num_images(done.values())
   with tqdm(
     total=total,
     initial=num_done,
@@ -227,27 +249,23 @@ def _read(
     leave=False,
   ) as bar:
     expected = None if total is None else total - num_done
-    for num_images in _read_here(job, items, todo, args.workers, expected):
+    for num_images in _read_here(job, todo, args.workers, expected):
       bar.update(num_images)
 
 
 def _read_here(
-  job: ImportJob,
-  items: Sequence[Sequence[HasKey]],
-  todo: Sequence[int],
-  workers: int,
-  num_images: int | None,
+  job: ImportJob, todo: Sequence[Part], workers: int, num_images: int | None
 ) -> Iterator[int]:
   """Reads parts on this machine; gives the number of images of each."""
   if num_images is None:
     first, *todo = todo
-    given = parts.write_part(job, first, items[first], workers)
+    given = parts.write_part(job, first, workers)
     yield given
     num_images = given * len(todo)  # as good a guess as any
   processes = min(workers, len(todo), num_images // IMAGES_PER_PROCESS)
   if processes < 2:
     for part in todo:
-      yield parts.write_part(job, part, items[part], workers)
+      yield parts.write_part(job, part, workers)
     return
   # TensorFlow does not survive a fork.
   context = multiprocessing.get_context("spawn")
@@ -259,9 +277,7 @@ def _read_here(
       # Ctrl-C is for this process alone: others inherit the mask.
       mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
       running = [
-        pool.submit(
-          parts.write_part, job, part, items[part], workers // processes
-        )
+        pool.submit(parts.write_part, job, part, workers // processes)
         for part in todo
       ]
       signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -148,7 +148,12 @@ def pair(
     )
   directory = args.label_directory
   labels = collections.defaultdict(list)
-  found, _ = files.find_files(directory, suffixes)
+  found, others = files.find_files(directory, suffixes)
+  if not found:
+    raise ValueError(
+      f"{directory} holds no {what} ({len(others)} other files, such as"
+      f" {others[:3]}); expected files that end in {' or '.join(suffixes)}."
+    )
   for path in found:
     labels[files.key_of(path)].append(directory / path)
   items = []

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from must_jax.importers import parts
-from must_jax.importers.parts import ImportJob, Part
+from must_jax.importers.parts import ImportJob, ImportPart
 from must_jax.storage.path import publish, read_file
 
 
 def read(
   job: ImportJob,
-  todo: Sequence[Part],
+  todo: Sequence[ImportPart],
   runner: str,
   options: str,
 ) -> None:
@@ -59,7 +59,7 @@ def read(
     ) from None
 
 
-def _save(job: ImportJob, part: Part) -> tuple[str, str]:
+def _save(job: ImportJob, part: ImportPart) -> tuple[str, str]:
   """Writes a part for `_write_part`; returns the file's name and digest."""
   name, data = job.file(part, ".part"), pickle.dumps(part)
   with publish(job.stage / name) as file:

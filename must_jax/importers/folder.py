@@ -2,9 +2,10 @@
 
 import argparse
 
-from must_jax.importers import files
+from must_jax.importers import files, lists
 from must_jax.importers.files import Picture
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
 
 HELP = "images in a folder per class, or unlabelled"
@@ -52,11 +53,11 @@ def plan(args: argparse.Namespace) -> Plan:
       " --unlabelled."
     )
   folders = sorted(
-    path.name
+    nfc(path.name)
     for path in args.images.iterdir()
     if path.is_dir() and not path.name.startswith(".")
   )
-  classes = files.load_classes(args.classes) if args.classes else folders
+  classes = lists.load_classes(args.classes) if args.classes else folders
   unknown = sorted(set(folders) - set(classes))
   if unknown:
     raise ValueError(

@@ -1,7 +1,7 @@
 """Objects of an image, checked one by one."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,23 +66,42 @@ def read_objects(
   return Labels({"objects": arrays}, rejected, counts)
 
 
-def check_size(given: tuple[float, ...], picture: Picture, source: str) -> None:
+def check_size(given: Sequence[Any], picture: Picture, source: str) -> None:
   """Checks the size that annotations give for their image.
 
+  Tools that do not have the image at hand write none, 0, -1 or null.
+
   Args:
-    given: height and width.
+    given: height and width, numbers or text.
     picture: the image.
     source: of the size, for the message.
 
   Raises:
-    Rejected: it is another one.
+    Rejected: it is another one; or there is none, and the image was turned.
   """
-  if given != picture.size:
+  sizes = list(map(_positive, given))
+  if not any(sizes) and picture.turned:
+    raise Rejected(
+      f"its EXIF asks for a rotation and the {source} gives no size, which"
+      " would tell if the boxes are rotated"
+    )
+  if any(
+    size and size != true
+    for size, true in zip(sizes, picture.size, strict=True)
+  ):
     turned = " once turned as its EXIF tells" if picture.turned else ""
     raise Rejected(
       f"the {source} gives {given[0]} x {given[1]} (height x width); the image"
       f" is {picture.size[0]} x {picture.size[1]}{turned}"
     )
+
+
+def _positive(value: Any) -> float | None:
+  try:
+    number = float(value)
+  except (TypeError, ValueError):
+    return None
+  return number if number > 0 else None
 
 
 def summarize(counts: Mapping[str, float]) -> list[str]:

@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import itertools
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -36,6 +37,9 @@ from must_jax.storage.path import Path, fingerprints, publish, read_files
 from must_jax.storage.sets import Shard, key_digest
 from must_jax.storage.tfrecord import ShardReader
 
+# What a library's message names differently in every process.
+_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImportCommit(Commit):
@@ -46,7 +50,7 @@ class ImportCommit(Commit):
     rejected: what was left out, {"key", "reason"} each, whole images or parts
       of their labels.
     counts: sums of `Labels.counts`.
-    inputs: see `Part`.
+    inputs: see `ImportPart`.
   """
 
   VERSION = 2
@@ -63,7 +67,7 @@ class ImportCommit(Commit):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ImportPart:
   """What becomes a shard.
 
   Attributes:
@@ -95,7 +99,7 @@ class ImportJob:
   read: Callable[[Any], Iterator[Imported]]
   shard_per_item: bool
 
-  def file(self, part: Part, suffix: str = ".tfrecord") -> str:
+  def file(self, part: ImportPart, suffix: str = ".tfrecord") -> str:
     """The name of a file of a part, but for the digest of its content."""
     return f"{part.number:05d}{suffix}"
 
@@ -104,7 +108,9 @@ class ImportJob:
     """The commit records of the parts."""
     return CommitDirectory(self.stage, self.digest, ImportCommit)
 
-  def read_commits(self, parts: Sequence[Part]) -> dict[int, ImportCommit]:
+  def read_commits(
+    self, parts: Sequence[ImportPart]
+  ) -> dict[int, ImportCommit]:
     """The commit records that are there, by number of the part in order."""
     found = self.commits.keep_valid([self.file(part) for part in parts])
     return {
@@ -113,14 +119,14 @@ class ImportJob:
       if self.file(part) in found
     }
 
-  def discard(self, part: Part) -> None:
+  def discard(self, part: ImportPart) -> None:
     """Makes a part unfinished."""
     self.commits.discard(self.file(part))
 
 
 def cut(
   plan: Plan, num_shards: int | None, records_per_shard: int
-) -> list[Part]:
+) -> list[ImportPart]:
   """Cuts the items into parts, and looks up the versions of their files.
 
   Neighbours in an image set meet in a batch, but neighbours in a dataset are
@@ -141,7 +147,7 @@ def cut(
   paths = [[file for item in piece for file in item.files] for piece in pieces]
   versions = iter(fingerprints(list(itertools.chain.from_iterable(paths))))
   return [
-    Part(
+    ImportPart(
       number,
       piece,
       _digest([piece, list(itertools.islice(versions, len(files)))]),
@@ -150,10 +156,10 @@ def cut(
   ]
 
 
-def digest_of(plan: Plan, parts: Sequence[Part]) -> str:
+def digest_of(plan: Plan, parts: Sequence[ImportPart]) -> str:
   """Digest of what tells imports apart: which images, and how they are read.
 
-  What may be mended, labels and contents of files, is `Part.inputs`.
+  What may be mended, labels and contents of files, is `ImportPart.inputs`.
   """
   head = (must_jax.__version__, ImportCommit.VERSION, plan.fields, plan.read)
   keys = ([item.key for item in part.items] for part in parts)
@@ -168,7 +174,7 @@ def _digest(values: Iterable[Any]) -> str:
   return result.hexdigest()
 
 
-def write_part(job: ImportJob, part: Part, threads: int = 1) -> int:
+def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
   """Reads the images of a part, writes and commits its shard.
 
   Args:
@@ -191,6 +197,7 @@ def write_part(job: ImportJob, part: Part, threads: int = 1) -> int:
     for image, record, error in _encoded(job, part.items, threads):
       num_images += 1
       for reason in (*image.labels.rejected, *error):
+        reason = _ADDRESS.sub("", reason)
         rejected.append({"key": image.key, "reason": reason})
       if not error:
         counts.update(image.labels.counts)

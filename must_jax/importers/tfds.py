@@ -18,6 +18,7 @@ import numpy as np
 from must_jax.importers import files
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
 
 HELP = "datasets of TensorFlow Datasets, such as voc/2007"
@@ -364,7 +365,7 @@ def _key(example: Mapping[str, Any], split: str, index: int) -> str:
       continue
     key = value.decode() if isinstance(value, bytes) else str(value)
     is_file = key.lower().endswith(files.IMAGE_SUFFIXES)
-    return files.key_of(key) if is_file else key
+    return files.key_of(key) if is_file else nfc(key)
   return f"{split}/{index:08d}"
 
 

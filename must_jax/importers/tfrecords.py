@@ -13,9 +13,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from must_jax.importers import files
+from must_jax.importers import files, lists
 from must_jax.importers.files import Rejected
 from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.importers.names import nfc
 from must_jax.storage import tfrecord
 from must_jax.storage.path import Path, PathLike
 
@@ -79,7 +80,7 @@ def plan(args: argparse.Namespace) -> Plan:
       lacks a feature, or the classes cannot be read.
   """
   paths = _find(args.records)
-  classes = [] if args.unlabelled else files.load_classes(args.classes)
+  classes = [] if args.unlabelled else lists.load_classes(args.classes)
   read = RecordReader(
     args.image_feature,
     args.label_feature if classes else None,
@@ -174,7 +175,7 @@ class RecordReader:
   def _key(self, values: Mapping[str, list]) -> str:
     key = _one(values, self.key, bytes, int)
     try:
-      return str(key) if isinstance(key, int) else key.decode()
+      return str(key) if isinstance(key, int) else nfc(key.decode())
     except UnicodeDecodeError:
       raise Rejected(f"{self.key!r} is {key!r}, no UTF-8 text") from None
 
@@ -210,7 +211,7 @@ class RecordReader:
 
   def _class_id(self, label: bytes | int | float) -> int:
     if isinstance(label, bytes):
-      class_id = self.classes.get(label.decode(errors="replace"))
+      class_id = self.classes.get(nfc(label.decode(errors="replace")))
       if class_id is not None:
         return class_id
     elif isinstance(label, int) and 0 <= label < len(self.classes):

@@ -7,6 +7,7 @@ are not read again.
 import argparse
 import collections
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -21,8 +22,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from tqdm import tqdm
 
-from must_jax.importers import parts
-from must_jax.importers.parts import ImportCommit, ImportJob, Part
+from must_jax.importers import names, parts
+from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
 from must_jax.storage.path import (
@@ -65,6 +66,8 @@ def write(args: argparse.Namespace) -> None:
   _check_options(args)
   start = time.monotonic()
   plan = args.plan(args)
+  fields, warnings = names.clean_classes(plan.fields)
+  plan = dataclasses.replace(plan, fields=fields)
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
@@ -94,7 +97,7 @@ def write(args: argparse.Namespace) -> None:
   counts: collections.Counter[str] = collections.Counter()
   for commit in commits:
     counts.update(commit.counts)
-  for line in (*plan.notes, *plan.summarize(counts)):
+  for line in (*plan.notes, *warnings, *plan.summarize(counts)):
     print(f"  {line}")
   print(
     f"{image_set.name}-{image_set.split}: {image_set.num_records} of"
@@ -185,7 +188,9 @@ def _claim(stage: Path, digest: str) -> Lease:
   )
 
 
-def _finished(job: ImportJob, cut: Sequence[Part]) -> dict[int, ImportCommit]:
+def _finished(
+  job: ImportJob, cut: Sequence[ImportPart]
+) -> dict[int, ImportCommit]:
   """The commits of parts whose labels and files are what they were."""
   return {
     number: commit
@@ -195,7 +200,7 @@ def _finished(job: ImportJob, cut: Sequence[Part]) -> dict[int, ImportCommit]:
 
 
 def _discard_useless(
-  job: ImportJob, cut: Sequence[Part], max_rejected: float
+  job: ImportJob, cut: Sequence[ImportPart], max_rejected: float
 ) -> dict[int, ImportCommit]:
   """Makes parts that have to be read again unfinished; returns the others."""
   commits = job.read_commits(cut)
@@ -221,7 +226,7 @@ def _discard_useless(
 
 def _read(
   job: ImportJob,
-  cut: Sequence[Part],
+  cut: Sequence[ImportPart],
   total: int | None,
   args: argparse.Namespace,
 ) -> None:
@@ -254,7 +259,10 @@ def _read(
 
 
 def _read_here(
-  job: ImportJob, todo: Sequence[Part], workers: int, num_images: int | None
+  job: ImportJob,
+  todo: Sequence[ImportPart],
+  workers: int,
+  num_images: int | None,
 ) -> Iterator[int]:
   """Reads parts on this machine; gives the number of images of each."""
   if num_images is None:
@@ -315,17 +323,19 @@ def _publish(
   """Makes an image set of the finished parts."""
   rejected = [entry for commit in commits for entry in commit.rejected]
   num_rejected, num_images = _num_rejected(commits), _num_images(commits)
+  shards = [commit.shard for commit in commits if commit.shard.num_records]
   if num_rejected > max_rejected * num_images:
     _show_rejected(rejected)
     fraction = num_rejected / num_images
+    allow = (
+      f", or allow more with --max-rejected {np.ceil(1000 * fraction) / 1000:g}"
+    )
     raise TooManyRejected(
       f"{num_rejected} of {num_images} images were rejected, whole or in part"
       f" ({fraction:.2%}); allowed are {max_rejected:.2%}. No image set was"
       " written, but what was read is kept. Mend the files and run the same"
-      " command, or allow more with --max-rejected"
-      f" {np.ceil(1000 * fraction) / 1000:g}."
+      f" command{allow if shards else ''}."
     )
-  shards = [commit.shard for commit in commits if commit.shard.num_records]
   key = parts.double_key(job, commits)
   if key is not None:
     raise _UselessParts(
@@ -336,6 +346,7 @@ def _publish(
   except ValueError as error:
     if shards:
       raise
+    _show_rejected(rejected)
     raise _UselessParts(str(error)) from None
 
 

@@ -319,7 +319,7 @@ def read_map(path: Path, picture: Picture) -> np.ndarray:
     data = read_file(path)
     if data.startswith(b"\xff\xd8"):
       raise Rejected(
-        f"{path.name} is a JPEG, which keeps no exact codes; expected a PNG"
+        f"{path.name} is a JPEG, whose pixels are not exact; expected a PNG"
       )
     _check_size(path, records.read_image_size(data), picture)
     return _decode_png(data)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   labels.add_argument(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line; default: the folders,"
+    help="names in order: text, JSON, YAML or CSV; default: the folders,"
     " sorted. Needed where a split lacks a class",
   )
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--classes",
     required=True,
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line",
+    help="names in order: text, JSON, YAML or CSV",
   )
   parser.add_argument(
     "--ignore-id",

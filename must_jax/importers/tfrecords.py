@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   labels.add_argument(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in the order of their ids, a JSON list or one a line",
+    help="names in the order of their ids: text, JSON, YAML or CSV",
   )
   labels.add_argument(
     "--unlabelled", action="store_true", help="take the images alone"

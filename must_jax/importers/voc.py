@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line; default: the names in all"
+    help="names in order: text, JSON, YAML or CSV; default: the names in all"
     " XML files, also of images that --ids leaves out, sorted",
   )
 

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from must_jax.importers import write
 from must_jax.importers.files import Picture
@@ -134,6 +135,33 @@ def test_rejected_images_are_listed(
   assert all("neither JPEG nor PNG" in r["reason"] for r in rejected)
   lines = (tmp_path / "out/set-train.rejected.jsonl").read_text().splitlines()
   assert list(map(json.loads, lines)) == rejected
+
+
+def test_the_same_input_gives_the_same_index(
+  run_import, read_back, pile, tmp_path
+):
+  """Whatever process reads it: reasons name no address, no order of a set."""
+  signature = b"\x89PNG\r\n\x1a\n"
+  header = b"\0\0\0\x0dIHDR\0\0\0\x08\0\0\0\x06\xff"
+  (pile / "03.jpg").write_bytes(signature + header + bytes(40))
+  for i in range(12):
+    path = tmp_path / f"masks/{i:02d}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((6, 8), 20 * i, np.uint8)).save(path)
+  Image.new("L", (8, 6)).save(tmp_path / "masks/05.png", "JPEG")
+  (tmp_path / "masks/06.png").write_bytes(signature + header + bytes(40))
+  (tmp_path / "classes.txt").write_text("a\nb\n")
+  words = ("masks", "--images", pile, "--masks", tmp_path / "masks")
+  words += ("--classes", tmp_path / "classes.txt", "--max-rejected", 1)
+  assert run_import(*words, out="here")[0] == 0
+  output = ("--out", tmp_path / "there", "--name", "set", "--split", "train")
+  command = [sys.executable, "-m", "must_jax.cli", "import", *words, *output]
+  subprocess.run([str(word) for word in command], check=True)
+  assert contents(tmp_path / "here") == contents(tmp_path / "there")
+  reasons = (tmp_path / "here/set-train.rejected.jsonl").read_text()
+  assert "05.png is a JPEG" in reasons
+  assert len(reasons.splitlines()) == 11
+  assert " at 0x" not in reasons
 
 
 @pytest.mark.parametrize(
@@ -273,8 +301,12 @@ def test_changed_objects_of_a_bucket_are_read_again(
 
 def test_all_rejected_is_an_error(run_import, pile, tmp_path):
   break_images(pile, range(12))
+  status, _, err = run_import(*FOLDER, pile)
+  assert status == 1
+  assert err.endswith("Mend the files and run the same command.\n")
   status, _, err = run_import(*FOLDER, pile, "--max-rejected", 1)
   assert status == 2
+  assert "  00: cannot be decoded" in err
   assert "no examples" in err
   assert "12 were rejected" in err
   assert not list(tmp_path.glob("out/*"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from must_jax.importers import files
 from must_jax.importers.items import Item
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
 
 
@@ -102,6 +103,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, what: str) -> None:
   )
   add(
     "--image-suffix",
+    type=nfc,
     default="",
     metavar="TEXT",
     help="only images whose name ends so before the extension, such as _rgb;"
@@ -109,6 +111,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, what: str) -> None:
   )
   add(
     "--label-suffix",
+    type=nfc,
     default="",
     metavar="TEXT",
     help="what the name of a label file has there instead, such as _depth",

@@ -63,7 +63,7 @@ def plan(args: argparse.Namespace) -> Plan:
   images, annotations, categories = _load(args.annotations)
   ids = [image["id"] for image in images]
   form = names.id_form(ids)
-  notes = names.check_references(
+  warnings = names.check_references(
     f"annotations of {args.annotations}",
     [annotation["image_id"] for annotation in annotations],
     ids,
@@ -99,7 +99,11 @@ def plan(args: argparse.Namespace) -> Plan:
     "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
   }
   return Plan(
-    fields, list(items.values()), read, summarize=objects.summarize, notes=notes
+    fields,
+    list(items.values()),
+    read,
+    summarize=objects.summarize,
+    warnings=warnings,
   )
 
 

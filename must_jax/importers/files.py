@@ -101,7 +101,7 @@ def find_files(
   wanted: list[str] = []
   others: list[str] = []
   for path in paths:
-    fits = fnmatch.fnmatchcase(path, glob)
+    fits = fnmatch.fnmatchcase(nfc(path), nfc(glob))
     fits &= os.path.splitext(path)[1].lower() in suffixes
     (wanted if fits else others).append(path)
   return sorted(wanted), sorted(others)

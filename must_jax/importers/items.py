@@ -125,6 +125,7 @@ class Plan:
       not depend on how they lie in the source.
     summarize: lines to print from the sums of `Labels.counts`.
     notes: further lines to print, found while planning.
+    warnings: what looks wrong, found while planning.
   """
 
   fields: Mapping[str, Mapping[str, Any]]
@@ -134,3 +135,4 @@ class Plan:
   shard_per_item: bool = False
   summarize: Callable[[Mapping[str, float]], list[str]] = _no_lines
   notes: Sequence[str] = ()
+  warnings: Sequence[str] = ()

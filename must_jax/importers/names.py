@@ -87,7 +87,7 @@ def check_references(
     max_strays: part of the references that may refer to nothing.
 
   Returns:
-    A warning, if there are any.
+    A warning, if there are any that do not.
 
   Raises:
     ValueError: there are more.
@@ -101,7 +101,7 @@ def check_references(
     f" {_some(strays)}; the images have ids such as {_some(ids)}"
   )
   if len(strays) <= max_strays * len(given):
-    return [f"warning: {found}."]
+    return [f"{found}."]
   raise ValueError(
     f"{found}. They would be lost. Mend the file, or leave them out with"
     f" --max-rejected {len(strays) / len(given):.3g}."
@@ -145,7 +145,7 @@ def clean_classes(
       shown = ", ".join(f"{a!r} and {b!r}" for a, b in pairs[:_SHOWN])
       more = f", and {len(pairs) - _SHOWN} more" if pairs[_SHOWN:] else ""
       warnings.append(
-        f"warning: classes of {field!r} differ by case, spaces or dashes alone,"
+        f"classes of {field!r} differ by case, spaces or dashes alone,"
         f" and count as two: {shown}{more}."
       )
   return cleaned, warnings

@@ -52,7 +52,7 @@ def plan(args: argparse.Namespace) -> Plan:
   for directory in (args.images, args.masks):
     if not directory.is_dir():
       raise ValueError(f"{directory} is no directory of images.")
-  images, masks, classes, notes = _load(args.annotations, args.max_rejected)
+  images, masks, classes, warnings = _load(args.annotations, args.max_rejected)
   items: dict[str, Item] = {}
   for number, name in images.items():
     label = None
@@ -71,7 +71,7 @@ def plan(args: argparse.Namespace) -> Plan:
     {"mask": {"kind": "ClassMap", "classes": list(classes.values())}},
     list(items.values()),
     ReadFiles(_ReadSegments({number: i for i, number in enumerate(classes)})),
-    notes=notes,
+    warnings=warnings,
   )
 
 
@@ -112,7 +112,7 @@ def _load(
   dict[int, str],
   list[str],
 ]:
-  """The file's images, masks with {segment: category}, categories, and notes.
+  """Images, masks with {segment: category}, categories, and warnings.
 
   Images and masks by the id of the image.
   """
@@ -146,14 +146,14 @@ def _load(
     names.check_ids(ids, f"{path}, {name!r}")
   ids = [number for number, _ in images]
   form = names.id_form(ids)
-  notes = names.check_references(
+  warnings = names.check_references(
     f"annotations of {path}", [mask[0] for mask in masks], ids, form, max_strays
   )
   return (
     {form(number): name for number, name in images},
     {form(number): (name, segments) for number, name, segments in masks},
     dict(sorted(classes)),
-    notes,
+    warnings,
   )
 
 

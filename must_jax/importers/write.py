@@ -67,7 +67,9 @@ def write(args: argparse.Namespace) -> None:
   start = time.monotonic()
   plan = args.plan(args)
   fields, warnings = names.clean_classes(plan.fields)
-  plan = dataclasses.replace(plan, fields=fields)
+  plan = dataclasses.replace(
+    plan, fields=fields, warnings=[*plan.warnings, *warnings]
+  )
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
@@ -97,7 +99,8 @@ def write(args: argparse.Namespace) -> None:
   counts: collections.Counter[str] = collections.Counter()
   for commit in commits:
     counts.update(commit.counts)
-  for line in (*plan.notes, *warnings, *plan.summarize(counts)):
+  notes = [*plan.notes, *plan.summarize(counts)]
+  for line in (*notes, *(f"warning: {text}" for text in plan.warnings)):
     print(f"  {line}")
   print(
     f"{image_set.name}-{image_set.split}: {image_set.num_records} of"

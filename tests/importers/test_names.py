@@ -46,7 +46,7 @@ def test_references():
   ):
     check([1, 1, 2, 3], 0.2)
   (warning,) = check([1, 1, 2, 3], 0.25)
-  assert warning.startswith("warning: 1 of 4 boxes refer to no image")
+  assert warning.startswith("1 of 4 boxes refer to no image")
 
 
 def clean(*classes):

@@ -176,7 +176,7 @@ def read_text(path: Path) -> str:
   try:
     data = read_file(path)
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    text = data.decode("utf-16" if is_utf16 else "utf-8")
   except OSError as error:
     raise ValueError(
       f"{path} cannot be read ({error.strerror or error}); expected a text"
@@ -184,6 +184,10 @@ def read_text(path: Path) -> str:
     ) from None
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no UTF-8 text ({error}).") from None
+  if "\0" in text:
+    raise ValueError(f"{path} is no UTF-8 text (it has zero bytes).")
+  # Also where files that begin with it were joined.
+  return text.replace("\ufeff", "")
 
 
 def _parse_json(path: Path) -> Any:

@@ -131,6 +131,8 @@ def _names_of_table(text: str, suffix: str) -> list[str]:
   ]
   if not rows:
     return []
+  if comments := [row for row in rows if row[0].startswith("#")]:
+    raise Rejected(f"its row {comments[0]} looks like a comment")
   if len(set(map(len, rows))) > 1:
     raise Rejected("its rows have different numbers of columns")
   head = [cell.lower() for cell in rows[0]]

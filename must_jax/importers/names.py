@@ -133,13 +133,13 @@ def clean_classes(
     classes = description.get("classes", ())
     names = [nfc(name).strip() for name in classes]
     cleaned[field] = {**description, **({"classes": names} if names else {})}
-    for a, b in _alike(classes, lambda name: " ".join(nfc(name).split())):
+    for a, b in _alike(classes, _look):
       if a != b:
         codes = "" if (a + b).isascii() else f" ({a!a} and {b!a})"
         raise ValueError(
           f"{field!r} has classes {a!r} and {b!r}{codes}, which differ by"
-          " spaces or by the form of Unicode alone; expected one name for one"
-          " class. Rename one."
+          " spaces, by the form of Unicode or by what is not seen alone;"
+          " expected one name for one class. Rename one."
         )
     if pairs := _alike(classes, _loose):
       shown = ", ".join(f"{a!r} and {b!r}" for a, b in pairs[:_SHOWN])
@@ -149,6 +149,11 @@ def clean_classes(
         f" and count as two: {shown}{more}."
       )
   return cleaned, warnings
+
+
+def _look(name: str) -> str:
+  seen = (c for c in nfc(name) if unicodedata.category(c) != "Cf")
+  return " ".join("".join(seen).split())
 
 
 def _loose(name: str) -> str:

@@ -71,6 +71,7 @@ def test_class_names_are_composed():
     ("a b", "a  b"),
     ("caf\u00e9", "cafe\u0301"),
     ("a\u00a0b", "a b"),
+    ("a\u200bb", "ab"),
   ],
 )
 def test_names_that_look_the_same(a, b):

@@ -50,6 +50,8 @@ def key_of(path: str) -> str:
 def inside(root: Path, name: str) -> Path:
   """The path of a name out of a file, which cannot lead out of its root.
 
+  Of the two ways in which Unicode writes a name, the one that is there.
+
   Args:
     root: directory that the name is relative to.
     name: such as "a/b.jpg".

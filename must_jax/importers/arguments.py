@@ -4,9 +4,11 @@ import argparse
 import collections
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from must_jax.importers import files
 from must_jax.importers.items import Item
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
 
 
@@ -117,6 +119,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, what: str) -> None:
   )
   add(
     "--image-suffix",
+    type=nfc,
     default="",
     metavar="TEXT",
     help="only images whose name ends so before the extension, such as _rgb;"
@@ -124,6 +127,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, what: str) -> None:
   )
   add(
     "--label-suffix",
+    type=nfc,
     default="",
     metavar="TEXT",
     help="what the name of a label file has there instead, such as _depth",
@@ -163,7 +167,12 @@ def pair(
     )
   directory = args.label_directory
   labels = collections.defaultdict(list)
-  found, _ = files.find_files(directory, suffixes)
+  found, others = files.find_files(directory, suffixes)
+  if not found:
+    raise ValueError(
+      f"{directory} holds no {what} ({len(others)} other files, such as"
+      f" {others[:3]}); expected files that end in {' or '.join(suffixes)}."
+    )
   for path in found:
     labels[files.key_of(path)].append(directory / path)
   items = []
@@ -191,8 +200,8 @@ def pair(
   return items, notes
 
 
-def partner(item: Item, what: str) -> Path:
-  """The label file of an image.
+def partner(item: Item, what: str) -> Any:
+  """The label file or files of an image.
 
   Raises:
     Rejected: it has none.

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from must_jax.importers import parts
-from must_jax.importers.items import HasKey
-from must_jax.importers.parts import ImportJob
+from must_jax.importers.parts import ImportJob, ImportPart
 from must_jax.storage.path import publish, read_file
 
 
 def read(
   job: ImportJob,
-  items: Sequence[Sequence[HasKey]],
-  todo: Sequence[int],
+  todo: Sequence[ImportPart],
   runner: str,
   options: str,
 ) -> None:
@@ -24,7 +22,6 @@ def read(
 
   Args:
     job: of the parts; every worker of the runner sees its stage.
-    items: by part.
     todo: the parts to read.
     runner: name of the runner.
     options: of the runner, as on a command line.
@@ -45,7 +42,7 @@ def read(
     pipeline = beam.Pipeline(runner, PipelineOptions(shlex.split(options)))
     # The description of a pipeline is too small for millions of items.
     with futures.ThreadPoolExecutor(16) as pool:
-      saved = list(pool.map(lambda part: _save(job, part, items[part]), todo))
+      saved = list(pool.map(lambda part: _save(job, part), todo))
     (
       pipeline
       | "Parts" >> beam.Create(saved)
@@ -62,22 +59,20 @@ def read(
     ) from None
 
 
-def _save(
-  job: ImportJob, part: int, items: Sequence[HasKey]
-) -> tuple[int, str]:
-  """Writes the items of a part for `_write_part`; returns their digest too."""
-  data = pickle.dumps(items)
-  with publish(job.path(part, ".items")) as file:
+def _save(job: ImportJob, part: ImportPart) -> tuple[str, str]:
+  """Writes a part for `_write_part`; returns the file's name and digest."""
+  name, data = job.file(part, ".part"), pickle.dumps(part)
+  with publish(job.stage / name) as file:
     file.write(data)
-  return part, _digest(data)
+  return name, _digest(data)
 
 
-def _write_part(job: ImportJob, saved: tuple[int, str]) -> int:
-  part, digest = saved
-  data = read_file(job.path(part, ".items"))
+def _write_part(job: ImportJob, saved: tuple[str, str]) -> int:
+  name, digest = saved
+  data = read_file(job.stage / name)
   if _digest(data) != digest:  # unpickling runs code
-    raise ValueError(f"{job.path(part, '.items')} was changed by others.")
-  return parts.write_part(job, part, pickle.loads(data))
+    raise ValueError(f"{job.stage / name} was changed by others.")
+  return parts.write_part(job, pickle.loads(data))
 
 
 def _digest(data: bytes) -> str:

@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from must_jax.importers import files, objects
+from must_jax.importers import files, names, objects
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.storage.path import Path
@@ -62,10 +62,18 @@ def plan(args: argparse.Namespace) -> Plan:
   if not args.images.is_dir():
     raise ValueError(f"{args.images} is no directory of images.")
   images, annotations, categories = _load(args.annotations)
-  class_of = {c["id"]: i for i, c in enumerate(categories)}
+  ids = [image["id"] for image in images]
+  form = names.id_form(ids)
+  warnings = names.check_references(
+    f"annotations of {args.annotations}",
+    [annotation["image_id"] for annotation in annotations],
+    ids,
+    form,
+    args.max_rejected,
+  )
   found = collections.defaultdict(list)
   for annotation in annotations:
-    found[annotation["image_id"]].append(annotation)
+    found[form(annotation["image_id"])].append(annotation)
   items: dict[str, Item] = {}
   for image in images:
     parts = pathlib.PurePosixPath(image["file_name"]).parts
@@ -83,11 +91,11 @@ def plan(args: argparse.Namespace) -> Plan:
         f"{args.annotations} has two images with key {key!r} (file_name"
         " without extension); expected different ones."
       )
-    label = (image, found.pop(image["id"], []))
+    label = (image, found.get(form(image["id"]), []))
     items[key] = Item(key, path, label)
-  strays = sum(map(len, found.values()))
-  notes = [f"annotations of images not listed: {strays}"] if strays else []
-  read = ReadFiles(_ReadObjects(class_of))
+  form = names.id_form([category["id"] for category in categories])
+  class_of = {form(c["id"]): i for i, c in enumerate(categories)}
+  read = ReadFiles(_ReadObjects(class_of, form))
   fields = {
     "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
   }
@@ -97,7 +105,7 @@ def plan(args: argparse.Namespace) -> Plan:
     read,
     summarize=objects.summarize,
     warn=functools.partial(objects.warn, have_sizes=True),
-    notes=notes,
+    warnings=warnings,
   )
 
 
@@ -107,9 +115,11 @@ class _ReadObjects:
 
   Attributes:
     class_of: {id of a category: class}.
+    form: of these ids, see `names.id_form`.
   """
 
-  class_of: Mapping[int, int]
+  class_of: Mapping[str, int]
+  form: Callable[[names.Id], str]
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     image, annotations = item.label
@@ -121,21 +131,23 @@ class _ReadObjects:
 
   def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
     corners, category = _corners(annotation), annotation["category_id"]
-    if category not in self.class_of:
+    class_id = self.class_of.get(self.form(category))
+    if class_id is None:
       raise Rejected(
-        f"category {category} is none of {sorted(self.class_of)[:10]}"
+        f"category {category!r} is none of the {len(self.class_of)} listed,"
+        f" such as {', '.join([*self.class_of][:10])}"
       )
     ignored = [
       objects.read_flag(name, annotation.get(name))
       for name in ("iscrowd", "ignore")
     ]
-    return objects.Object(corners, self.class_of[category], any(ignored))
+    return objects.Object(corners, class_id, any(ignored))
 
 
-_NEEDED: dict[str, dict[str, Any]] = {
-  "images": {"id": (int, str), "file_name": str},
-  "annotations": {"image_id": (int, str), "category_id": int},
-  "categories": {"id": int, "name": str},
+_NEEDED = {
+  "images": ("id", "file_name"),
+  "annotations": ("image_id", "category_id"),
+  "categories": ("id", "name"),
 }
 
 
@@ -150,21 +162,17 @@ def _load(path: Path) -> tuple[list, list, list]:
         f" {list(_NEEDED)}."
       )
     for entry in entries:
-      for field, types in needed.items():
-        if not isinstance(entry, dict) or not isinstance(
-          entry.get(field), types
-        ):
+      for field in needed:
+        is_id = field.endswith("id")
+        given = entry.get(field) if isinstance(entry, dict) else None
+        if not (names.is_id(given) if is_id else isinstance(given, str)):
           raise ValueError(
-            f"{path}, {name!r}: {str(entry)[:80]} lacks {field!r} of type"
-            f" {types}; expected the COCO format."
+            f"{path}, {name!r}: {str(entry)[:80]} lacks {field!r}, "
+            f"{'a whole number or text' if is_id else 'a text'}; expected the"
+            " COCO format."
           )
     if name != "annotations":
-      ids = [entry["id"] for entry in entries]
-      if not ids or len(set(ids)) != len(ids):
-        raise ValueError(
-          f"{path} has no {name!r}, or an id twice; expected some, with"
-          " different ids."
-        )
+      names.check_ids([entry["id"] for entry in entries], f"{path}, {name!r}")
     lists.append(entries)
   images, annotations, categories = lists
   return images, annotations, categories

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,24 @@ def plan(args: argparse.Namespace) -> Plan:
   general = depth.plan(
     argparse.Namespace(**options, scale=None, invalid=None, inverse=False)
   )
+  items = [_with_mask(item) for item in general.items]
   # Its notes tell of the files of other tasks.
-  return dataclasses.replace(general, read=ReadFiles(_read_depth), notes=())
+  return dataclasses.replace(
+    general, items=items, read=ReadFiles(_read_depth), notes=()
+  )
+
+
+def _with_mask(item: Any) -> Item:
+  path = item.label
+  if path is None:
+    return item
+  mask = path.with_name(f"{path.stem}_mask.npy")
+  return dataclasses.replace(item, label=(path, mask))
 
 
 def _read_depth(item: Item, picture: Picture) -> Labels:
-  path = arguments.partner(item, "depth map")
+  path, mask_path = arguments.partner(item, "depth map")
   values = files.read_map(path, picture)
-  mask_path = path.with_name(f"{path.stem}_mask.npy")
   mask = files.read_map(mask_path, picture)
   for name, array in ((path.name, values), (mask_path.name, mask)):
     if array.ndim != 2 or array.dtype.kind not in "fuib":

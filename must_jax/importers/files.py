@@ -1,5 +1,6 @@
 """Files of a dataset: finding them, and reading them with suspicion."""
 
+import codecs
 import collections
 import dataclasses
 import fnmatch
@@ -10,12 +11,14 @@ import pathlib
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
 
 from must_jax.importers import orientation
-from must_jax.storage.path import Path, is_local, list_tree, read_file
+from must_jax.importers.names import nfc
+from must_jax.storage.path import Path, is_file, is_local, list_tree, read_file
 from must_jax.types import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".npy")
@@ -138,12 +141,14 @@ def warn(counts: Mapping[str, float]) -> list[str]:
 
 
 def key_of(path: str) -> str:
-  """Key of an image: its relative path without the extension."""
-  return pathlib.PurePosixPath(path).with_suffix("").as_posix()
+  """Key of an image: its relative path without the extension, composed."""
+  return nfc(pathlib.PurePosixPath(path).with_suffix("").as_posix())
 
 
 def inside(root: Path, name: str) -> Path:
   """The path of a name out of a file, which cannot lead out of its root.
+
+  Of the two ways in which Unicode writes a name, the one that is there.
 
   Args:
     root: directory that the name is relative to.
@@ -162,6 +167,11 @@ def inside(root: Path, name: str) -> Path:
     or any(text in str(name) for text in ("\\", "\0", "://"))
   ):
     raise Rejected(f"{name!r} is no path below {root}")
+  composed, decomposed = (normalize(form, name) for form in ("NFC", "NFD"))
+  if composed != decomposed:  # a name may be written in two ways
+    for other in (name, composed, decomposed):
+      if is_file(root / other):
+        return root / other
   return root / path
 
 
@@ -208,7 +218,7 @@ def find_files(
   wanted: list[str] = []
   others: list[str] = []
   for path in paths:
-    fits = fnmatch.fnmatchcase(path, glob)
+    fits = fnmatch.fnmatchcase(nfc(path), nfc(glob))
     fits &= os.path.splitext(path)[1].lower() in suffixes
     fits &= not in_system_folder(path)
     (wanted if fits else others).append(path)
@@ -260,7 +270,7 @@ def load_json(text: str | os.PathLike[str]) -> Any:
   Raises:
     ValueError: the file is missing, no JSON, or has no such key.
   """
-  path, key = _file_and_key(text)
+  path, key = file_and_key(text)
   value = _parse_json(path)
   if key is None:
     return value
@@ -270,53 +280,42 @@ def load_json(text: str | os.PathLike[str]) -> Any:
   return value[key]
 
 
-def load_classes(text: str) -> list[str]:
-  """Class names: a JSON list in FILE or FILE:KEY, or text with a name a line.
-
-  Raises:
-    ValueError: the file is missing or holds something else.
-  """
-  path, _ = _file_and_key(text)
-  if path.suffix.lower() == ".json":
-    names = load_json(text)
-  else:
-    names = [line.strip() for line in _read_text(path).rstrip().split("\n")]
-  if (
-    not isinstance(names, list)
-    or not all(isinstance(name, str) and name for name in names)
-    or len(set(names)) != len(names)
-    or not names
-  ):
-    raise ValueError(
-      f"{text} lists no classes: {str(names)[:80]}; expected different names,"
-      " as a JSON list (FILE.json or FILE.json:KEY) or one on each line."
-    )
-  return names
-
-
-def _file_and_key(
+def file_and_key(
   text: str | os.PathLike[str],
 ) -> tuple[Path, str | None]:
+  """What FILE or FILE:KEY names."""
   path, colon, key = os.fspath(text).rpartition(":")
   if not colon or key.startswith("//") or Path(text).exists():
     return Path(text), None
   return Path(path), key
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+  """A text file in UTF-8, or in UTF-16 if its first bytes say so.
+
+  Raises:
+    ValueError: it cannot be read, or is of another encoding.
+  """
   try:
-    return path.read_text(encoding="utf-8")
+    data = read_file(path)
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8")
   except OSError as error:
     raise ValueError(
-      f"{path} cannot be read ({error.strerror}); expected a text file."
+      f"{path} cannot be read ({error.strerror or error}); expected a text"
+      " file."
     ) from None
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is no UTF-8 text ({error}).") from None
+  if "\0" in text:
+    raise ValueError(f"{path} is no UTF-8 text (it has zero bytes).")
+  # Also where files that begin with it were joined.
+  return text.replace("\ufeff", "")
 
 
 def _parse_json(path: Path) -> Any:
   try:
-    return json.loads(_read_text(path))
+    return json.loads(read_text(path))
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
 

@@ -2,9 +2,10 @@
 
 import argparse
 
-from must_jax.importers import files
+from must_jax.importers import files, lists
 from must_jax.importers.files import Picture
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
 
 HELP = "images in a folder per class, or unlabelled"
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   labels.add_argument(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line; default: the folders,"
+    help="names in order: text, JSON, YAML or CSV; default: the folders,"
     " sorted. Needed where a split lacks a class",
   )
 
@@ -59,7 +60,7 @@ def plan(args: argparse.Namespace) -> Plan:
       " --unlabelled."
     )
   folders = sorted(
-    path.name
+    nfc(path.name)
     for path in args.images.iterdir()
     if path.is_dir()
     and not path.name.startswith(".")
@@ -71,7 +72,7 @@ def plan(args: argparse.Namespace) -> Plan:
       f" expected --images {args.images}/{folders[0]}, and so on for each"
       " --split. If they are classes, list them in a file and give --classes."
     )
-  classes = files.load_classes(args.classes) if args.classes else folders
+  classes = lists.load_classes(args.classes) if args.classes else folders
   unknown = sorted(set(folders) - set(classes))
   if unknown:
     raise ValueError(

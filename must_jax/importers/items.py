@@ -6,7 +6,8 @@ to equal bytes, by which a broken off import is known again: they hold no sets.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from must_jax.importers import files
@@ -21,6 +22,10 @@ class HasKey(Protocol):
   def key(self) -> str:
     """Tells it apart from the others."""
 
+  @property
+  def files(self) -> Iterable[Path]:
+    """What it is read from; it is read again when one of these changes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -29,12 +34,27 @@ class Item:
   Attributes:
     key: names it in the image set.
     image: its file.
-    label: what the importer needs to read its labels.
+    label: what the importer needs to read its labels; their files are paths
+      in it, alone or in tuples.
   """
 
   key: str
   image: Path
   label: Any = None
+
+  @property
+  def files(self) -> Iterator[Path]:
+    """Of the image and of its labels."""
+    yield self.image
+    yield from _paths_in(self.label)
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+  if isinstance(value, os.PathLike):
+    yield Path(value)
+  elif isinstance(value, tuple):
+    for part in value:
+      yield from _paths_in(part)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from must_jax.importers import arguments, files
+from must_jax.importers import arguments, files, lists
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.types import IGNORE_LABEL
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--classes",
     required=True,
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line",
+    help="names in order: text, JSON, YAML or CSV",
   )
   parser.add_argument(
     "--first-id",
@@ -56,7 +56,7 @@ def plan(args: argparse.Namespace) -> Plan:
   Raises:
     ValueError: a directory or file is missing or does not fit.
   """
-  classes = files.load_classes(args.classes)
+  classes = lists.load_classes(args.classes)
   table = _table(args, len(classes))
   items, notes = arguments.pair(args, "mask", (".png",))
   fields = {"mask": {"kind": "ClassMap", "classes": classes}}

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from must_jax.importers import files
+from must_jax.importers import files, names
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.importers.names import nfc
 from must_jax.importers.voc_segmentation import class_map
 from must_jax.storage.path import Path
 from must_jax.types import IGNORE_LABEL
@@ -51,12 +52,12 @@ def plan(args: argparse.Namespace) -> Plan:
   for directory in (args.images, args.masks):
     if not directory.is_dir():
       raise ValueError(f"{directory} is no directory of images.")
-  images, masks, names = _load(args.annotations)
+  images, masks, classes, warnings = _load(args.annotations, args.max_rejected)
   items: dict[str, Item] = {}
   for number, name in images.items():
     label = None
     if number in masks:
-      mask, segments = masks.pop(number)
+      mask, segments = masks[number]
       label = (files.inside(args.masks, mask), segments)
     path = files.inside(args.images, name)
     key = files.key_of(name)
@@ -67,10 +68,10 @@ def plan(args: argparse.Namespace) -> Plan:
       )
     items[key] = Item(key, path, label)
   return Plan(
-    {"mask": {"kind": "ClassMap", "classes": list(names.values())}},
+    {"mask": {"kind": "ClassMap", "classes": list(classes.values())}},
     list(items.values()),
-    ReadFiles(_ReadSegments({number: i for i, number in enumerate(names)})),
-    notes=[f"masks of images not listed: {len(masks)}"] if masks else [],
+    ReadFiles(_ReadSegments({number: i for i, number in enumerate(classes)})),
+    warnings=warnings,
   )
 
 
@@ -104,31 +105,59 @@ class _ReadSegments:
 
 
 def _load(
-  path: Path,
+  path: Path, max_strays: float
 ) -> tuple[
-  dict[int, str], dict[int, tuple[str, dict[int, int]]], dict[int, str]
+  dict[str, str],
+  dict[str, tuple[str, dict[int, int]]],
+  dict[int, str],
+  list[str],
 ]:
-  """The file's images, masks with {segment: category}, and categories."""
+  """Images, masks with {segment: category}, categories, and warnings.
+
+  Images and masks by the id of the image.
+  """
   value = files.load_json(path)
   try:
-    images = {int(i["id"]): i["file_name"] for i in value["images"]}
-    masks = {
-      int(mask["image_id"]): (
+    images = [(_checked(i["id"]), i["file_name"]) for i in value["images"]]
+    masks = [
+      (
+        _checked(mask["image_id"]),
         mask["file_name"],
-        {int(s["id"]): int(s["category_id"]) for s in mask["segments_info"]},
+        {
+          int(_checked(s["id"])): int(_checked(s["category_id"]))
+          for s in mask["segments_info"]
+        },
       )
       for mask in value["annotations"]
-    }
-    names = {int(c["id"]): c["name"] for c in value["categories"]}
+    ]
+    classes = [
+      (int(_checked(c["id"])), nfc(c["name"])) for c in value["categories"]
+    ]
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{path} is not in COCO's panoptic format ({error!r}); expected images,"
       " annotations with segments_info, and categories."
     ) from None
-  for ids, entries in ((images, "images"), (names, "categories")):
-    if not ids or len(ids) != len(value[entries]):
-      raise ValueError(
-        f"{path} has no {entries}, or an id twice; expected some, with"
-        " different ids."
-      )
-  return images, masks, dict(sorted(names.items()))
+  for name, ids in (
+    ("images", [entry[0] for entry in images]),
+    ("annotations", [entry[0] for entry in masks]),
+    ("categories", [entry[0] for entry in classes]),
+  ):
+    names.check_ids(ids, f"{path}, {name!r}")
+  ids = [number for number, _ in images]
+  form = names.id_form(ids)
+  warnings = names.check_references(
+    f"annotations of {path}", [mask[0] for mask in masks], ids, form, max_strays
+  )
+  return (
+    {form(number): name for number, name in images},
+    {form(number): (name, segments) for number, name, segments in masks},
+    dict(sorted(classes)),
+    warnings,
+  )
+
+
+def _checked(value: names.Id) -> names.Id:
+  if not names.is_id(value):
+    raise ValueError(f"{value!r} is no id")
+  return value

@@ -11,7 +11,9 @@ committed whole in a stage, a hidden directory below the image set:
     00012.json              commit record, written last (`storage/commits.py`)
 
 Every byte follows from the plan and its files, so that it does not matter who
-reads a part, when, or how often.
+reads a part, when, or how often. A commit tells which labels and which versions
+of the files its part was made of; where these have changed since, the part is
+read again.
 """
 
 import collections
@@ -19,6 +21,7 @@ import dataclasses
 import hashlib
 import itertools
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, ClassVar
@@ -30,9 +33,12 @@ from must_jax.fields import Description, make_field, statistics
 from must_jax.importers.items import HasKey, Imported, Labels, Plan
 from must_jax.storage import tfrecord
 from must_jax.storage.commits import Commit, CommitDirectory
-from must_jax.storage.path import Path, publish, read_files
+from must_jax.storage.path import Path, fingerprints, publish, read_files
 from must_jax.storage.sets import Shard, key_digest
 from must_jax.storage.tfrecord import ShardReader
+
+# What a library's message names differently in every process.
+_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,7 @@ class ImportCommit(Commit):
       of their labels.
     counts: sums of `Labels.counts` and `Picture.counts`.
     statistics: sums over the labels by field, see `Field.sums`.
+    inputs: see `ImportPart`.
   """
 
   VERSION: ClassVar[int] = 2
@@ -53,6 +60,7 @@ class ImportCommit(Commit):
   rejected: Sequence[Mapping[str, str]]
   counts: Mapping[str, float]
   statistics: Mapping[str, Mapping[str, Any]]
+  inputs: str
 
   @property
   def rejected_keys(self) -> set[str]:
@@ -61,12 +69,27 @@ class ImportCommit(Commit):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImportPart:
+  """What becomes a shard.
+
+  Attributes:
+    number: of the part.
+    items: to read.
+    inputs: digest of the items and of the present versions of their files.
+  """
+
+  number: int
+  items: Sequence[HasKey]
+  inputs: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ImportJob:
   """What the parts of an import have in common; pickled to their readers.
 
   Attributes:
     stage: directory of the parts.
-    digest: of all that the parts depend on.
+    digest: see `digest_of`.
     fields: as in `index.json`.
     read: the images of an item, see `Plan`.
     shard_per_item: see `Plan`.
@@ -78,59 +101,87 @@ class ImportJob:
   read: Callable[[Any], Iterator[Imported]]
   shard_per_item: bool
 
-  def path(self, part: int, suffix: str) -> Path:
-    """A file of a part."""
-    return self.stage / f"{part:05d}{suffix}"
+  def file(self, part: ImportPart, suffix: str = ".tfrecord") -> str:
+    """The name of a file of a part, but for the digest of its content."""
+    return f"{part.number:05d}{suffix}"
 
   @property
   def commits(self) -> CommitDirectory[ImportCommit]:
     """The commit records of the parts."""
     return CommitDirectory(self.stage, self.digest, ImportCommit)
 
-  def read_commits(self, num_parts: int) -> list[ImportCommit | None]:
-    """The commit record of each part; None if it has to be read (again)."""
-    files = [self.path(part, ".tfrecord").name for part in range(num_parts)]
-    found = self.commits.keep_valid(files)
-    return [found.get(file) for file in files]
+  def read_commits(
+    self, parts: Sequence[ImportPart]
+  ) -> dict[int, ImportCommit]:
+    """The commit records that are there, by number of the part in order."""
+    found = self.commits.keep_valid([self.file(part) for part in parts])
+    return {
+      part.number: found[self.file(part)]
+      for part in parts
+      if self.file(part) in found
+    }
+
+  def discard(self, part: ImportPart) -> None:
+    """Makes a part unfinished."""
+    self.commits.discard(self.file(part))
 
 
 def cut(
   plan: Plan, num_shards: int | None, records_per_shard: int
-) -> list[Sequence[HasKey]]:
-  """Items by part.
+) -> list[ImportPart]:
+  """Cuts the items into parts, and looks up the versions of their files.
 
   Neighbours in an image set meet in a batch, but neighbours in a dataset are
   alike (frames of a video, images of a class). So items are ordered by a hash
   of their keys, unless each is a part by itself.
   """
+  items = plan.items
   if plan.shard_per_item:
-    return [[item] for item in plan.items]
-  items = sorted(plan.items, key=lambda item: _hash(item.key.encode(), 16))
+    num_shards = len(items)
+  else:
+    items = sorted(items, key=lambda item: _hash(item.key.encode(), 16))
   if num_shards:
-    return [items[i::num_shards] for i in range(min(num_shards, len(items)))]
-  starts = range(0, len(items), records_per_shard)
-  return [items[i : i + records_per_shard] for i in starts]
+    count = min(num_shards, len(items))
+    pieces = [items[i::count] for i in range(count)]
+  else:
+    starts = range(0, len(items), records_per_shard)
+    pieces = [items[i : i + records_per_shard] for i in starts]
+  paths = [[file for item in piece for file in item.files] for piece in pieces]
+  versions = iter(fingerprints(list(itertools.chain.from_iterable(paths))))
+  return [
+    ImportPart(
+      number,
+      piece,
+      _digest([piece, list(itertools.islice(versions, len(files)))]),
+    )
+    for number, (piece, files) in enumerate(zip(pieces, paths, strict=True))
+  ]
 
 
-def digest_of(plan: Plan, parts: Sequence[Sequence[HasKey]]) -> str:
-  """Digest of all that parts depend on, but for the contents of files."""
-  result = hashlib.blake2b(digest_size=16)
+def digest_of(plan: Plan, parts: Sequence[ImportPart]) -> str:
+  """Digest of what tells imports apart: which images, and how they are read.
+
+  What may be mended, labels and contents of files, is `ImportPart.inputs`.
+  """
   head = (must_jax.__version__, ImportCommit.VERSION, plan.fields, plan.read)
-  for value in (head, *parts):
+  keys = ([item.key for item in part.items] for part in parts)
+  return _digest([head, *keys])
+
+
+def _digest(values: Iterable[Any]) -> str:
+  result = hashlib.blake2b(digest_size=16)
+  for value in values:
     data = pickle.dumps(value, protocol=4)
     result.update(len(data).to_bytes(8, "little") + data)
   return result.hexdigest()
 
 
-def write_part(
-  job: ImportJob, part: int, items: Sequence[HasKey], threads: int = 1
-) -> int:
+def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
   """Reads the images of a part, writes and commits its shard.
 
   Args:
     job: that the part belongs to.
-    part: its number.
-    items: to read.
+    part: to read.
     threads: that read and encode.
 
   Returns:
@@ -145,11 +196,11 @@ def write_part(
   counts: collections.Counter[str] = collections.Counter()
   sums: dict[str, Any] = {}
   num_images = 0
-  name = job.path(part, ".tfrecord").name
-  with job.commits.writer(name) as writer:
-    for image, record, added in _encoded(job, items, threads):
+  with job.commits.writer(job.file(part)) as writer:
+    for image, record, added in _encoded(job, part.items, threads):
       num_images += 1
       for reason in image.labels.rejected:
+        reason = _ADDRESS.sub("", reason)
         rejected.append({"key": image.key, "reason": reason})
       if record is not None and image.picture is not None:
         counts.update(image.labels.counts)
@@ -175,6 +226,7 @@ def write_part(
       # Numpy's numbers are no JSON.
       {name: np.asarray(value).item() for name, value in counts.items()},
       sums,
+      part.inputs,
     )
   )
   return num_images

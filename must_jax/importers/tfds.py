@@ -18,6 +18,8 @@ import numpy as np
 from must_jax.importers import files, orientation
 from must_jax.importers.files import ImageOptions, Picture, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.importers.names import nfc
+from must_jax.storage.path import Path
 
 HELP = "datasets of TensorFlow Datasets, such as voc/2007"
 
@@ -152,6 +154,12 @@ class Range:
 
   key: str
   parts: Sequence[ExampleRange]
+
+  @property
+  def files(self) -> Iterator[Path]:
+    """Those that are written anew when a dataset is prepared again."""
+    for part in self.parts:
+      yield Path(part.directory) / "dataset_info.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +368,7 @@ def _key(example: Mapping[str, Any], split: str, index: int) -> str:
       continue
     key = value.decode() if isinstance(value, bytes) else str(value)
     is_file = key.lower().endswith(files.IMAGE_SUFFIXES)
-    return files.key_of(key) if is_file else key
+    return files.key_of(key) if is_file else nfc(key)
   return f"{split}/{index:08d}"
 
 

@@ -13,11 +13,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from must_jax.importers import files
+from must_jax.importers import files, lists
 from must_jax.importers.files import ImageOptions, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.importers.names import nfc
 from must_jax.storage import tfrecord
-from must_jax.storage.path import Path
+from must_jax.storage.path import Path, PathLike
 
 HELP = "TFRecord files with an image and a list of classes per record"
 
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   labels.add_argument(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in the order of their ids, a JSON list or one a line",
+    help="names in the order of their ids: text, JSON, YAML or CSV",
   )
   labels.add_argument(
     "--unlabelled", action="store_true", help="take the images alone"
@@ -88,7 +89,7 @@ def plan(args: argparse.Namespace) -> Plan:
       lacks a feature, or the classes cannot be read.
   """
   paths = _find(args.records)
-  classes = [] if args.unlabelled else files.load_classes(args.classes)
+  classes = [] if args.unlabelled else lists.load_classes(args.classes)
   read = RecordReader(
     args.image_feature,
     args.label_feature if classes else None,
@@ -100,7 +101,7 @@ def plan(args: argparse.Namespace) -> Plan:
   read.check(paths[0])
   return Plan(
     {"label": {"kind": "ClassVector", "classes": classes}} if classes else {},
-    [File(_stem(path), path) for path in paths],
+    [File(_stem(path), Path(path)) for path in paths],
     read,
     shard_per_item=True,
     summarize=_summarize,
@@ -117,7 +118,12 @@ class File:
   """
 
   key: str
-  path: str
+  path: Path
+
+  @property
+  def files(self) -> tuple[Path]:
+    """The file."""
+    return (self.path,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +189,7 @@ class RecordReader:
   def _key(self, values: Mapping[str, list]) -> str:
     key = _one(values, self.key, bytes, int)
     try:
-      return str(key) if isinstance(key, int) else key.decode()
+      return str(key) if isinstance(key, int) else nfc(key.decode())
     except UnicodeDecodeError:
       raise Rejected(f"{self.key!r} is {key!r}, no UTF-8 text") from None
 
@@ -222,7 +228,7 @@ class RecordReader:
 
   def _class_id(self, label: bytes | int | float) -> int:
     if isinstance(label, bytes):
-      class_id = self.classes.get(label.decode(errors="replace"))
+      class_id = self.classes.get(nfc(label.decode(errors="replace")))
       if class_id is not None:
         return class_id
     elif isinstance(label, int) and (
@@ -274,7 +280,7 @@ def _stem(path: str) -> str:
   return name
 
 
-def _scan(path: str) -> Iterator[tuple[bytes | None, str]]:
+def _scan(path: PathLike) -> Iterator[tuple[bytes | None, str]]:
   """Records of a file in order; (None, reason) for one that cannot be read."""
   size = Path(path).stat().length
   with Path(path).open("rb") as file:

@@ -5,10 +5,6 @@ ANNOTATIONS/NAME.xml describes the image NAME below IMAGES; `<filename>` and
 1, so it covers x from xmin - 1 to xmax. `difficult` objects count neither way.
 Parts of objects and their poses are left out.
 
-A list of ids has one on each line. In lists for one class (`CLASS_train.txt`)
-a number follows: -1 without the class, 0 with difficult objects only, 1 with
-others. Lines with -1 are left out.
-
 VOC2007 has 5,011 images in trainval and 4,952 in test, VOC2012 has 11,540 in
 trainval, of 20 classes. The paper trains on both and tests on VOC2007 test.
 """
@@ -16,15 +12,16 @@ trainval, of 20 classes. The paper trains on both and tests on VOC2007 test.
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent import futures
 from xml.etree import ElementTree
 
 import numpy as np
 
-from must_jax.importers import files, objects
+from must_jax.importers import files, lists, objects
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.importers.names import nfc
 from must_jax.storage.path import Path, read_range
 
 HELP = "objects from XML files in the format of PASCAL VOC"
@@ -62,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     "--classes",
     metavar="FILE[:KEY]",
-    help="names in order, a JSON list or one a line; default: the names in all"
+    help="names in order: text, JSON, YAML or CSV; default: the names in all"
     " XML files, also of images that --ids leaves out, sorted",
   )
 
@@ -82,16 +79,12 @@ def plan(args: argparse.Namespace) -> Plan:
       " format of PASCAL VOC."
     )
   if args.classes:
-    classes = files.load_classes(args.classes)
+    classes = lists.load_classes(args.classes)
   else:
-    classes = _class_names(annotations.values())
-    if not classes:
-      raise ValueError(
-        f"The XML files of {args.annotations} name no object; expected some,"
-        " or --classes."
-      )
+    classes = _class_names(args.annotations, annotations.values())
   if args.ids:
-    keys = {key for path in args.ids for key in read_ids(path)}
+    known = images.keys() | annotations.keys()
+    keys = {key for path in args.ids for key in lists.read_ids(path, known)}
   else:
     keys = set(annotations)
     others = len(images.keys() - keys)
@@ -115,39 +108,6 @@ def plan(args: argparse.Namespace) -> Plan:
     warn=objects.warn,
     notes=notes,
   )
-
-
-def read_ids(path: Path) -> list[str]:
-  """Ids of a list as in VOC's `ImageSets`, in its order, none twice.
-
-  Raises:
-    ValueError: the list cannot be read, is empty, or has an id that would lead
-      to files elsewhere.
-  """
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f"{path} cannot be read ({error}); expected a text file with an id on"
-      " each line."
-    ) from None
-  ids: dict[str, None] = {}
-  for line in lines:
-    words = line.split()
-    if not words or words[1:] == ["-1"]:
-      continue
-    key = words[0] if words[1:] in (["0"], ["1"]) else line.strip()
-    try:
-      files.inside(path.parent, key)
-    except Rejected:
-      raise ValueError(
-        f"{path} has id {key!r}; expected the name of an image without its"
-        " extension."
-      ) from None
-    ids[key] = None
-  if not ids:
-    raise ValueError(f"{path} names no image; expected one on each line.")
-  return list(ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,24 +134,44 @@ class _ReadObjects:
     )
 
   def _read(self, element: ElementTree.Element) -> objects.Object:
-    name = _text(element, "name")
+    name = _name(element)
     if name not in self.class_of:
       raise Rejected(f"class {name!r} is none of {sorted(self.class_of)[:10]}")
     difficult = objects.read_flag("difficult", _text(element, "difficult"))
     return objects.Object(_corners(element), self.class_of[name], difficult)
 
 
-def _class_names(paths: Iterable[Path]) -> list[str]:
+def _class_names(directory: Path, paths: Collection[Path]) -> list[str]:
+  """The names in all files.
+
+  Raises:
+    ValueError: there are none.
+  """
   with futures.ThreadPoolExecutor(_THREADS) as pool:
-    return sorted(set().union(*pool.map(_names_in, paths)))
+    found = list(pool.map(_names_in, paths))
+  names = sorted(set().union(*(names for names, _ in found)))
+  if names:
+    return names
+  # Else that a file cannot be read is told when its image is, if it is.
+  reasons = [reason for _, reason in found if reason]
+  raise ValueError(
+    f"The XML files of {directory} name no object"
+    + (
+      f"; {len(reasons)} of {len(paths)} cannot be read, such as {reasons[0]}"
+      if reasons
+      else ""
+    )
+    + ". Expected some names, or --classes."
+  )
 
 
-def _names_in(path: Path) -> set[str]:
+def _names_in(path: Path) -> tuple[set[str], str | None]:
+  """The names in a file, or why it cannot be read."""
   try:
     found = _parse(path).findall("object")
-  except Rejected:  # told when its image is read, if it is
-    return set()
-  return {_text(element, "name") for element in found} - {""}
+  except Rejected as error:
+    return set(), str(error)
+  return {_name(element) for element in found} - {""}, None
 
 
 def _parse(path: Path) -> ElementTree.Element:
@@ -206,10 +186,11 @@ def _parse(path: Path) -> ElementTree.Element:
     raise Rejected(f"{path.name} cannot be read: {error}") from None
   if len(data) > _MAX_BYTES:
     raise Rejected(f"{path.name} has more than {_MAX_BYTES} bytes")
-  if any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
+  if b"\0" in data:
+    raise Rejected(f"{path.name} is no UTF-8, but UTF-16 or no text at all")
+  if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
     raise Rejected(
-      f"{path.name} declares a document type or is no UTF-8; expected a plain"
-      " annotation"
+      f"{path.name} declares a document type; expected a plain annotation"
     )
   try:
     root = ElementTree.fromstring(data)
@@ -222,6 +203,10 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _text(element: ElementTree.Element, path: str) -> str:
   return (element.findtext(path) or "").strip()
+
+
+def _name(element: ElementTree.Element) -> str:
+  return nfc(_text(element, "name"))
 
 
 def _corners(element: ElementTree.Element) -> np.ndarray:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from must_jax.importers import arguments, files, voc
+from must_jax.importers import arguments, files, lists
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.storage.path import Path
@@ -69,12 +69,21 @@ def plan(args: argparse.Namespace) -> Plan:
     ValueError: a file or directory is missing or has another format.
   """
   root = args.root
-  ids = voc.read_ids(root / "ImageSets" / "Segmentation" / f"{args.split}.txt")
+  images, _ = files.find_images(root / "JPEGImages")
   directory = root / "SegmentationClass"
   found, _ = files.find_files(directory, (".png",))
   masks = {files.key_of(path): directory / path for path in found}
+  ids = lists.read_ids(
+    root / "ImageSets" / "Segmentation" / f"{args.split}.txt",
+    images.keys() | masks.keys(),
+  )
   items = [
-    Item(key, root / "JPEGImages" / f"{key}.jpg", masks.get(key)) for key in ids
+    Item(
+      key,
+      images.get(key, root / "JPEGImages" / f"{key}.jpg"),
+      masks.get(key),
+    )
+    for key in ids
   ]
   read_mask = ReadMask(
     {i: i for i in range(len(CLASSES))} | {_VOID: IGNORE_LABEL}

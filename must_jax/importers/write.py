@@ -7,6 +7,7 @@ are not read again.
 import argparse
 import collections
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -24,10 +25,10 @@ from tqdm import tqdm
 
 from must_jax import fields
 from must_jax.fields import statistics
-from must_jax.importers import files, parts
+from must_jax.importers import files, names, parts
 from must_jax.importers.files import ImageOptions
-from must_jax.importers.items import HasKey, Plan
-from must_jax.importers.parts import ImportCommit, ImportJob
+from must_jax.importers.items import Plan
+from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
 from must_jax.storage.path import (
@@ -75,6 +76,10 @@ def write(args: argparse.Namespace) -> None:
       args.labels_of_turned,
     )
   )
+  described, warnings = names.clean_classes(plan.fields)
+  plan = dataclasses.replace(
+    plan, fields=described, warnings=[*plan.warnings, *warnings]
+  )
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
@@ -83,18 +88,18 @@ def write(args: argparse.Namespace) -> None:
   target = set_writer.NewSplit(
     args.out, args.name, args.split, plan.fields, args.licence, args.overwrite
   )
-  items = parts.cut(plan, args.shards, args.records_per_shard)
-  digest = parts.digest_of(plan, items)
+  cut = parts.cut(plan, args.shards, args.records_per_shard)
+  digest = parts.digest_of(plan, cut)
   with _stage(target.directory, args.split, digest) as stage:
     job = ImportJob(stage, digest, plan.fields, plan.read, plan.shard_per_item)
     total = plan.num_images
     if total is None and not plan.shard_per_item:
       total = len(plan.items)
-    _read(job, items, total, args)
-    commits = [commit for _, commit in _commits(job, len(items))]
-    if len(commits) < len(items):
+    _read(job, cut, total, args)
+    commits = list(_finished(job, cut).values())
+    if len(commits) < len(cut):
       raise ValueError(
-        f"{len(items) - len(commits)} of {len(items)} parts are missing in"
+        f"{len(cut) - len(commits)} of {len(cut)} parts are missing in"
         f" {stage}. With --runner all its workers must see --out; else run the"
         " same command again."
       )
@@ -204,30 +209,54 @@ def _claim(stage: Path, digest: str) -> Lease:
   )
 
 
-def _commits(job: ImportJob, num_parts: int) -> list[tuple[int, ImportCommit]]:
-  """The finished parts in order."""
-  commits = job.read_commits(num_parts)
-  return [(part, commit) for part, commit in enumerate(commits) if commit]
+def _finished(
+  job: ImportJob, cut: Sequence[ImportPart]
+) -> dict[int, ImportCommit]:
+  """The commits of parts whose labels and files are what they were."""
+  return {
+    number: commit
+    for number, commit in job.read_commits(cut).items()
+    if commit.inputs == cut[number].inputs
+  }
+
+
+def _discard_useless(
+  job: ImportJob, cut: Sequence[ImportPart], max_rejected: float
+) -> dict[int, ImportCommit]:
+  """Makes parts that have to be read again unfinished; returns the others."""
+  commits = job.read_commits(cut)
+  done = {n: c for n, c in commits.items() if c.inputs == cut[n].inputs}
+  if changed := len(commits) - len(done):
+    print(
+      f"labels or files of {changed} of {len(cut)} parts have changed; they are"
+      " read again."
+    )
+  num_allowed = max_rejected * _num_images(done.values())
+  if _num_rejected(done.values()) > num_allowed:
+    # The import failed for these, and runs again because they were mended,
+    # perhaps by what no file tells: a right to read it, or a mounted disk.
+    done = {n: c for n, c in done.items() if not c.rejected}
+  if done and len(done) < len(cut):
+    # Some may have their names already, of an import that was broken off then.
+    there = list_names(job.stage)
+    done = {n: c for n, c in done.items() if c.shard.file in there}
+  for number in commits.keys() - done.keys():
+    job.discard(cut[number])
+  return done
 
 
 def _read(
   job: ImportJob,
-  items: Sequence[Sequence[HasKey]],
+  cut: Sequence[ImportPart],
   total: int | None,
   args: argparse.Namespace,
 ) -> None:
   """Reads the parts that are not finished."""
-  done = dict(_commits(job, len(items)))
-  num_done = _num_images(done.values())
-  if _num_rejected(done.values()) > args.max_rejected * num_done:
-    # The import failed for these, and runs again because they were mended.
-    for part in [part for part, commit in done.items() if commit.rejected]:
-      job.commits.discard(job.path(part, ".tfrecord").name)
-      num_done -= done.pop(part).num_images
-  todo = [part for part in range(len(items)) if part not in done]
+  done = _discard_useless(job, cut, args.max_rejected)
+  todo = [part for part in cut if part.number not in done]
   if done:
     print(
-      f"{len(done)} of {len(items)} parts are read already; delete {job.stage}"
+      f"{len(done)} of {len(cut)} parts are read already; delete {job.stage}"
       " to begin anew."
     )
   if not todo:
@@ -235,8 +264,9 @@ def _read(
   if args.runner:
     from must_jax.importers import beam
 
-    beam.read(job, items, todo, args.runner, args.beam_options)
+    beam.read(job, todo, args.runner, args.beam_options)
     return
+  num_done = _num_images(done.values())
   with tqdm(
     total=total,
     initial=num_done,
@@ -245,27 +275,26 @@ def _read(
     leave=False,
   ) as bar:
     expected = None if total is None else total - num_done
-    for num_images in _read_here(job, items, todo, args.workers, expected):
+    for num_images in _read_here(job, todo, args.workers, expected):
       bar.update(num_images)
 
 
 def _read_here(
   job: ImportJob,
-  items: Sequence[Sequence[HasKey]],
-  todo: Sequence[int],
+  todo: Sequence[ImportPart],
   workers: int,
   num_images: int | None,
 ) -> Iterator[int]:
   """Reads parts on this machine; gives the number of images of each."""
   if num_images is None:
     first, *todo = todo
-    given = parts.write_part(job, first, items[first], workers)
+    given = parts.write_part(job, first, workers)
     yield given
     num_images = given * len(todo)  # as good a guess as any
   processes = min(workers, len(todo), num_images // IMAGES_PER_PROCESS)
   if processes < 2:
     for part in todo:
-      yield parts.write_part(job, part, items[part], workers)
+      yield parts.write_part(job, part, workers)
     return
   # TensorFlow does not survive a fork.
   context = multiprocessing.get_context("spawn")
@@ -277,9 +306,7 @@ def _read_here(
       # Ctrl-C is for this process alone: others inherit the mask.
       mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
       running = [
-        pool.submit(
-          parts.write_part, job, part, items[part], workers // processes
-        )
+        pool.submit(parts.write_part, job, part, workers // processes)
         for part in todo
       ]
       signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -333,17 +360,19 @@ def _publish(
   """Makes an image set of the finished parts."""
   rejected = [entry for commit in commits for entry in commit.rejected]
   num_rejected, num_images = _num_rejected(commits), _num_images(commits)
+  shards = [commit.shard for commit in commits if commit.shard.num_records]
   if num_rejected > max_rejected * num_images:
     _show_rejected(rejected)
     fraction = num_rejected / num_images
+    allow = (
+      f", or allow more with --max-rejected {np.ceil(1000 * fraction) / 1000:g}"
+    )
     raise TooManyRejected(
       f"{num_rejected} of {num_images} images were rejected, whole or in part"
       f" ({fraction:.2%}); allowed are {max_rejected:.2%}. No image set was"
       " written, but what was read is kept. Mend the files and run the same"
-      " command, or allow more with --max-rejected"
-      f" {np.ceil(1000 * fraction) / 1000:g}."
+      f" command{allow if shards else ''}."
     )
-  shards = [commit.shard for commit in commits if commit.shard.num_records]
   key = parts.double_key(job, commits)
   if key is not None:
     raise _UselessParts(
@@ -354,6 +383,7 @@ def _publish(
   except ValueError as error:
     if shards:
       raise
+    _show_rejected(rejected)
     raise _UselessParts(str(error)) from None
 
 

@@ -18,7 +18,7 @@ import posixpath
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import IO, Any, TypeAlias
 
@@ -50,6 +50,7 @@ _MAX_GAP, _MAX_REQUEST = 128 << 10, 16 << 20
 _CONCURRENT = 64  # requests of one call
 _MAX_IN_MEMORY = 4 << 20  # of a file that is not sent yet
 _PAGE = 5000  # expected names beyond which a listing is cut in parts
+_VERSIONS = ("generation", "ETag", "etag")  # of an object: Google's, others'
 
 
 def is_local(path: PathLike) -> bool:
@@ -285,6 +286,16 @@ def list_sizes(
         with contextlib.suppress(FileNotFoundError):  # gone by now
           sizes[entry.name] = entry.stat().st_size if entry.is_file() else None
     return sizes
+  return {
+    name: entry["size"] if entry["type"] == "file" else None
+    for name, entry in _list_store(directory, expected).items()
+  }
+
+
+def _list_store(
+  directory: PathLike, expected: Collection[str] = ()
+) -> dict[str, Mapping[str, Any]]:
+  """What a store tells of the files of a directory, by name."""
   prefixes = {""}
   if len(expected) > _PAGE:
     # Two more characters than all have in common: up to a hundred parts, if
@@ -292,11 +303,13 @@ def list_sizes(
     shared = os.path.commonprefix(list(expected))  # noqa: RUF071 # characters
     prefixes = {name[: len(shared) + 2] for name in expected}
   with futures.ThreadPoolExecutor(min(len(prefixes), _CONCURRENT)) as pool:
-    listed = pool.map(lambda p: _list_store(directory, p), sorted(prefixes))
+    listed = pool.map(lambda p: _list_prefix(directory, p), sorted(prefixes))
     return dict(itertools.chain.from_iterable(part.items() for part in listed))
 
 
-def _list_store(directory: PathLike, prefix: str = "") -> dict[str, int | None]:
+def _list_prefix(
+  directory: PathLike, prefix: str
+) -> dict[str, Mapping[str, Any]]:
   try:
     listed = _store(directory).ls(
       os.fspath(directory),
@@ -306,11 +319,47 @@ def _list_store(directory: PathLike, prefix: str = "") -> dict[str, int | None]:
   except FileNotFoundError:
     return {}
   return {
-    posixpath.basename(entry["name"].rstrip("/")): (
-      entry["size"] if entry["type"] == "file" else None
-    )
-    for entry in listed
+    posixpath.basename(entry["name"].rstrip("/")): entry for entry in listed
   }
+
+
+def fingerprints(paths: Sequence[PathLike]) -> list[str | None]:
+  """What changes when the contents of files do; None of those not there.
+
+  On a disk that is the size and the time of the last change. In a store it is
+  the size and the generation, or what else tells versions apart, from a listing
+  of the files' directories.
+  """
+  found: list[str | None] = [None] * len(paths)
+  by_directory: dict[Path, dict[str, list[int]]] = {}
+  local = []
+  for i, path in enumerate(paths):
+    if is_local(path):
+      local.append(i)
+    else:
+      names = by_directory.setdefault(Path(path).parent, {})
+      names.setdefault(Path(path).name, []).append(i)
+
+  def look(members: Sequence[int]) -> None:
+    for i in members:
+      with contextlib.suppress(OSError):
+        stat = os.stat(paths[i])
+        found[i] = f"{stat.st_size} {stat.st_mtime_ns}"
+
+  def look_in(directory: Path) -> None:
+    names = by_directory[directory]
+    listed = _list_store(directory, names)
+    for name in names.keys() & listed.keys():
+      entry = listed[name]
+      version = next((entry[key] for key in _VERSIONS if key in entry), "")
+      for i in names[name]:
+        found[i] = f"{entry['size']} {version}"
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    chunks = [local[i : i + _PAGE] for i in range(0, len(local), _PAGE)]
+    list(pool.map(look, chunks))
+    list(pool.map(look_in, by_directory))
+  return found
 
 
 def list_tree(directory: PathLike) -> list[str]:
@@ -686,5 +735,5 @@ def _pieces(path: PathLike) -> list[int]:
   form = re.compile(
     rf"{re.escape(path.stem)}\.(\d{{5,}}){re.escape(path.suffix)}"
   )
-  names = _list_store(path.parent, f"{path.stem}.")
+  names = _list_prefix(path.parent, f"{path.stem}.")
   return sorted(int(m[1]) for m in map(form.fullmatch, names) if m)

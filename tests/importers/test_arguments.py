@@ -103,6 +103,11 @@ def test_pair_errors(import_masks, tmp_path, picture):
   status, _, err = import_masks("i", "m")
   assert status == 2
   assert err.startswith(f"error: {tmp_path / 'm'} cannot be read")
+  (tmp_path / "m").mkdir()
+  (tmp_path / "m/a.tif").touch()
+  status, _, err = import_masks("i", "m")
+  assert status == 2
+  assert "m holds no mask (1 other files, such as ['a.tif'])" in err
   save_mask(tmp_path / "m/z.png")
   status, _, err = import_masks("i", "m", "--label-suffix", "_x")
   assert status == 2

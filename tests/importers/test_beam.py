@@ -60,6 +60,7 @@ def test_finished_parts_are_not_read_again(run_import, pile, tmp_path, reads):
 @dataclasses.dataclass(frozen=True)
 class Source:
   key: str
+  files = ()
 
 
 def fail(source):

@@ -98,7 +98,10 @@ def test_boxes_are_clipped_and_counted(
     ({"bbox": [1, 2, 3]}, "expected [x, y, width, height]"),
     ({"bbox": None}, "expected [x, y, width, height]"),
     ({"bbox": [1, 2, 3, float("nan")]}, "not finite"),
-    ({"bbox": [1, 2, 3, 4], "category_id": 9}, "category 9 is none of [3, 7]"),
+    (
+      {"bbox": [1, 2, 3, 4], "category_id": 9},
+      "category 9 is none of the 2 listed, such as 7, 3",
+    ),
   ],
 )
 def test_bad_objects_are_rejected(
@@ -156,11 +159,69 @@ def test_boxes_of_turned_images(run_coco, read_back, dataset, tmp_path):
     )
 
 
-def test_annotations_of_other_images_are_counted(run_coco, dataset):
-  annotate(dataset, [1, 2, 3, 4], image_id=99)
-  status, out, _ = run_coco(dataset)
+@pytest.mark.parametrize(
+  ("listed", "referred"),
+  [
+    ((1, 2), ("1", "2")),
+    (("1", "2"), (1, 2)),
+    (("1", 2), (1.0, "2")),
+    (("000001", "000002"), (1, "2")),
+    (("a", "b"), ("a", "b ")),
+    (("1", "01"), (1, "01")),
+  ],
+)
+def test_ids_of_other_types(run_coco, read_back, dataset, listed, referred):
+  """Boxes find their images, and categories their classes, by value."""
+  for entry, number in zip(dataset["images"], listed, strict=True):
+    entry["id"] = number
+  dataset["categories"] = [
+    {"id": number, "name": name}
+    for number, name in zip(listed, ("dog", "cat"), strict=True)
+  ]
+  for i, number in enumerate(referred):
+    box = [10 * i, 0, 10, 40]
+    annotate(dataset, box, image_id=number, category_id=number)
+  status, _, err = run_coco(dataset)
+  assert (status, err) == (0, "")
+  for i, record in enumerate((read_back()[0]["a"], read_back()[0]["sub/b"])):
+    assert record["objects/classes"] == [i]
+    np.testing.assert_allclose(
+      record["objects/boxes"], [0, 0.1 * i, 1, 0.1 * (i + 1)], atol=1e-6
+    )
+
+
+def test_annotations_of_no_image(run_coco, dataset):
+  """As of ids that are one off: all but one would go to other images."""
+  for number in (2, 3):
+    annotate(dataset, [1, 2, 3, 4], image_id=number)
+  status, _, err = run_coco(dataset)
+  assert status == 2
+  assert "1 of 2 annotations of" in err
+  assert "refer to no image, such as image_id 3" in err
+  status, out, _ = run_coco(dataset, "--max-rejected", 0.5)
   assert status == 0
-  assert "annotations of images not listed: 1" in out
+  assert "warning: 1 of 2 annotations of" in out
+
+
+@pytest.mark.parametrize(
+  "size",
+  [(-1, -1), (0, 0), (None, None), ("", ""), ("40", "100"), (40.0, None)],
+)
+def test_sizes_that_are_none_or_text(run_coco, dataset, size):
+  height, width = size
+  dataset["images"][0] |= {"height": height, "width": width}
+  status, _, err = run_coco(dataset)
+  assert (status, err) == (0, "")
+
+
+def test_file_names_in_another_form_of_unicode(
+  run_coco, read_back, dataset, picture, tmp_path
+):
+  picture(tmp_path / "images/cafe\u0301.jpg", height=40, width=100)
+  dataset["images"][0]["file_name"] = "caf\u00e9.jpg"
+  annotate(dataset, [10, 20, 30, 10])
+  assert run_coco(dataset)[0] == 0
+  assert read_back()[0]["caf\u00e9"]["objects/classes"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -169,11 +230,17 @@ def test_annotations_of_other_images_are_counted(run_coco, dataset):
     ("{", "not valid JSON"),
     ("[]", "no list 'images'"),
     ({"annotations": None}, "no list 'annotations'"),
-    ({"categories": []}, "has no 'categories'"),
-    ({"categories": CATEGORIES * 2}, "id twice"),
+    ({"categories": []}, "'categories': it is empty"),
+    ({"categories": CATEGORIES * 2}, "the id 7 comes 2 times"),
     ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "['a'"),
-    ({"images": []}, "has no 'images'"),
-    ({"images": [{"id": 1}]}, "lacks 'file_name'"),
+    ({"images": []}, "'images': it is empty"),
+    ({"images": [{"id": 1}]}, "lacks 'file_name', a text"),
+    (
+      {"images": [{"id": i, "file_name": f"{i}"} for i in (1, "1")]},
+      "the id 1 comes 2 times",
+    ),
+    ({"annotations": [{"image_id": 0.5, "category_id": 7}]}, "'image_id', a w"),
+    ({"annotations": [{"image_id": 1, "category_id": True}]}, "'category_id'"),
     ({"images": [{"id": 1, "file_name": "../a.jpg"}]}, "below --images"),
     ({"images": [{"id": 1, "file_name": "/a.jpg"}]}, "below --images"),
     (
@@ -248,12 +315,12 @@ def test_sizes_that_are_none_or_numbers(run_coco, read_back, dataset, size):
   np.testing.assert_allclose(boxes, [0.5, 0.1, 0.75, 0.4], atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(100, 40), (40.4, 100)])
+@pytest.mark.parametrize("size", [(100, 40), (40.4, 100), ("41", "100")])
 def test_sizes_of_another_image(run_coco, dataset, size):
   dataset["images"][0] |= {"height": size[0], "width": size[1]}
   status, _, err = run_coco(dataset)
   assert status == 1
-  assert f"the JSON gives {size[0]:g} x {size[1]:g} (height x width)" in err
+  assert f"the JSON gives {size[0]} x {size[1]} (height x width)" in err
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])

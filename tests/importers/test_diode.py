@@ -145,6 +145,17 @@ def test_arrays_that_do_not_fit_are_rejected(run, root, kind, arrays, reason):
   assert reason in err
 
 
+def test_mended_masks_of_depth_are_read_again(run, read_back, root):
+  write(root, INDOORS, mask=(0, 0, 0, 0))
+  words = ("--scenes", "all", "--records-per-shard", 1)
+  assert run("depth", *words)[0] == 1
+  write(root, INDOORS, mask=(1, 0, 0, 0))
+  np.save(root / f"train/{OUTDOOR}_depth_mask.npy", np.eye(1, 4))
+  assert run("depth", *words)[0] == 0
+  assert run("depth", *words, out="fresh")[0] == 0
+  assert read_back()[0] == read_back("fresh")[0]
+
+
 def test_archives_that_were_not_unpacked(run, root):
   status, _, err = run("normals", split="val")
   assert status == 2

@@ -393,43 +393,6 @@ def test_find_errors(tmp_path):
     files.find_images(tmp_path)
 
 
-@pytest.mark.parametrize(
-  ("name", "text", "key"),
-  [
-    ("c.txt", "cat\nbig dog\n", ""),
-    ("c.txt", "cat\r\nbig dog\r\n\n\n", ""),
-    ("c.json", '["cat", "big dog"]', ""),
-    ("c.json", '{"names": ["cat", "big dog"]}', ":names"),
-  ],
-)
-def test_load_classes(tmp_path, name, text, key):
-  (tmp_path / name).write_bytes(text.encode())
-  given = files.load_classes(f"{tmp_path / name}{key}")
-  assert given == ["cat", "big dog"]
-
-
-@pytest.mark.parametrize(
-  ("name", "text", "key", "message"),
-  [
-    ("c.txt", "cat\n\ndog\n", "", "lists no classes"),
-    ("c.txt", "cat\ncat\n", "", "different names"),
-    ("c.txt", "", "", "lists no classes"),
-    ("c.json", "[1, 2]", "", "lists no classes"),
-    ("c.json", '{"names": ["cat"]}', "", "lists no classes"),
-    ("c.json", '{"names": ["cat"]}', ":labels", "has no key 'labels'"),
-    ("c.json", "[", "", "not valid JSON"),
-    ("c.txt", b"\xff\xfe", "", "no UTF-8"),
-    ("missing.txt", None, "", "cannot be read"),
-  ],
-)
-def test_load_classes_errors(tmp_path, name, text, key, message):
-  if text is not None:
-    data = text if isinstance(text, bytes) else text.encode()
-    (tmp_path / name).write_bytes(data)
-  with pytest.raises(ValueError, match=message):
-    files.load_classes(f"{tmp_path / name}{key}")
-
-
 # What a file says, and what it does not.
 
 

@@ -142,11 +142,26 @@ def test_images_of_void_only(run, read_back, decode8, value, tmp_path):
   np.testing.assert_array_equal(mask, [[255] * 3])
 
 
-def test_masks_of_other_images_are_counted(run, value):
+def test_masks_of_no_image(run, value):
   value["annotations"].append(value["annotations"][0] | {"image_id": 99})
-  status, out, _ = run(value)
+  status, _, err = run(value)
+  assert status == 2
+  assert "1 of 2 annotations of" in err
+  assert "refer to no image, such as image_id 99" in err
+  status, out, _ = run(value, "--max-rejected", 0.5)
   assert status == 0
-  assert "masks of images not listed: 1" in out
+  assert "warning: 1 of 2 annotations of" in out
+
+
+def test_ids_of_other_types(run, read_back, decode8, value):
+  """Cityscapes has text; others write numbers as text."""
+  for image, annotation in (("frankfurt_0", "frankfurt_0"), ("01", 1)):
+    value["images"][0]["id"] = image
+    value["annotations"][0]["image_id"] = annotation
+    value["categories"] = [c | {"id": str(c["id"])} for c in CATEGORIES]
+    assert run(value, "--overwrite")[0] == 0
+    mask = decode8(read_back()[0]["000000000139"]["mask/png"][0])
+    np.testing.assert_array_equal(mask, CLASSES)
 
 
 def change(value, **fields):
@@ -166,8 +181,10 @@ def change(value, **fields):
     ({"annotations": {"file_name": "/a.png"}}, "'/a.png' is no path below"),
     ({"annotations": {"segments_info": None}}, "panoptic format"),
     ({"annotations": {"segments_info": [{"id": 1}]}}, "'category_id'"),
-    ({"categories": []}, "has no categories"),
-    ({"categories": CATEGORIES * 2}, "has no categories, or an id twice"),
+    ({"categories": []}, "'categories': it is empty"),
+    ({"categories": CATEGORIES * 2}, "'categories': the id 200 comes 2 times"),
+    ({"categories": [{"id": 1.5, "name": "a"}]}, "1.5 is no id"),
+    ({"categories": [{"id": 1, "name": 7}]}, "panoptic format"),
     (
       {"categories": [{"id": i, "name": str(i)} for i in range(256)]},
       "a map holds at most 255",
@@ -188,6 +205,13 @@ def test_files_of_another_format(run, value, text, message):
   status, _, err = run(text)
   assert status == 2
   assert message in err
+
+
+def test_two_masks_of_an_image(run, value):
+  value["annotations"] *= 2
+  status, _, err = run(value)
+  assert status == 2
+  assert "'annotations': the id 1 comes 2 times" in err
 
 
 def test_keys_that_come_twice(run, value):

@@ -470,6 +470,13 @@ def test_a_split_is_imported_into_even_shards(run_import, read_back, data_dir):
     assert records[f"train_{i:05d}"]["label/classes"] == [i]
 
 
+def test_a_dataset_that_is_prepared_again_has_new_files(read):
+  plan, *_ = read("--dataset", "cifar100")
+  (path,) = set(plan.items[0].files)
+  assert path.name == "dataset_info.json"
+  assert path.exists()
+
+
 def test_an_unprepared_dataset_exits_with_two(run_import, data_dir):
   words = ("tfds", "--dataset", "cifar10", "--data-dir", data_dir)
   status, _, err = run_import(*words)

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -214,6 +216,39 @@ def test_lists_of_ids(run_voc, read_back, annotate, tmp_path):
   assert set(read_back("both")[0]) == {"a", "b", "c", "photo 7"}
 
 
+def test_ids_that_end_in_a_number_keep_their_boxes(
+  run_voc, read_back, annotate, tmp_path
+):
+  """Each id has the image and the box of its own name."""
+  names = ("photo", "photo 1", "photo 0", "photo -1", "Cafe\u0301")
+  for i, name in enumerate(names):
+    annotate(name, objects((1, 1, 10 * (i + 1), 40)))
+  text = "\ufeff" + "\r\n".join(names[:4]) + "\r\nJPEGImages/Caf\u00e9.jpg\r\n"
+  assert run_voc("--ids", write_ids(tmp_path, text))[0] == 0
+  records, _ = read_back()
+  assert set(records) == {*names[:4], "Caf\u00e9"}
+  for i, name in enumerate(names):
+    record = records[unicodedata.normalize("NFC", name)]
+    path = tmp_path / f"VOC/JPEGImages/{name}.jpg"
+    assert record["image"] == [path.read_bytes()]
+    np.testing.assert_allclose(
+      record["objects/boxes"], [0, 0, 1, 0.1 * (i + 1)], atol=1e-6
+    )
+
+
+def test_composed_and_decomposed_names_are_one(
+  run_voc, read_back, annotate, tmp_path
+):
+  annotate("cafe\u0301", objects((1, 1, 9, 9), name="the\u0301"))
+  path = tmp_path / "VOC/Annotations/cafe\u0301.xml"
+  path.rename(path.with_name("caf\u00e9.xml"))
+  (tmp_path / "classes.txt").write_text("dog\nth\u00e9\n")
+  assert run_voc("--classes", tmp_path / "classes.txt")[0] == 0
+  records, image_set = read_back()
+  assert records["caf\u00e9"]["objects/classes"] == [1]
+  assert image_set.fields["objects"]["classes"] == ["dog", "th\u00e9"]
+
+
 def test_ids_without_files_are_rejected(run_voc, read_back, annotate, tmp_path):
   annotate("a", objects((1, 1, 9, 9)))
   annotate("b").unlink()
@@ -244,7 +279,7 @@ def test_images_without_an_annotation_are_counted(run_voc, annotate):
     ("..\\a 1\n", r"has id '..\\a'"),
     ("a -1\n", "names no image"),
     ("\n", "names no image"),
-    (b"\xff\xfe", "cannot be read"),
+    (b"\xe9\n", "is no UTF-8 text"),
     (None, "cannot be read"),
   ],
 )
@@ -298,7 +333,13 @@ def test_nothing_to_import(run_voc, annotate, tmp_path):
   path = annotate("a")
   status, _, err = run_voc()
   assert status == 2
-  assert "name no object" in err
+  assert "name no object. Expected some names" in err
+  path.write_bytes(BOMB.encode("utf-16"))
+  annotate("b")
+  status, _, err = run_voc()
+  assert status == 2
+  assert "1 of 2 cannot be read, such as a.xml is no UTF-8" in err
+  (path.parent / "b.xml").unlink()
   path.unlink()
   status, _, err = run_voc()
   assert status == 2

@@ -83,6 +83,19 @@ def test_splits_are_lists_of_ids(run, read_back, root):
   assert set(read_back(split="val")[0]) == {"2011_003271"}
 
 
+def test_ids_that_end_in_a_number(run, read_back, decode8, root, picture):
+  names = ["photo", "photo 1", "photo 0"]
+  for i, name in enumerate(names):
+    picture(root / f"JPEGImages/{name}.png", height=2, width=4)
+    write_mask(root, name, [[i] * 4] * 2)
+  write_ids(root, "\ufeff" + "\r\n".join(names) + "\r\n2007_000032.jpg\r\n")
+  assert run()[0] == 0
+  records, _ = read_back()
+  assert set(records) == {*names, "2007_000032"}
+  for i, name in enumerate(names):
+    assert (decode8(records[name]["mask/png"][0]) == i).all()
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_images_that_are_not_rgb(run, read_back, decode8, root, mode):
   Image.new(mode, (4, 2)).save(root / "JPEGImages/2007_000032.jpg")

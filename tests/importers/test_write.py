@@ -14,12 +14,14 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from must_jax.importers import write
 from must_jax.importers.files import Picture
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import set_writer
 from must_jax.storage.commits import Commit, CommitDirectory
+from must_jax.storage.path import Path
 
 FOLDER = "folder", "--unlabelled", "--images"
 
@@ -135,6 +137,33 @@ def test_rejected_images_are_listed(
   assert list(map(json.loads, lines)) == rejected
 
 
+def test_the_same_input_gives_the_same_index(
+  run_import, read_back, pile, tmp_path
+):
+  """Whatever process reads it: reasons name no address, no order of a set."""
+  signature = b"\x89PNG\r\n\x1a\n"
+  header = b"\0\0\0\x0dIHDR\0\0\0\x08\0\0\0\x06\xff"
+  (pile / "03.jpg").write_bytes(signature + header + bytes(40))
+  for i in range(12):
+    path = tmp_path / f"masks/{i:02d}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((6, 8), 20 * i, np.uint8)).save(path)
+  Image.new("L", (8, 6)).save(tmp_path / "masks/05.png", "JPEG")
+  (tmp_path / "masks/06.png").write_bytes(signature + header + bytes(40))
+  (tmp_path / "classes.txt").write_text("a\nb\n")
+  words = ("masks", "--images", pile, "--masks", tmp_path / "masks")
+  words += ("--classes", tmp_path / "classes.txt", "--max-rejected", 1)
+  assert run_import(*words, out="here")[0] == 0
+  output = ("--out", tmp_path / "there", "--name", "set", "--split", "train")
+  command = [sys.executable, "-m", "must_jax.cli", "import", *words, *output]
+  subprocess.run([str(word) for word in command], check=True)
+  assert contents(tmp_path / "here") == contents(tmp_path / "there")
+  reasons = (tmp_path / "here/set-train.rejected.jsonl").read_text()
+  assert "05.png is a JPEG" in reasons
+  assert len(reasons.splitlines()) == 11
+  assert " at 0x" not in reasons
+
+
 @pytest.mark.parametrize(
   ("broken", "allowed", "status"),
   [(1, None, 1), (1, 1 / 12, 0), (2, 1 / 12, 1), (0, 0, 0), (1, 0, 1)],
@@ -175,10 +204,109 @@ def test_mended_images_are_read_again(
   assert list(read_back()[0]) == KEYS
 
 
+def write_boxes(tmp_path, kind, boxes):
+  """Labels of {key: [x, y, width, height]} in a format."""
+  if kind == "coco":
+    value = {
+      "images": [{"id": key, "file_name": f"{key}.jpg"} for key in boxes],
+      "annotations": [
+        {"image_id": key, "category_id": 1, "bbox": box}
+        for key, box in boxes.items()
+      ],
+      "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(value))
+    return "coco", "--annotations", tmp_path / "coco.json"
+  (tmp_path / "xml").mkdir(exist_ok=True)
+  for key, (x, y, width, height) in boxes.items():
+    text = (
+      f"<annotation><object><name>cat</name><bndbox><xmin>{x + 1}</xmin>"
+      f"<ymin>{y + 1}</ymin><xmax>{x + width}</xmax><ymax>{y + height}</ymax>"
+      "</bndbox></object></annotation>"
+    )
+    path = tmp_path / f"xml/{key}.xml"
+    if not path.exists() or path.read_text() != text:
+      path.write_text(text)
+  return "voc", "--annotations", tmp_path / "xml"
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize(("num_mended", "num_parts"), [(1, 1), (4, 2), (12, 4)])
+def test_mended_labels_are_read_again(
+  run_import, pile, tmp_path, reads, kind, num_mended, num_parts
+):
+  """The set is as if there had been no first run, which told of one image."""
+  boxes = {key: [1, 1, 4, 4] for key in KEYS} | {KEYS[-1]: [1, 1, 0, 0]}
+  words = (*write_boxes(tmp_path, kind, boxes), "--images", pile)
+  words += ("--records-per-shard", 3)
+  status, _, err = run_import(*words)
+  assert status == 1
+  assert "Mend the files and run the same command" in err
+  boxes |= {key: [2, 1, 4, 4] for key in KEYS[-num_mended:]}
+  write_boxes(tmp_path, kind, boxes)
+  reads.clear()
+  status, out, err = run_import(*words)
+  assert (status, err) == (0, "")
+  assert f"labels or files of {num_parts} of 4 parts have changed" in out
+  assert sorted(reads) == sorted(f"{k}.jpg" for k in KEYS[-3 * num_parts :])
+  assert run_import(*words, out="fresh")[0] == 0
+  assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_changed_maps_and_images_are_read_again(
+  run_import, picture, pile, tmp_path, reads
+):
+  """Whatever its importer, an item is read again if one of its files is new."""
+  (tmp_path / "depths").mkdir()
+  for key in KEYS:
+    np.save(tmp_path / f"depths/{key}.npy", np.full((6, 8), 1.0))
+  broken = tmp_path / f"depths/{KEYS[0]}.npy"
+  np.save(broken, np.zeros((6, 8)))
+  words = ("depth", "--images", pile, "--depths", tmp_path / "depths")
+  words += ("--records-per-shard", 3)
+  assert run_import(*words)[0] == 1
+  np.save(broken, np.full((6, 8), 1.0))
+  np.save(tmp_path / f"depths/{KEYS[4]}.npy", np.full((6, 8), 2.0))
+  picture(pile / f"{KEYS[10]}.jpg", quality=20)
+  reads.clear()
+  assert run_import(*words)[0] == 0
+  unchanged = {f"{key}.jpg" for key in KEYS[6:9]}
+  assert sorted(reads) == sorted({f"{key}.jpg" for key in KEYS} - unchanged)
+  assert run_import(*words, out="fresh")[0] == 0
+  assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_changed_objects_of_a_bucket_are_read_again(
+  run_import, pile, tmp_path, reads, bucket
+):
+  broken = KEYS[0]
+  for key in KEYS:
+    data = b"broken" if key == broken else (pile / f"{key}.jpg").read_bytes()
+    Path(f"{bucket.root}/pile/{key}.jpg").write_bytes(data)
+  words = (*FOLDER, f"{bucket.root}/pile", "--records-per-shard", 3)
+  assert run_import(*words)[0] == 1
+  # Another image of the same size.
+  other = Path(f"{bucket.root}/pile/{KEYS[5]}.jpg")
+  other.write_bytes(other.read_bytes()[:-3] + b"\0\xff\xd9")
+  mended = (pile / f"{broken}.jpg").read_bytes()
+  Path(f"{bucket.root}/pile/{broken}.jpg").write_bytes(mended)
+  reads.clear()
+  status, out, _ = run_import(*words)
+  assert status == 0
+  assert "2 of 4 parts are read already" in out
+  assert sorted(reads) == sorted(f"{key}.jpg" for key in KEYS[:6])
+  assert run_import(*words, out="fresh")[0] == 0
+  assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_all_rejected_is_an_error(run_import, pile, tmp_path):
   break_images(pile, range(12))
+  status, _, err = run_import(*FOLDER, pile)
+  assert status == 1
+  assert err.endswith("Mend the files and run the same command.\n")
   status, _, err = run_import(*FOLDER, pile, "--max-rejected", 1)
   assert status == 2
+  assert "  00: cannot be decoded" in err
   assert "no examples" in err
   assert "12 were rejected" in err
   assert not list(tmp_path.glob("out/*"))
@@ -315,6 +443,30 @@ def test_broken_off_while_shards_were_moved(
   assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_changed_after_a_broken_off_publication(
+  run_import, picture, pile, tmp_path, monkeypatch
+):
+  """Shards that have their names already are made again with the others."""
+  words = (*FOLDER, pile, "--records-per-shard", 3, "--max-rejected", 0.3)
+  break_images(pile, map(int, KEYS[:3]))  # this part has no shard
+  move = set_writer.NewSplit._move
+
+  def broken_off(self, stage, there, shard, final):
+    if shard.file.startswith("00003"):
+      raise KeyboardInterrupt
+    move(self, stage, there, shard, final)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(set_writer.NewSplit, "_move", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+      run_import(*words)
+  for key in KEYS[:3]:
+    picture(pile / f"{key}.jpg")
+  assert run_import(*words)[0] == 0
+  assert run_import(*words, out="fresh")[0] == 0
+  assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_full_disk_keeps_finished_parts(
   run_import, read_back, picture, pile, tmp_path, reads
 ):
@@ -412,6 +564,7 @@ def test_an_import_that_died_elsewhere_is_taken_over(
 class Source:
   key: str
   images: tuple
+  files = ()
 
 
 PNG = tf.io.encode_png(np.zeros((2, 3, 3), np.uint8)).numpy()
@@ -523,6 +676,7 @@ from must_jax.importers.items import Imported, Labels, Plan
 @dataclasses.dataclass(frozen=True)
 class Source:
   key: str
+  files = ()
 
 @dataclasses.dataclass(frozen=True)
 class Read:

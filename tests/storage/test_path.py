@@ -152,6 +152,37 @@ def test_large_directories_are_listed_in_parts(bucket, monkeypatch):
   assert bucket.counts()["list"] == 40  # by two digits: 00, ... 39
 
 
+def test_fingerprints_change_with_files(root):
+  names = ["a", "b", "below/c", "none", "nowhere/d"]
+  paths = [root / name for name in names]
+  for path in paths[:3]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, b"old")
+  before = path_lib.fingerprints(paths)
+  assert [mark is None for mark in before] == [False] * 3 + [True] * 2
+  assert path_lib.fingerprints(paths[::-1]) == before[::-1]
+  assert path_lib.fingerprints([]) == []
+  write(paths[0], b"other")
+  write(paths[2], b"new")  # of the same size
+  if path_lib.is_local(root):  # a clock may be coarse
+    os.utime(paths[2], (1, 2))
+  after = path_lib.fingerprints([*paths, paths[2]])
+  assert [a != b for a, b in zip(after, before, strict=False)] == [
+    *(True, False, True),
+    *(False, False),
+  ]
+  assert after[5] == after[2]
+
+
+def test_fingerprints_of_a_bucket_cost_a_listing(bucket):
+  paths = [f"{bucket.root}/d/{i}" for i in range(20)]
+  for path in paths:
+    write(path, b"")
+  bucket.reset()
+  assert None not in path_lib.fingerprints(paths)
+  assert bucket.counts() == {"list": 1}
+
+
 def test_what_was_appended_is_there(root):
   path = root / "m.jsonl"
   first = Appender(path, piece_bytes=20)

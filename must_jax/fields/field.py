@@ -7,7 +7,9 @@ it, so that the core runs where TensorFlow is not installed.
 """
 
 import abc
+import collections
 import dataclasses
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
@@ -269,6 +271,16 @@ class Field(abc.ABC):
       yield (
         f"{len(missing):,} of the {len(classes):,} classes never occur:"
         f" {name_some([f'{classes[k]!r} ({k})' for k in missing])}"
+      )
+    alike = collections.defaultdict(list)
+    for name in classes:
+      plain = unicodedata.normalize("NFKC", name).casefold()
+      alike["".join(filter(str.isalnum, plain)) or name].append(name)
+    doubles = [str(names) for names in alike.values() if len(names) > 1]
+    if doubles:
+      yield (
+        "classes differ by case, spaces or signs alone:"
+        f" {name_some(doubles)}; are they the same?"
       )
 
   def kept(self, sums: Mapping[str, Any]) -> Kept:

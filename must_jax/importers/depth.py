@@ -123,7 +123,8 @@ class _ReadDepth:
     codes = codes.astype(np.float64)
     if not valid.any():
       raise Rejected(
-        f"{path.name} has no valid pixel; expected values above 0, other than"
+        f"{path.name} has no valid pixel: its values are"
+        f" {files.describe(codes)}; expected some above 0, other than"
         f" {', '.join(f'{code:g}' for code in invalid)}"
       )
     labels = labels_of(np.where(valid, codes, 0) * scale, valid)

@@ -624,6 +624,17 @@ def _png_chunk(data: bytes, wanted: bytes) -> bytes:
   return b""
 
 
+def describe(values: np.ndarray) -> str:
+  """The values of a map in few words, for a message that they don't fit."""
+  finite = values[np.isfinite(values)]
+  if not finite.size:
+    return "no finite number"
+  share = finite.size / values.size
+  return f"{finite.min():.4g} to {finite.max():.4g}" + (
+    f" where they are finite ({share:.1%})" * (share < 1)
+  )
+
+
 def _png_depth(data: bytes) -> tuple[int, int]:
   """Bits of a channel, and the colour type (0 grey, 2 RGB, 3 palette, ...)."""
   return data[24], data[25]

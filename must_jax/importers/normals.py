@@ -103,7 +103,10 @@ class _ReadNormals:
     valid = (length >= _MIN_LENGTH) & (length <= _MAX_LENGTH)  # no nan is
     valid &= opaque
     if not valid.any():
-      raise Rejected(f"{path.name} has no vector of length 1")
+      raise Rejected(
+        f"{path.name} has no vector of length 1: lengths are"
+        f" {files.describe(length)}, and {opaque.mean():.1%} are opaque"
+      )
     unit = np.zeros_like(vectors)
     unit[valid] = vectors[valid] / length[valid, None] * np.array(self.signs)
     counts = {

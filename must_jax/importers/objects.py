@@ -118,7 +118,7 @@ _FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no"), False) | dict.fromkeys(
 
 
 def _size_of(given: Sequence[Any] | None) -> tuple[float, float] | None:
-  """A size if there is one; tools without the image write none, 0 or -1."""
+  """A size if there is one."""
   try:
     height, width = (float(value) for value in given or ())
   except (TypeError, ValueError):

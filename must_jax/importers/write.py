@@ -76,10 +76,7 @@ def write(args: argparse.Namespace) -> None:
       args.labels_of_turned,
     )
   )
-  described, warnings = names.clean_classes(plan.fields)
-  plan = dataclasses.replace(
-    plan, fields=described, warnings=[*plan.warnings, *warnings]
-  )
+  plan = dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"

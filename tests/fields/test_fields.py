@@ -184,6 +184,8 @@ def test_warnings_name_the_field_and_begin_with_its_alarms():
     "boxes: all 9 labels are empty; nothing was found in any image.",
     "nothing: not one image has a label.",
     "boxes: 4 of the 4 classes never occur: 'a' (0), 'b' (1), 'B' (2), 'c' (3)",
+    "boxes: classes differ by case, spaces or signs alone: ['b', 'B']; are they"
+    " the same?",
   ]
   sums["boxes"] |= {"elements": 9, "classes": {"0": 4, "1": 1, "2": 1, "3": 3}}
   fields["boxes"]["classes"] = ["a", "b", "c", "d"]

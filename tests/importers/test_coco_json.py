@@ -203,17 +203,6 @@ def test_annotations_of_no_image(run_coco, dataset):
   assert "warning: 1 of 2 annotations of" in out
 
 
-@pytest.mark.parametrize(
-  "size",
-  [(-1, -1), (0, 0), (None, None), ("", ""), ("40", "100"), (40.0, None)],
-)
-def test_sizes_that_are_none_or_text(run_coco, dataset, size):
-  height, width = size
-  dataset["images"][0] |= {"height": height, "width": width}
-  status, _, err = run_coco(dataset)
-  assert (status, err) == (0, "")
-
-
 def test_file_names_in_another_form_of_unicode(
   run_coco, read_back, dataset, picture, tmp_path
 ):
@@ -315,12 +304,12 @@ def test_sizes_that_are_none_or_numbers(run_coco, read_back, dataset, size):
   np.testing.assert_allclose(boxes, [0.5, 0.1, 0.75, 0.4], atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(100, 40), (40.4, 100), ("41", "100")])
+@pytest.mark.parametrize("size", [(100, 40), (40.4, 100)])
 def test_sizes_of_another_image(run_coco, dataset, size):
   dataset["images"][0] |= {"height": size[0], "width": size[1]}
   status, _, err = run_coco(dataset)
   assert status == 1
-  assert f"the JSON gives {size[0]} x {size[1]} (height x width)" in err
+  assert f"the JSON gives {size[0]:g} x {size[1]:g} (height x width)" in err
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])

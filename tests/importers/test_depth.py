@@ -102,7 +102,8 @@ def test_bad_maps_are_rejected(run_depth):
     assert status == 1
     return err
 
-  assert "no valid pixel" in reason(MILLIMETRES * 0)
+  given = reason(MILLIMETRES * 0)
+  assert "no valid pixel: its values are 0 to 0; expected some above 0" in given
   assert "8 bits" in reason(np.ones((2, 3), np.uint8))
   assert "(2, 3, 3)" in reason(np.ones((2, 3, 3), np.uint8))
   assert "a.png is 3 x 2" in reason(MILLIMETRES.T)

@@ -82,6 +82,19 @@ def test_errors(run_import, tmp_path, tree, picture):
   assert "same key 'stray'" in error(tmp_path / "tree")
 
 
+def test_folders_are_classes_by_their_composed_names(
+  run_import, read_back, tmp_path, picture
+):
+  for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
+    picture(tmp_path / split / name / "1.jpg")
+    picture(tmp_path / split / "bar/1.jpg")
+    words = ("folder", "--images", tmp_path / split)
+    assert run_import(*words, split=split)[0] == 0
+    records, image_set = read_back(split=split)
+    assert image_set.fields["label"]["classes"] == ["bar", "caf\u00e9"]
+    assert records["caf\u00e9/1"]["label/classes"] == [1]
+
+
 def test_splits_are_not_taken_for_classes(run_import, tmp_path, picture):
   for name in ("train/cat/1.jpg", "train/ant/1.jpg", "Val/cat/1.jpg"):
     picture(tmp_path / "all" / name)
@@ -111,28 +124,16 @@ def test_folders_of_programs_are_no_classes(
   assert len(records) == len(tree)
 
 
-def test_folders_are_classes_by_their_composed_names(
-  run_import, read_back, tmp_path, picture
-):
-  for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
-    picture(tmp_path / split / name / "1.jpg")
-    picture(tmp_path / split / "bar/1.jpg")
-    words = ("folder", "--images", tmp_path / split)
-    assert run_import(*words, split=split)[0] == 0
-    records, image_set = read_back(split=split)
-    assert image_set.fields["label"]["classes"] == ["bar", "caf\u00e9"]
-    assert records["caf\u00e9/1"]["label/classes"] == [1]
-
-
-def test_folders_that_differ_by_spaces_or_case(run_import, tmp_path, picture):
-  for name in ("cat", "Cat", "dog"):
-    picture(tmp_path / "tree" / name / "1.jpg")
+def test_names_that_nearly_agree_are_told(run_import, tmp_path, tree, picture):
+  picture(tmp_path / "tree/Cat/1.jpg")
   words = ("folder", "--images", tmp_path / "tree")
   status, out, _ = run_import(*words)
   assert status == 0
-  assert "warning: classes of 'label' differ by case" in out
-  assert "'Cat' and 'cat'" in out
-  picture(tmp_path / "tree/dog /2.jpg")
+  assert (
+    "classes differ by case, spaces or signs alone: ['Cat', 'cat']; are they"
+    " the same?" in out
+  )
+  picture(tmp_path / "tree/bee /1.jpg")
   status, _, err = run_import(*words, split="val")
   assert status == 2
-  assert "'dog' and 'dog ', which differ by spaces" in err
+  assert "'bee' and 'bee ', which differ by spaces" in err

@@ -324,6 +324,24 @@ def test_a_set_is_imported_in_the_order_of_its_files(
     )
 
 
+def test_changed_files_are_read_again(
+  run_import, read_back, save, jpeg, tmp_path
+):
+  (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+  words = ("tfrecords", "--records", tmp_path / "*.tfrecord")
+  words += ("--classes", tmp_path / "classes.txt")
+  save("a-0.tfrecord", [jft(jpeg(0), [9])])
+  save("a-1.tfrecord", [jft(jpeg(1), [1])])
+  assert run_import(*words)[0] == 1
+  save("a-0.tfrecord", [jft(jpeg(0), [0])])
+  save("a-1.tfrecord", [jft(jpeg(1), [2])])
+  status, out, _ = run_import(*words)
+  assert status == 0
+  assert "labels or files of 2 of 2 parts have changed" in out
+  values, _ = read_back()
+  assert [v["label/classes"] for v in values.values()] == [[0], [2]]
+
+
 def test_ids_that_begin_with_1(read, save, jpeg):
   path = save("a", [jft(jpeg(i), [1 + i]) for i in range(4)])
   _, images = read("--records", path)
@@ -372,21 +390,3 @@ def test_classes_that_never_occur_are_told(run_import, save, jpeg, tmp_path):
   assert status == 0
   assert "warning: label: 2 of the 4 classes never occur: 'cat' (0)" in out
   assert "'bird' (3)\n" in out
-
-
-def test_changed_files_are_read_again(
-  run_import, read_back, save, jpeg, tmp_path
-):
-  (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
-  words = ("tfrecords", "--records", tmp_path / "*.tfrecord")
-  words += ("--classes", tmp_path / "classes.txt")
-  save("a-0.tfrecord", [jft(jpeg(0), [9])])
-  save("a-1.tfrecord", [jft(jpeg(1), [1])])
-  assert run_import(*words)[0] == 1
-  save("a-0.tfrecord", [jft(jpeg(0), [0])])
-  save("a-1.tfrecord", [jft(jpeg(1), [2])])
-  status, out, _ = run_import(*words)
-  assert status == 0
-  assert "labels or files of 2 of 2 parts have changed" in out
-  values, _ = read_back()
-  assert [v["label/classes"] for v in values.values()] == [[0], [2]]

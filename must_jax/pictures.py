@@ -20,6 +20,7 @@ _GAP = 8
 _LINE = 20  # height of a line of text
 _FONT_SIZE = 14
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
+_ALARM = (216, 32, 32)
 BLANK = (224, 224, 224)  # of what is not there
 
 # Dark violet (far) over orange to pale yellow (near).
@@ -120,10 +121,10 @@ def draw_nearness(
   """
   if not valid.any():
     return np.zeros((*values.shape, 3), np.uint8)
+  if is_distance:  # inverse, so that a far sky leaves colours to a room
+    values = 1 / np.maximum(values, 1e-6)
   low, high = np.percentile(values[valid], (1, 99))
   near = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-  if is_distance:
-    near = 1 - near
   place = near * (len(_NEARNESS) - 1)
   stops = np.arange(len(_NEARNESS))
   rgb = np.stack([np.interp(place, stops, c) for c in _NEARNESS.T], -1)
@@ -189,6 +190,7 @@ def contact_sheet(
   title: str,
   tiles: Sequence[Sequence[Panel]],
   legends: Mapping[str, Mapping[str, tuple[int, ...]]],
+  warnings: Sequence[str] = (),
 ) -> "Image.Image":
   """Tiles of panels in rows, with colours explained below.
 
@@ -196,6 +198,7 @@ def contact_sheet(
     title: above them.
     tiles: as many panels in each, of at most 256 pixels a side.
     legends: {what has colours: {what a colour means: the colour}}.
+    warnings: below the title, each after a red patch.
   """
   from PIL import Image
 
@@ -203,6 +206,11 @@ def contact_sheet(
   per_row = max(1, _PER_ROW // panels)
   width = _GAP + per_row * panels * (SIDE + _GAP)
   strips = [_words([(title, None)], width)]
+  for text in warnings:
+    strips += [
+      _words([(line, _ALARM if i == 0 else None)], width)
+      for i, line in enumerate(_wrap(text, width - _LINE - 3 * _GAP))
+    ]
   for start in range(0, len(tiles), per_row):
     strips.append(_row(tiles[start : start + per_row], width))
   for name, meanings in legends.items():
@@ -259,6 +267,18 @@ def _font() -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
   from PIL import ImageFont
 
   return ImageFont.load_default(_FONT_SIZE)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+  """A text in lines of at most so many pixels, parted between words."""
+  lines = [""]
+  for word in text.split():
+    longer = f"{lines[-1]} {word}".lstrip()
+    if lines[-1] and _font().getlength(longer) > width:
+      lines.append(word)
+    else:
+      lines[-1] = longer
+  return lines
 
 
 def _clip(text: str, width: int) -> str:

@@ -71,6 +71,13 @@ def test_near_is_bright(is_distance):
   assert not nothing.any()
 
 
+def test_a_room_beside_a_sky_has_many_colours():
+  values = np.tile(np.linspace(1, 8, 64), (48, 1))
+  values[:16] = 1e10
+  drawn = pictures.draw_nearness(values, values > 0, is_distance=True)
+  assert len(np.unique(drawn[16:].reshape(-1, 3), axis=0)) > 30
+
+
 def test_a_surface_that_faces_the_camera_is_blue():
   vectors = np.tile([0.0, 0.0, -1.0], (4, 4, 1))
   valid = np.eye(4) > 0

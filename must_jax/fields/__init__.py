@@ -35,6 +35,7 @@ __all__ = [
   "alarms",
   "check_descriptions",
   "make_field",
+  "warnings",
 ]
 
 
@@ -79,13 +80,13 @@ def alarms(
       reason = "not one image has a label."
     elif not sums["elements"]:
       reason = (
-        f"all {sums['examples']} labels are empty; the teacher found nothing in"
-        " any image."
+        f"all {sums['examples']} labels are empty; nothing was found in any"
+        " image."
       )
     elif sums["constant"] == sums["examples"]:
       reason = (
-        f"each of the {sums['examples']} labels has one value all over; the"
-        " teacher does not look at the images."
+        f"each of the {sums['examples']} labels has one value all over, as if"
+        " nobody had looked at the images."
       )
     else:
       reason = make_field(description).alarm(
@@ -93,4 +94,24 @@ def alarms(
       )
     if reason:
       found.append(f"{name}: {reason}")
+  return found
+
+
+def warnings(
+  descriptions: Mapping[str, Description],
+  statistics: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+  """What looks wrong in labels: the alarms, and what single kinds say.
+
+  Args:
+    descriptions: of the fields, as in an index.
+    statistics: sums over the whole set by field, see `fields.statistics`.
+  """
+  found = alarms(descriptions, statistics)
+  for name, description in descriptions.items():
+    if name in statistics:
+      field, classes = make_field(description), description.get("classes", ())
+      found += [
+        f"{name}: {text}" for text in field.warnings(statistics[name], classes)
+      ]
   return found

@@ -112,7 +112,19 @@ class ClassMap(maps.MapField):
       classes=classes[known],
       scores=None if scores is None else np.asarray(scores)[known],
       constant=known.any() and np.ptp(classes[known]) == 0,
+      unknown=int((~known).sum()),
     )
+
+  def warnings(self, sums, classes):
+    yield from super().warnings(sums, classes)
+    if len(classes) > 1 and len(sums["classes"]) == 1 and sums["unknown"]:
+      (k,) = sums["classes"]
+      share = sums["unknown"] / (sums["unknown"] + sums["elements"])
+      yield (
+        f"all pixels are {classes[int(k)]!r} or unknown ({share:.1%} are"
+        f" {IGNORE_LABEL}); if {IGNORE_LABEL} is a class in the files, give"
+        f' --map with {{"{k}": {k}, "{IGNORE_LABEL}": 1}}.'
+      )
 
   def measure(self, arrays):
     """Part of the pixels of each class, and of the unknown ones."""

@@ -66,10 +66,12 @@ class ClassVector(field.Field):
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
-    top = np.argsort(-probs, kind="stable")[:1]
+    told = probs >= 0.5
+    if probs.size:
+      told[probs.argmax()] = True
     return make_sums(
-      classes=classes[top],
-      scores=probs[top],
+      classes=classes[told],
+      scores=probs[told],
       constant=probs.size > 1 and np.ptp(probs) == 0,
     )
 

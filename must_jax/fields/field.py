@@ -7,7 +7,9 @@ it, so that the core runs where TensorFlow is not installed.
 """
 
 import abc
+import collections
 import dataclasses
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
@@ -26,6 +28,7 @@ Tensors: TypeAlias = "dict[str, tf.Tensor]"
 Description: TypeAlias = Mapping[str, Any]
 
 _MAX_LISTED = 20  # classes named in a summary
+_MAX_NAMED = 5  # and in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +239,32 @@ class Field(abc.ABC):
     del sums, classes
     return ""
 
+  def warnings(
+    self, sums: Mapping[str, Any], classes: Sequence[str]
+  ) -> Iterator[str]:
+    """What looks wrong in labels with these sums, but may be right.
+
+    Args:
+      sums: over a whole set, of at least one label.
+      classes: names in order of their ids.
+    """
+    missing = [k for k in range(len(classes)) if str(k) not in sums["classes"]]
+    if missing:
+      yield (
+        f"{len(missing):,} of the {len(classes):,} classes never occur:"
+        f" {name_some([f'{classes[k]!r} ({k})' for k in missing])}"
+      )
+    alike = collections.defaultdict(list)
+    for name in classes:
+      plain = unicodedata.normalize("NFKC", name).casefold()
+      alike["".join(filter(str.isalnum, plain)) or name].append(name)
+    doubles = [str(names) for names in alike.values() if len(names) > 1]
+    if doubles:
+      yield (
+        "classes differ by case, spaces or signs alone:"
+        f" {name_some(doubles)}; are they the same?"
+      )
+
   # For people.
 
   @abc.abstractmethod
@@ -274,6 +303,12 @@ class Field(abc.ABC):
     Args:
       cells: of a map, those of the image's content.
     """
+
+
+def name_some(names: Sequence[str]) -> str:
+  """The first few of a list, and how many more there are."""
+  rest = len(names) - _MAX_NAMED
+  return ", ".join(names[:_MAX_NAMED]) + (f" and {rest:,} more" * (rest > 0))
 
 
 def ranked(amounts: np.ndarray) -> list[int]:

@@ -3,12 +3,14 @@
 All are integers, so that they add up to the same in any order:
 
   examples   labels
-  elements   boxes, valid pixels, or one per class vector
+  elements   boxes, valid pixels, or classes of an image: the most probable
+             one, and those of probability 0.5 or more
   empty      labels without elements
   constant   maps with one value, class vectors that say nothing
   scores     histogram of scores or confidences over 10 bins of [0, 1]
   score_sum  sum of scores in units of 1/255
   classes    {class id: elements}
+  ...        what a kind adds, numbers or lists or dicts of them
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ def make_sums(
   scores: np.ndarray | None = None,
   elements: int = 0,
   constant: bool = False,
+  **more: Any,
 ) -> dict[str, Any]:
   """The sums of one label.
 
@@ -33,6 +36,7 @@ def make_sums(
     scores: of its elements, if they have scores.
     elements: their number, where they have no classes.
     constant: whether the label says the same everywhere.
+    **more: what a kind adds.
   """
   sums: dict[str, Any] = {"classes": {}}
   if classes is not None:
@@ -51,6 +55,7 @@ def make_sums(
     "empty": int(elements == 0),
     "constant": int(constant),
     **sums,
+    **more,
   }
 
 

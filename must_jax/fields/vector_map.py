@@ -13,6 +13,9 @@ import numpy as np
 from must_jax.fields import maps
 from must_jax.fields.statistics import make_sums
 
+_MIN_SIDE = 0.001  # part of the pixels whose x, or y, have the rarer sign
+_MANY = 1000  # pixels, by which that can be told
+
 
 @dataclasses.dataclass(frozen=True)
 class VectorMap(maps.MapField):
@@ -87,7 +90,40 @@ class VectorMap(maps.MapField):
       vectors = vectors[np.asarray(arrays["valid"])]
     vectors = vectors.reshape(-1, 3)
     constant = len(vectors) > 0 and (vectors == vectors[0]).all()
-    return make_sums(elements=len(vectors), constant=constant)
+    return make_sums(
+      elements=len(vectors),
+      constant=constant,
+      positive=(vectors > 0).sum(0).tolist(),
+      negative=(vectors < 0).sum(0).tolist(),
+    )
+
+  def warnings(self, sums, classes):
+    if not sums["elements"]:
+      return
+    positive = np.array(sums["positive"]) / sums["elements"]
+    negative = np.array(sums["negative"]) / sums["elements"]
+    shares = ", ".join(
+      f"{axis} > 0 in {share:.1%}"
+      for axis, share in zip("xyz", positive, strict=True)
+    )
+    if positive[2] > 0.5:
+      yield (
+        f"most vectors have z > 0 ({shares} of the pixels); here surfaces that"
+        " face the camera have z < 0 (x right, y down, z forward). Check the"
+        " frame of the data and give --flip-axes, such as yz for OpenGL's."
+      )
+    signs = np.minimum(positive, negative), np.maximum(positive, negative)
+    one_sided = [
+      axis
+      for axis, rare, common in zip("xy", *(s[:2] for s in signs), strict=True)
+      if rare < _MIN_SIDE and common > 0.5
+    ]
+    if one_sided and sums["elements"] >= _MANY:
+      yield (
+        f"{' and '.join(one_sided)} always of one sign ({shares} of the"
+        " pixels); are these absolute values, codes from 0 to 1, or channels in"
+        " the order BGR?"
+      )
 
   def measure(self, arrays):
     """Part of the pixels that are valid."""

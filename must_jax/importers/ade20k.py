@@ -12,7 +12,7 @@ images in training and 2,000 in validation (sceneparsing.csail.mit.edu).
 
 import argparse
 
-from must_jax.importers import arguments
+from must_jax.importers import arguments, files
 from must_jax.importers.items import Plan, ReadFiles
 from must_jax.importers.voc_segmentation import ReadMask
 from must_jax.storage.path import Path
@@ -53,7 +53,13 @@ def plan(args: argparse.Namespace) -> Plan:
   class_of = {_OTHER: IGNORE_LABEL}
   class_of |= {i + 1: i for i in range(len(classes))}
   fields = {"mask": {"kind": "ClassMap", "classes": classes}}
-  return Plan(fields, items, ReadFiles(ReadMask(class_of)), notes=notes)
+  return Plan(
+    fields,
+    items,
+    ReadFiles(ReadMask(class_of)),
+    warn=files.warn_of_palettes,
+    notes=notes,
+  )
 
 
 def _class_names(root: Path) -> list[str]:

@@ -57,6 +57,22 @@ def add_output_arguments(
     " %(default)s",
   )
   add(
+    "--code-range",
+    type=int,
+    nargs=2,
+    metavar=("LOW", "HIGH"),
+    help="codes of images of 16 bits that become black and white, such as"
+    " 0 4095 for 12 bits; default: as a PNG's sBIT says, else 0 65535",
+  )
+  add(
+    "--labels-of-turned",
+    choices=("upright", "stored"),
+    default="",
+    help="labels of images that EXIF or XMP turns are of the picture as viewers"
+    " show it, or as the file has it; default: sizes tell, and images where"
+    " they do not are rejected",
+  )
+  add(
     "--workers",
     type=int,
     default=min(os.cpu_count() or 1, 16),

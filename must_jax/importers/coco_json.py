@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -103,6 +104,7 @@ def plan(args: argparse.Namespace) -> Plan:
     list(items.values()),
     read,
     summarize=objects.summarize,
+    warn=functools.partial(objects.warn, have_sizes=True),
     warnings=warnings,
   )
 
@@ -121,10 +123,11 @@ class _ReadObjects:
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     image, annotations = item.label
-    size = [image.get("height"), image.get("width")]
-    objects.check_size(size, picture, "JSON")
+    given = [image.get(name) for name in ("height", "width")]
     named = [(f"annotation {a.get('id')}", a) for a in annotations]
-    return objects.read_objects(named, self._read, picture.size)
+    return objects.read_objects(
+      named, self._read, picture, given, "the JSON gives"
+    )
 
   def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
     corners, category = _corners(annotation), annotation["category_id"]
@@ -134,8 +137,11 @@ class _ReadObjects:
         f"category {category!r} is none of the {len(self.class_of)} listed,"
         f" such as {', '.join([*self.class_of][:10])}"
       )
-    crowd = annotation.get("iscrowd") or annotation.get("ignore")
-    return objects.Object(corners, class_id, bool(crowd))
+    ignored = [
+      objects.read_flag(name, annotation.get(name))
+      for name in ("iscrowd", "ignore")
+    ]
+    return objects.Object(corners, class_id, any(ignored))
 
 
 _NEEDED = {

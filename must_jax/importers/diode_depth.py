@@ -26,7 +26,7 @@ def plan(args: argparse.Namespace) -> Plan:
   """
   options = diode.pairs(args, "_depth")
   general = depth.plan(
-    argparse.Namespace(**options, scale=None, invalid=[0.0], inverse=False)
+    argparse.Namespace(**options, scale=None, invalid=None, inverse=False)
   )
   items = [_with_mask(item) for item in general.items]
   # Its notes tell of the files of other tasks.
@@ -54,5 +54,8 @@ def _read_depth(item: Item, picture: Picture) -> Labels:
       )
   valid = (mask > 0) & np.isfinite(values) & (values > 0)
   if not valid.any():
-    raise Rejected(f"{path.name} has no valid pixel")
+    raise Rejected(
+      f"{path.name} has no valid pixel: its values are"
+      f" {files.describe(values)}, those of its mask {files.describe(mask)}"
+    )
   return depth.labels_of(np.where(valid, values, 0), valid)

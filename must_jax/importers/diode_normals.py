@@ -37,7 +37,7 @@ def plan(args: argparse.Namespace) -> Plan:
   """
   options = diode.pairs(args, "_normal")
   general = normals.plan(
-    argparse.Namespace(**options, flip_axes=args.flip_axes)
+    argparse.Namespace(**options, flip_axes=args.flip_axes, max_code=None)
   )
   # They tell of the files of other tasks.
   return dataclasses.replace(general, notes=())

@@ -8,13 +8,15 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Collection, Sequence
-from typing import Any
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from must_jax.importers import orientation
 from must_jax.importers.names import nfc
 from must_jax.storage.path import Path, is_file, is_local, list_tree, read_file
 from must_jax.types import MAX_PIXELS
@@ -28,18 +30,114 @@ class Rejected(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageOptions:
+  """What image files do not say of themselves.
+
+  Attributes:
+    code_range: codes of images of 16 bits that become black and white; None
+      goes by the file (a PNG's sBIT), or takes all 16 bits.
+    labels_of_turned: "stored" or "upright", the picture that labels of a
+      turned image are of where sizes do not tell; "" rejects such images.
+  """
+
+  code_range: tuple[int, int] | None = None
+  labels_of_turned: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
   """An image as it is stored.
 
   Attributes:
     data: JPEG or PNG of 8 bits, grey or RGB, upright.
     size: height and width.
-    turned: the file's EXIF asked for a rotation or flip, which was carried out.
+    orientation: EXIF's number of the rotation or flip that the file asked for,
+      in its EXIF or XMP, and that was carried out; 1 is none.
+    top: of an image of 16 bits that has few grey levels here, its greatest
+      code; else None.
+    labels_of_turned: see `ImageOptions`.
   """
 
   data: bytes
   size: tuple[int, int]
-  turned: bool = False
+  orientation: int = 1
+  top: int | None = None
+  labels_of_turned: str = ""
+
+  @property
+  def turned(self) -> bool:
+    """Whether the file asked for a rotation or flip."""
+    return self.orientation != 1
+
+  @property
+  def counts(self) -> dict[str, int]:
+    """What is summed up over all images, for `summarize` and `warn`."""
+    counts = {_TURNED: 1} if self.turned else {}
+    if self.top is not None:
+      counts[f"{_FEW_LEVELS}{self.top.bit_length()}"] = 1
+    return counts
+
+  def turn_of_labels(self, size: Sequence[float] | None, source: str) -> int:
+    """The orientation that labels are to be turned by, to be of this picture.
+
+    Their size tells whether they are of the picture as the file stores it or
+    as viewers show it, if these sizes differ.
+
+    Args:
+      size: height and width of the picture that they are of; None if nobody
+        knows.
+      source: of the size, as the beginning of a message: "a.png is".
+
+    Raises:
+      Rejected: the size is another one, or does not tell.
+    """
+    stored = orientation.stored_size(self.size, self.orientation)
+    if size is not None and tuple(size) not in (self.size, stored):
+      stored_as = "" if stored == self.size else " (turned by its EXIF or XMP)"
+      raise Rejected(
+        f"{source} {size[0]:g} x {size[1]:g} (height x width); expected the"
+        f" size of its image, {self.size[0]} x {self.size[1]}{stored_as}"
+      )
+    if not self.turned:
+      return 1
+    if size is not None and stored != self.size:
+      return 1 if tuple(size) == self.size else self.orientation
+    if not self.labels_of_turned:
+      raise Rejected(
+        f"its EXIF or XMP asks for a turn (orientation {self.orientation}), and"
+        " no size tells whether its labels are turned; give --labels-of-turned"
+        " upright or stored"
+      )
+    return self.orientation if self.labels_of_turned == "stored" else 1
+
+
+_TURNED = "images turned"
+_FEW_LEVELS = "images of few levels, bits "
+
+
+def summarize(counts: Mapping[str, float]) -> list[str]:
+  """What to print of the sums of `Picture.counts`."""
+  turned = counts.get(_TURNED)
+  return [f"images turned as EXIF or XMP asks: {turned:.0f}"] if turned else []
+
+
+def warn(counts: Mapping[str, float]) -> list[str]:
+  """What looks wrong by the sums of `Picture.counts`."""
+  found = {
+    int(name.removeprefix(_FEW_LEVELS)): count
+    for name, count in counts.items()
+    if name.startswith(_FEW_LEVELS)
+  }
+  if not found:
+    return []
+  most = max(found, key=lambda bits: found[bits])
+  tops = [f"{found[bits]:.0f} up to {2**bits - 1}" for bits in sorted(found)]
+  return [
+    f"{sum(found.values()):.0f} images of 16 bits have at most"
+    f" {_MAX_FEW_LEVELS} of 256 grey levels if these are for all codes to"
+    f" {MAX_CODE}; they have codes {', '.join(tops)}. Give --code-range LOW"
+    f" HIGH, the codes of black and white, such as 0 {2**most - 1}."
+  ]
 
 
 def key_of(path: str) -> str:
@@ -77,10 +175,27 @@ def inside(root: Path, name: str) -> Path:
   return root / path
 
 
+def in_system_folder(path: str) -> bool:
+  """Whether a relative path leads into a folder that is no user's."""
+  return any(part in _SYSTEM_FOLDERS for part in path.split("/"))
+
+
+# Of NAS, archives, wastebaskets and disks; thumbnails in them look like images.
+_SYSTEM_FOLDERS = frozenset(
+  {
+    *("@eaDir", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN"),
+    *("System Volume Information", "lost+found", "__pycache__"),
+  }
+)
+
+
 def find_files(
   directory: Path, suffixes: Collection[str], glob: str = "*"
 ) -> tuple[list[str], list[str]]:
   """Lists a directory with all below it; hidden files are passed over.
+
+  Files in folders that operating systems and programs make (`in_system_folder`)
+  are among the others, whatever their names.
 
   Args:
     directory: where to look.
@@ -105,6 +220,7 @@ def find_files(
   for path in paths:
     fits = fnmatch.fnmatchcase(nfc(path), nfc(glob))
     fits &= os.path.splitext(path)[1].lower() in suffixes
+    fits &= not in_system_folder(path)
     (wanted if fits else others).append(path)
   return sorted(wanted), sorted(others)
 
@@ -118,6 +234,8 @@ def find_images(
     ValueError: there are none, two have the same key, or a name is no UTF-8.
   """
   paths, others = find_files(directory, IMAGE_SUFFIXES, glob)
+  system = [path for path in others if in_system_folder(path)]
+  others = sorted(set(others) - set(system))
   if not paths:
     raise ValueError(
       f"{directory} holds no image ({len(others)} other files, such as"
@@ -140,7 +258,10 @@ def find_images(
     images[key] = directory / path
   kinds = collections.Counter(pathlib.PurePosixPath(p).suffix for p in others)
   named = ", ".join(f"{n} {kind or '(none)'}" for kind, n in kinds.items())
-  return images, [f"files that are no images: {named}"] if others else []
+  notes = [f"files that are no images: {named}"] if others else []
+  if system:
+    notes.append(f"files in folders of programs: {len(system)}, as {system[0]}")
+  return images, notes
 
 
 def load_json(text: str | os.PathLike[str]) -> Any:
@@ -199,15 +320,20 @@ def _parse_json(path: Path) -> Any:
     raise ValueError(f"{path} is not valid JSON ({error}).") from None
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, options: ImageOptions = ImageOptions()) -> Picture:
   """Reads an image file, see `picture_of`, or a uint8 .npy as a PNG.
+
+  Args:
+    path: of the file.
+    options: what it does not say of itself.
 
   Raises:
     Rejected: no file, not JPEG, PNG or uint8 .npy, broken, or too large.
   """
   try:
     if path.suffix.lower() == ".npy":
-      return _encode(_image_of_array(path), "PNG")
+      image = _image_of_array(path)
+      return Picture(_encode(image, "PNG"), (image.height, image.width))
     data = read_file(path)
   except Rejected:
     raise
@@ -215,18 +341,20 @@ def read_image(path: Path) -> Picture:
     raise Rejected(f"there is no file {path}") from None
   except Exception as error:  # of many kinds on broken files
     raise Rejected(f"cannot be decoded: {error}") from None
-  return picture_of(data)
+  return picture_of(data, options)
 
 
-def picture_of(data: bytes) -> Picture:
+def picture_of(data: bytes, options: ImageOptions = ImageOptions()) -> Picture:
   """An image as it is stored; all of it is decoded, so that a broken one shows.
 
   The bytes are kept where every reader gets the same pixels from them: 8 bit,
-  grey or RGB, upright. Others are encoded anew: EXIF rotation is carried out,
-  transparent pixels become white, 16 bits become 8.
+  grey or RGB, upright. Others are encoded anew: the rotation or flip that EXIF,
+  or else XMP, asks for is carried out, transparent pixels become white, 16 bits
+  become 8.
 
   Args:
     data: of a JPEG or PNG.
+    options: what it does not say of itself.
 
   Raises:
     Rejected: not JPEG or PNG, broken, or too large.
@@ -235,17 +363,32 @@ def picture_of(data: bytes) -> Picture:
 
   try:
     size = records.read_image_size(data)  # before a decompression bomb goes off
+    image: Image.Image
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
       is_png = image.format == "PNG"
       if is_png:
         image.load()  # EXIF may come after the pixels
-      turned = image.getexif().get(0x0112, 1) in range(2, 9)
+      # Pillow looks into XMP where EXIF has none.
+      turn = image.getexif().get(0x0112, 1)
+      turn = turn if turn in range(2, 9) else 1
+      depth = _png_depth(data)[0] if is_png else 8
       plain = image.mode in ("L", "RGB") and not image.has_transparency_data
-      if plain and not turned and not (is_png and _png_depth(data)[0] != 8):
+      if plain and turn == 1 and depth == 8:
         _check_readable(data, size, is_png)
         return Picture(data, size)
-      upright = ImageOps.exif_transpose(image)
-    return _encode(upright, "PNG" if is_png else "JPEG", turned)
+      top = None
+      if depth == 16:
+        image, top = _of_16_bits(data, image, options.code_range)
+      upright = Image.fromarray(
+        orientation.turn_map(np.asarray(_flat(image)), turn)
+      )
+    return Picture(
+      _encode(upright, "PNG" if is_png else "JPEG"),
+      (upright.height, upright.width),
+      turn,
+      top,
+      options.labels_of_turned,
+    )
   except Rejected:
     raise
   except Exception as error:  # decoders raise of all kinds on broken files
@@ -290,73 +433,205 @@ def _open_array(path: Path) -> np.ndarray:
   return np.lib.format.read_array(io.BytesIO(read_file(path)))
 
 
-def _encode(image: Image.Image, form: str, turned: bool = False) -> Picture:
-  if image.mode.startswith("I"):  # 16 bits
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def _of_16_bits(
+  data: bytes, image: Image.Image, code_range: tuple[int, int] | None
+) -> tuple[Image.Image, int | None]:
+  """A PNG of 16 bits with 8, and its greatest code if it has few grey levels.
+
+  By the standard, codes of fewer significant bits (sBIT) are spread over all
+  16, and their last bits repeat the first. Many cameras leave them as they are.
+  """
+  codes = _decode_png(data)
+  colours = codes[..., :3] if codes.shape[2:] in ((3,), (4,)) else codes
+  colours = colours[..., 0] if codes.shape[2:] == (2,) else colours
+  top = int(colours.max())
+  bits = _significant_bits(data)
+  last = colours & ((1 << 16 - bits) - 1)
+  spread = top >> bits > 0 or (last <= (colours >> bits) + 1).all()
+  low, high = code_range or (0, MAX_CODE if spread else (1 << bits) - 1)
+  levels = (colours.astype(np.int64) - low) * 256 // (high - low + 1)
+  eight = levels.clip(0, 255).astype(np.uint8)
+  few = np.ptp(eight) < _MAX_FEW_LEVELS
+  if image.has_transparency_data:
+    if codes.shape[2:] in ((2,), (4,)):
+      alpha = codes[..., -1] >> 8
+    else:  # one colour is transparent
+      clear = colours == np.array(image.info["transparency"])
+      alpha = np.where(clear.reshape(*clear.shape[:2], -1).all(-1), 0, 255)
+    rgb = np.broadcast_to(eight.reshape(*alpha.shape, -1), (*alpha.shape, 3))
+    eight = np.dstack([rgb, alpha.astype(np.uint8)])
+  told = code_range is not None or bits < 16
+  return Image.fromarray(eight), top if few and not told else None
+
+
+MAX_CODE = 65535
+_MAX_FEW_LEVELS = 64  # grey levels of an image that uses 14 of 16 bits
+
+
+def _significant_bits(data: bytes) -> int:
+  """Of the channel that has most, as a PNG says in its sBIT; else 16."""
+  bits = max(_png_chunk(data, b"sBIT"), default=16)
+  return bits if 8 <= bits <= 16 else 16
+
+
+def _flat(image: Image.Image) -> Image.Image:
+  """Grey or RGB, transparent pixels white."""
   if image.has_transparency_data:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image)
-  if image.mode != "L":
-    image = image.convert("RGB")
+  return image if image.mode == "L" else image.convert("RGB")
+
+
+def _encode(image: Image.Image, form: str) -> bytes:
   buffer = io.BytesIO()
   options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
   # Nothing of the old file's EXIF, profile or comments stays.
   Image.fromarray(np.asarray(image)).save(buffer, form, **options)
-  return Picture(buffer.getvalue(), (image.height, image.width), turned)
+  return buffer.getvalue()
 
 
 def read_map(path: Path, picture: Picture) -> np.ndarray:
   """Reads a label map: PNG codes (indices of a palette) or an .npy array.
 
+  It is turned upright like its image, if it is of the image as it is stored.
+
   Returns:
     [h, w] or [h, w, channels]: uint8 or uint16 from a PNG, as stored in .npy.
 
   Raises:
-    Rejected: broken, or of another size than its image.
+    Rejected: broken, of another size than its image, or of an image of which
+      nobody knows whether the map is turned with it.
   """
+  return read_label_map(path, picture).codes
+
+
+class LabelMap(NamedTuple):
+  """A map as `read_map` reads it.
+
+  Attributes:
+    codes: [h, w] or [h, w, channels].
+    orientation: that it was turned by.
+    palette: colours of the indices, [n, 3]; empty where codes are none.
+  """
+
+  codes: np.ndarray
+  orientation: int
+  palette: np.ndarray
+
+
+def read_label_map(path: Path, picture: Picture) -> LabelMap:
+  """Reads a label map like `read_map`, with what else is known of it."""
   from must_jax.storage import records
 
   try:
     if path.suffix.lower() == ".npy":
       array = _open_array(path)
-      _check_size(path, array.shape[:2], picture)
-      return np.array(array[..., 0] if array.shape[2:] == (1,) else array)
-    data = read_file(path)
-    if data.startswith(b"\xff\xd8"):
-      raise Rejected(
-        f"{path.name} is a JPEG, whose pixels are not exact; expected a PNG"
-      )
-    _check_size(path, records.read_image_size(data), picture)
-    return _decode_png(data)
+      if array.ndim < 2:
+        raise Rejected(
+          f"{path.name} is {array.dtype} {array.shape}; expected [h, w] or"
+          " [h, w, channels]"
+        )
+      if array.ndim == 3 and array.shape[0] <= 4 < array.shape[2]:
+        array = np.moveaxis(array, 0, -1)  # channels came first
+      array = array[..., 0] if array.shape[2:] == (1,) else array
+      size = array.shape[:2]
+    else:
+      data = read_file(path)
+      if data[:2] == b"\xff\xd8":
+        raise Rejected(
+          f"{path.name} is a JPEG, whose pixels are not exact; expected a PNG"
+        )
+      size = records.read_image_size(data)
+    turn = picture.turn_of_labels(size, f"{path.name} is")
+    palette = b""
+    if path.suffix.lower() != ".npy":
+      array = _decode_png(data)
+      palette = _png_chunk(data, b"PLTE") if _png_depth(data)[1] == 3 else b""
+    return LabelMap(
+      np.array(orientation.turn_map(array, turn)),
+      turn,
+      np.frombuffer(palette, np.uint8).reshape(-1, 3),
+    )
   except Rejected:
     raise
   except Exception as error:  # decoders raise of all kinds on broken files
     raise Rejected(f"{path.name} cannot be decoded: {error}") from None
 
 
-def read_ids(path: Path, picture: Picture) -> np.ndarray:
-  """Reads a map of class ids like `read_map`: integers [h, w].
+def read_ids(path: Path, picture: Picture) -> tuple[np.ndarray, dict[str, int]]:
+  """Reads a map of class ids like `read_map`.
+
+  Returns:
+    Integers [h, w], and counts for `warn_of_palettes`.
 
   Raises:
     Rejected: as `read_map`, or it has colours instead of ids.
   """
-  ids = read_map(path, picture)
+  ids, _, palette = read_label_map(path, picture)
   if ids.ndim != 2:
     raise Rejected(
       f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
       " palette PNG"
     )
-  return ids
+  used = np.unique(ids)
+  used = used[used < len(palette)].tolist()
+  return ids, {f"{_COLOUR}{k} {bytes(palette[k]).hex()}": 1 for k in used}
 
 
-def _check_size(path: Path, size: Sequence[int], picture: Picture) -> None:
-  if tuple(size) != picture.size:
-    turned = " once turned as its EXIF tells" if picture.turned else ""
-    raise Rejected(
-      f"{path.name} is {' x '.join(map(str, size))} (height x width); expected"
-      f" the size of its image, {picture.size[0]} x {picture.size[1]}{turned}"
-    )
+_COLOUR = "palette colour of id "
+
+
+def warn_of_palettes(counts: Mapping[str, float]) -> list[str]:
+  """Tells of ids that have not the same colour in all palettes.
+
+  Programs that save a few colours number them anew in each file.
+
+  Args:
+    counts: sums of those of `read_ids`.
+  """
+  colours: dict[int, dict[str, float]] = collections.defaultdict(dict)
+  for name, count in counts.items():
+    if name.startswith(_COLOUR):
+      number, colour = name.removeprefix(_COLOUR).split()
+      colours[int(number)][colour] = count
+  warnings = []
+  for k, found in sorted(colours.items()):
+    if len(found) > 1:
+      most = sorted(found, key=lambda colour: -found[colour])[:3]
+      listed = ", ".join(f"#{colour} in {found[colour]:.0f}" for colour in most)
+      warnings.append(f"{k} ({listed})")
+  if not warnings:
+    return []
+  more = f" and {len(warnings) - 3} more" if len(warnings) > 3 else ""
+  return [
+    "palettes differ from file to file, so ids may not mean the same classes:"
+    f" id {'; '.join(warnings[:3])}{more}."
+  ]
+
+
+def _png_chunk(data: bytes, wanted: bytes) -> bytes:
+  """A chunk that stands before the pixels of a PNG; empty if there is none."""
+  place = 8
+  while place + 8 <= len(data):
+    length, name = struct.unpack_from(">I4s", data, place)
+    if name == wanted:
+      return data[place + 8 : place + 8 + length]
+    if name == b"IDAT":
+      break
+    place += 12 + length
+  return b""
+
+
+def describe(values: np.ndarray) -> str:
+  """The values of a map in few words, for a message that they don't fit."""
+  finite = values[np.isfinite(values)]
+  if not finite.size:
+    return "no finite number"
+  share = finite.size / values.size
+  return f"{finite.min():.4g} to {finite.max():.4g}" + (
+    f" where they are finite ({share:.1%})" * (share < 1)
+  )
 
 
 def _png_depth(data: bytes) -> tuple[int, int]:

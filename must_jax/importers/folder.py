@@ -10,6 +10,13 @@ from must_jax.storage.path import Path
 
 HELP = "images in a folder per class, or unlabelled"
 
+_SPLITS = frozenset(
+  {
+    *("train", "training", "val", "valid", "validation", "eval", "dev"),
+    *("test", "testing", "trainval", "minival"),
+  }
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of this importer."""
@@ -55,8 +62,16 @@ def plan(args: argparse.Namespace) -> Plan:
   folders = sorted(
     nfc(path.name)
     for path in args.images.iterdir()
-    if path.is_dir() and not path.name.startswith(".")
+    if path.is_dir()
+    and not path.name.startswith(".")
+    and not files.in_system_folder(path.name)
   )
+  if not args.classes and {name.lower() for name in folders} <= _SPLITS:
+    raise ValueError(
+      f"{args.images} has the folders {folders}, which are splits, not classes;"
+      f" expected --images {args.images}/{folders[0]}, and so on for each"
+      " --split. If they are classes, list them in a file and give --classes."
+    )
   classes = lists.load_classes(args.classes) if args.classes else folders
   unknown = sorted(set(folders) - set(classes))
   if unknown:
@@ -65,9 +80,6 @@ def plan(args: argparse.Namespace) -> Plan:
       f" which lists {classes[:5]} and so on. Add or remove them."
     )
   class_of = {key: key.split("/")[0] for key in images}
-  empty = sorted(set(classes) - set(class_of.values()))
-  if empty:
-    notes = [*notes, f"classes without an image: {empty}"]
   items = [
     Item(key, path, classes.index(class_of[key]))
     for key, path in images.items()

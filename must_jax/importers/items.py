@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from must_jax.importers import files
-from must_jax.importers.files import Picture, Rejected
+from must_jax.importers.files import ImageOptions, Picture, Rejected
 from must_jax.storage.path import Path
 
 
@@ -93,14 +93,16 @@ class ReadFiles:
 
   Attributes:
     read_labels: labels of an image; raises `Rejected`.
+    images: what image files do not say of themselves.
   """
 
   read_labels: Callable[[Item, Picture], Labels]
+  images: ImageOptions = dataclasses.field(default_factory=ImageOptions)
 
   def __call__(self, item: Item) -> Iterator[Imported]:
     """The image, if only to say why it is rejected."""
     try:
-      picture = files.read_image(item.image)
+      picture = files.read_image(item.image, self.images)
       yield Imported(item.key, picture, self.read_labels(item, picture))
     except Rejected as error:
       yield Imported(item.key, None, Labels({}, [str(error)]))
@@ -118,12 +120,15 @@ class Plan:
   Attributes:
     fields: as in `index.json`.
     items: files, or parts of a source that hold many images each.
-    read: the images of an item, in an order of its own.
+    read: the images of an item, in an order of its own; a dataclass with an
+      attribute `images`, see `ImageOptions`.
     num_images: in all items together; None if nobody knows yet.
     shard_per_item: an item becomes a shard, its images keep their order. By
       default an item is one image, and images are put into an order that does
       not depend on how they lie in the source.
     summarize: lines to print from the sums of `Labels.counts`.
+    warn: what looks wrong, from the same sums; beside what the kinds of field
+      say (`fields.warnings`).
     notes: further lines to print, found while planning.
     warnings: what looks wrong, found while planning.
   """
@@ -134,5 +139,15 @@ class Plan:
   num_images: int | None = None
   shard_per_item: bool = False
   summarize: Callable[[Mapping[str, float]], list[str]] = _no_lines
+  warn: Callable[[Mapping[str, float]], list[str]] = _no_lines
   notes: Sequence[str] = ()
   warnings: Sequence[str] = ()
+
+  def with_images(self, images: ImageOptions) -> "Plan":
+    """The plan that reads image files with these options."""
+    if images == ImageOptions():
+      return self
+    read: Any = self.read
+    return dataclasses.replace(
+      self, read=dataclasses.replace(read, images=images)
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     required=True,
     metavar="FILE[:KEY]",
     help="names in order: text, JSON, YAML or CSV",
+  )
+  parser.add_argument(
+    "--first-id",
+    type=int,
+    default=0,
+    metavar="N",
+    help="id of the first class in the PNGs; default %(default)s. Where 1 is,"
+    " 0 is mostly --ignore-id",
   )
   parser.add_argument(
     "--ignore-id",
@@ -51,7 +60,13 @@ def plan(args: argparse.Namespace) -> Plan:
   table = _table(args, len(classes))
   items, notes = arguments.pair(args, "mask", (".png",))
   fields = {"mask": {"kind": "ClassMap", "classes": classes}}
-  return Plan(fields, items, ReadFiles(_ReadMask(table)), notes=notes)
+  return Plan(
+    fields,
+    items,
+    ReadFiles(_ReadMask(table)),
+    warn=functools.partial(_warn, args.first_id == 0 and not args.map),
+    notes=notes,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +81,53 @@ class _ReadMask:
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     path = arguments.partner(item, "mask")
-    ids = files.read_ids(path, picture)
+    ids, counts = files.read_ids(path, picture)
     mapped = self.table[ids]
     wrong = np.unique(ids[mapped == _NO_CLASS])
     if wrong.size:
       raise Rejected(
         f"{path.name} has class ids {wrong[:5].tolist()}; expected"
-        f" {_ids(self.table)}. See --classes, --ignore-id and --map"
+        f" {_ids(self.table)}. See --classes, --first-id, --ignore-id and --map"
       )
-    return Labels({"mask": {"classes": mapped.astype(np.uint8)}})
+    zeros = int((ids == 0).any())
+    return Labels(
+      {"mask": {"classes": mapped.astype(np.uint8)}},
+      (),
+      {**counts, _ZEROS: zeros, _MASKS: 1},
+    )
+
+
+_ZEROS, _MASKS = "masks with id 0", "masks"
+
+
+def _warn(from_zero: bool, counts: Mapping[str, float]) -> list[str]:
+  """What looks wrong by the counts of `_ReadMask`.
+
+  Args:
+    from_zero: whether ids are taken to begin with 0.
+    counts: summed over all images.
+  """
+  warnings = files.warn_of_palettes(counts)
+  if from_zero and counts.get(_MASKS) and not counts[_ZEROS]:
+    warnings.append(
+      f"none of the {counts[_MASKS]:.0f} masks has the id 0; do ids begin with"
+      " 1? Then give --first-id 1."
+    )
+  return warnings
 
 
 def _table(args: argparse.Namespace, num_classes: int) -> np.ndarray:
   """New id of every id a PNG can hold, `_NO_CLASS` for those not allowed."""
   table = np.full(1 << 16, _NO_CLASS)
   table[IGNORE_LABEL] = IGNORE_LABEL
-  mapping: Mapping[int, int | None] = {i: i for i in range(num_classes)}
+  if not 0 <= args.first_id <= len(table) - num_classes or (
+    args.first_id and args.map
+  ):
+    raise ValueError(
+      f"--first-id is {args.first_id}; expected 0 or more, and none with --map."
+    )
+  mapping: Mapping[int, int | None]
+  mapping = {args.first_id + i: i for i in range(num_classes)}
   if args.map:
     mapping = _load_map(args.map, num_classes)
   for old, new in mapping.items():

@@ -5,7 +5,6 @@ decomposed: what looks like the same "é" may be one character or two.
 """
 
 import collections
-import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from must_jax.fields import Description
 
 Id: TypeAlias = int | float | str
 
-_SHOWN = 3  # ids or pairs of names in a message
+_SHOWN = 3  # ids in a message
 
 
 def nfc(text: str) -> str:
@@ -115,60 +114,33 @@ def _some(ids: Iterable[Id]) -> str:
 
 def clean_classes(
   fields: Mapping[str, Description],
-) -> tuple[dict[str, Description], list[str]]:
+) -> dict[str, Description]:
   """Class names as an image set has them: composed, without outer spaces.
 
   Args:
     fields: as in `index.json`.
 
-  Returns:
-    The fields, and warnings about names that are nearly the same.
-
   Raises:
     ValueError: names that look the same.
   """
   cleaned: dict[str, Description] = {}
-  warnings = []
   for field, description in fields.items():
-    classes = description.get("classes", ())
-    names = [nfc(name).strip() for name in classes]
-    cleaned[field] = {**description, **({"classes": names} if names else {})}
-    for a, b in _alike(classes, _look):
-      if a != b:
-        codes = "" if (a + b).isascii() else f" ({a!a} and {b!a})"
+    seen: dict[str, str] = {}
+    for name in description.get("classes", ()):
+      other = seen.setdefault(_look(name), name)
+      if other != name:
+        both = other + name
+        codes = "" if both.isascii() else f" ({other!a} and {name!a})"
         raise ValueError(
-          f"{field!r} has classes {a!r} and {b!r}{codes}, which differ by"
-          " spaces, by the form of Unicode or by what is not seen alone;"
+          f"{field!r} has classes {other!r} and {name!r}{codes}, which differ"
+          " by spaces, by the form of Unicode or by what is not seen alone;"
           " expected one name for one class. Rename one."
         )
-    if pairs := _alike(classes, _loose):
-      shown = ", ".join(f"{a!r} and {b!r}" for a, b in pairs[:_SHOWN])
-      more = f", and {len(pairs) - _SHOWN} more" if pairs[_SHOWN:] else ""
-      warnings.append(
-        f"classes of {field!r} differ by case, spaces or dashes alone,"
-        f" and count as two: {shown}{more}."
-      )
-  return cleaned, warnings
+    names = [nfc(name).strip() for name in description.get("classes", ())]
+    cleaned[field] = {**description, **({"classes": names} if names else {})}
+  return cleaned
 
 
 def _look(name: str) -> str:
   seen = (c for c in nfc(name) if unicodedata.category(c) != "Cf")
   return " ".join("".join(seen).split())
-
-
-def _loose(name: str) -> str:
-  return re.sub(r"[\s_-]+", "", nfc(name).casefold()) or name
-
-
-def _alike(
-  names: Iterable[str], form: Callable[[str], str]
-) -> list[tuple[str, str]]:
-  """Pairs of names that have the same form."""
-  seen: dict[str, str] = {}
-  pairs = []
-  for name in names:
-    if (key := form(name)) in seen:
-      pairs.append((seen[key], name))
-    else:
-      seen[key] = name
-  return pairs

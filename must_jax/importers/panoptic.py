@@ -101,7 +101,7 @@ class _ReadSegments:
     class_of = {i: self.class_of[number] for i, number in segments.items()}
     class_of[_VOID] = IGNORE_LABEL
     ids = codes.astype(np.int64) @ [1, 1 << 8, 1 << 16]
-    return class_map(path, ids, class_of, picture)
+    return class_map(path, ids, class_of)
 
 
 def _load(

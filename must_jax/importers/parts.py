@@ -24,13 +24,13 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 import must_jax
-from must_jax.fields import Description
-from must_jax.importers.items import HasKey, Imported, Plan
+from must_jax.fields import Description, make_field, statistics
+from must_jax.importers.items import HasKey, Imported, Labels, Plan
 from must_jax.storage import tfrecord
 from must_jax.storage.commits import Commit, CommitDirectory
 from must_jax.storage.path import Path, fingerprints, publish, read_files
@@ -49,15 +49,17 @@ class ImportCommit(Commit):
     num_images: read, whatever became of them.
     rejected: what was left out, {"key", "reason"} each, whole images or parts
       of their labels.
-    counts: sums of `Labels.counts`.
+    counts: sums of `Labels.counts` and `Picture.counts`.
+    statistics: sums over the labels by field, see `Field.sums`.
     inputs: see `ImportPart`.
   """
 
-  VERSION = 2
+  VERSION: ClassVar[int] = 2
 
   num_images: int
   rejected: Sequence[Mapping[str, str]]
   counts: Mapping[str, float]
+  statistics: Mapping[str, Mapping[str, Any]]
   inputs: str
 
   @property
@@ -192,16 +194,18 @@ def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
   keys: list[bytes] = []
   rejected: list[dict[str, str]] = []
   counts: collections.Counter[str] = collections.Counter()
+  sums: dict[str, Any] = {}
   num_images = 0
   with job.commits.writer(job.file(part)) as writer:
-    for image, record, error in _encoded(job, part.items, threads):
+    for image, record, added in _encoded(job, part.items, threads):
       num_images += 1
-      for reason in (*image.labels.rejected, *error):
+      for reason in image.labels.rejected:
         reason = _ADDRESS.sub("", reason)
         rejected.append({"key": image.key, "reason": reason})
-      if not error:
+      if record is not None and image.picture is not None:
         counts.update(image.labels.counts)
-      if record is not None:
+        counts.update(image.picture.counts)
+        sums = statistics.add(sums, added)
         keys.append(image.key.encode())
         writer.write(record)
   with publish(writer.path.with_suffix(".keys")) as file:
@@ -221,6 +225,7 @@ def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
       rejected,
       # Numpy's numbers are no JSON.
       {name: np.asarray(value).item() for name, value in counts.items()},
+      sums,
       part.inputs,
     )
   )
@@ -262,29 +267,37 @@ def _key_of(record: bytes) -> bytes:
 
 def _encoded(
   job: ImportJob, items: Sequence[HasKey], threads: int
-) -> Iterator[tuple[Imported, bytes | None, Sequence[str]]]:
-  """Images in order with their records, or why they have none."""
+) -> Iterator[tuple[Imported, bytes | None, dict[str, Any]]]:
+  """Images in order with their records, None if rejected, and label sums."""
   from must_jax.storage import records
 
   def encode(
     image: Imported,
-  ) -> tuple[Imported, bytes | None, Sequence[str]]:
+  ) -> tuple[Imported, bytes | None, dict[str, Any]]:
     if image.picture is None:
       assert image.labels.rejected, image.key
-      return image, None, ()
+      return image, None, {}
+    labels = image.labels.arrays
     try:
       record = records.encode_example(
         image.key,
         image.picture.data,
         *image.picture.size,
-        image.labels.arrays,
+        labels,
         fields=job.fields,
       )
+      if len(record) > tfrecord.MAX_RECORD_BYTES:
+        raise ValueError(f"its record has {len(record)} bytes")
     except ValueError as error:
-      return image, None, (str(error),)
-    if len(record) > tfrecord.MAX_RECORD_BYTES:
-      return image, None, (f"its record has {len(record)} bytes",)
-    return image, record, ()
+      reasons = [*image.labels.rejected, str(error)]
+      return Imported(image.key, None, Labels({}, reasons)), None, {}
+    sums = {
+      name: make_field(job.fields[name]).sums(
+        {k: np.asarray(array) for k, array in arrays.items()}
+      )
+      for name, arrays in labels.items()
+    }
+    return image, record, sums
 
   if job.shard_per_item:
     (item,) = items

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.importers import files
-from must_jax.importers.files import Picture, Rejected
+from must_jax.importers import files, orientation
+from must_jax.importers.files import ImageOptions, Picture, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.importers.names import nfc
 from must_jax.storage.path import Path
@@ -169,10 +169,12 @@ class ExampleReader:
   Attributes:
     fields: the labels to take.
     prefixed: keys begin with the name of the dataset.
+    images: what image files do not say of themselves.
   """
 
   fields: Sequence[str]
   prefixed: bool
+  images: ImageOptions = dataclasses.field(default_factory=ImageOptions)
 
   def __call__(self, item: Range) -> Iterator[Imported]:
     """The examples of a range, in their order in TFDS.
@@ -185,7 +187,7 @@ class ExampleReader:
         key = _key(example, part.split, index)
         key = f"{part.dataset}/{key}" if self.prefixed else key
         try:
-          picture = files.picture_of(example["image"])
+          picture = files.picture_of(example["image"], self.images)
           yield Imported(key, picture, self._labels(part, example, picture))
         except Rejected as error:
           yield Imported(key, None, Labels({}, [str(error)]))
@@ -198,23 +200,24 @@ class ExampleReader:
     arrays: dict[str, Any] = {}
     rejected: list[str] = []
     counts: dict[str, float] = {}
-    if picture.turned and {"objects", "depth"} & set(self.fields):
-      raise Rejected(
-        "its EXIF asks for a turn; TFDS does not tell whether its labels are"
-        " turned"
-      )
+    turn = 1
+    if {"objects", "depth"} & set(self.fields):
+      # TFDS does not tell of which picture its boxes are.
+      size = np.squeeze(example["depth"]).shape if "depth" in example else None
+      turn = picture.turn_of_labels(size, "the depth map is")
     if "label" in self.fields and example["label"] >= 0:  # -1: has none
       arrays["label"] = {"classes": [int(example["label"])]}
     if "objects" in self.fields:
       # PASCAL counts pixels from 1, and TFDS keeps that.
       first = 1 if part.dataset.startswith("voc/") else 0
       arrays["objects"], rejected = _boxes(
-        example["objects"], picture.size, first
+        example["objects"], picture.size, first, turn
       )
       counts["objects"] = len(arrays["objects"]["classes"])
       counts["ignored"] = int(arrays["objects"]["ignore"].sum())
     if "depth" in self.fields:
-      depth = arrays["depth"] = _depth(example["depth"], picture.size)
+      values = orientation.turn_map(np.squeeze(example["depth"]), turn)
+      depth = arrays["depth"] = _depth(values, picture.size)
       counts["metres"] = float(depth["values"].sum())
       counts["valid"] = int(depth["valid"].sum())
       counts["pixels"] = depth["valid"].size
@@ -370,7 +373,10 @@ def _key(example: Mapping[str, Any], split: str, index: int) -> str:
 
 
 def _boxes(
-  objects: Mapping[str, np.ndarray], size: tuple[int, int], first: int
+  objects: Mapping[str, np.ndarray],
+  size: tuple[int, int],
+  first: int,
+  turn: int,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """Boxes with an area, and why the others are left out.
 
@@ -379,9 +385,12 @@ def _boxes(
       perhaps flags [G].
     size: height and width of the image.
     first: number of an image's first pixel.
+    turn: orientation that they are to be turned by.
   """
   boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
-  boxes[:, :2] -= first / np.array(size)
+  boxes[:, :2] -= first / np.array(orientation.stored_size(size, turn))
+  turned = [orientation.turn_box(box, turn, (1, 1)) for box in boxes]
+  boxes = np.reshape(turned, (-1, 4))
   boxes = np.clip(boxes, 0, 1).astype(np.float32)
   fine = (boxes[:, 2:] > boxes[:, :2]).all(1)
   ignore = np.zeros(len(boxes), bool)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from must_jax.importers import files, lists
-from must_jax.importers.files import Rejected
+from must_jax.importers.files import ImageOptions, Rejected
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.importers.names import nfc
 from must_jax.storage import tfrecord
@@ -23,6 +23,7 @@ from must_jax.storage.path import Path, PathLike
 HELP = "TFRecord files with an image and a list of classes per record"
 
 _SUFFIXES = (".tfrecord", ".tfrecords")
+_TEXT = "image/class/text"  # where most writers put the name of the class
 _GZIP = b"\x1f\x8b"
 
 
@@ -58,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="NAME",
     help="feature that names the image; default: file and place in it",
   )
+  add(
+    "--first-id",
+    type=int,
+    default=0,
+    metavar="N",
+    help="id of the first class in the files; default %(default)s. Many begin"
+    " with 1, where 0 is a background",
+  )
   labels = parser.add_mutually_exclusive_group(required=True)
   labels.add_argument(
     "--classes",
@@ -87,6 +96,7 @@ def plan(args: argparse.Namespace) -> Plan:
     args.score_feature if classes else None,
     args.key_feature,
     {name: i for i, name in enumerate(classes)},
+    args.first_id,
   )
   read.check(paths[0])
   return Plan(
@@ -126,6 +136,8 @@ class RecordReader:
     score: with a probability for each class; None means 1.
     key: with the image's key; None makes one of file and place.
     classes: {name: id}.
+    first_id: what ids of the files begin with.
+    images: what image files do not say of themselves.
   """
 
   image: str
@@ -133,6 +145,8 @@ class RecordReader:
   score: str | None
   key: str | None
   classes: Mapping[str, int]
+  first_id: int = 0
+  images: ImageOptions = dataclasses.field(default_factory=ImageOptions)
 
   def __call__(self, file: File) -> Iterator[Imported]:
     """The images of a file, in its order."""
@@ -143,7 +157,7 @@ class RecordReader:
           raise Rejected(reason)
         values = _features(record)
         key = self._key(values) if self.key else key
-        picture = files.picture_of(_one(values, self.image, bytes))
+        picture = files.picture_of(_one(values, self.image, bytes), self.images)
         yield Imported(key, picture, self._labels(values))
       except Rejected as error:
         yield Imported(key, None, Labels({}, [str(error)]))
@@ -188,11 +202,14 @@ class RecordReader:
       raise Rejected(
         f"{self.score!r} has {len(scores)} values for {len(labels)} classes"
       )
+    names = values.get(_TEXT, []) if self.label != _TEXT else []
     probs: dict[int, float] = {}
     rejected = []
-    for label, score in zip(labels, scores, strict=True):
+    for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
       try:
         class_id = self._class_id(label)
+        if len(names) == len(labels):
+          self._check_name(label, class_id, names[i])
         if not (isinstance(score, float) and 0 <= score <= 1):
           raise Rejected(
             f"{self.score!r} is {score!r}; expected a probability, 0 to 1"
@@ -214,11 +231,26 @@ class RecordReader:
       class_id = self.classes.get(nfc(label.decode(errors="replace")))
       if class_id is not None:
         return class_id
-    elif isinstance(label, int) and 0 <= label < len(self.classes):
-      return label
+    elif isinstance(label, int) and (
+      0 <= label - self.first_id < len(self.classes)
+    ):
+      return label - self.first_id
+    last = self.first_id + len(self.classes) - 1
     raise Rejected(
-      f"class {label!r} is none of the {len(self.classes)} of --classes"
+      f"class {label!r} is none of the {len(self.classes)} of --classes, ids"
+      f" {self.first_id} to {last}"
+      + "; do ids begin with 1? Then give --first-id 1"
+      * (label == last + 1 == len(self.classes))
     )
+
+  def _check_name(self, label: Any, class_id: int, text: Any) -> None:
+    """Compares a class with the name that the record has for it, too."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else ""
+    if self.classes.get(text, class_id) != class_id:
+      raise Rejected(
+        f"class {label!r} is {list(self.classes)[class_id]!r} by --classes,"
+        f" {text!r} by {_TEXT}; give --first-id, or --label-feature {_TEXT}"
+      )
 
 
 def _find(globs: list[str]) -> list[str]:

@@ -105,6 +105,7 @@ def plan(args: argparse.Namespace) -> Plan:
     items,
     ReadFiles(read_objects),
     summarize=objects.summarize,
+    warn=objects.warn,
     notes=notes,
   )
 
@@ -123,19 +124,20 @@ class _ReadObjects:
     if item.label is None:
       raise Rejected("has no annotation")
     root = _parse(item.label)
-    size = [_text(root, f"size/{name}") for name in ("height", "width")]
-    objects.check_size(size, picture, "XML")
+    given = [_text(root, f"size/{side}") for side in ("height", "width")]
     named = [
       (f"object {number}", element)
       for number, element in enumerate(root.findall("object"), start=1)
     ]
-    return objects.read_objects(named, self._read, picture.size)
+    return objects.read_objects(
+      named, self._read, picture, given, "the XML gives"
+    )
 
   def _read(self, element: ElementTree.Element) -> objects.Object:
     name = _name(element)
     if name not in self.class_of:
       raise Rejected(f"class {name!r} is none of {sorted(self.class_of)[:10]}")
-    difficult = _text(element, "difficult") == "1"
+    difficult = objects.read_flag("difficult", _text(element, "difficult"))
     return objects.Object(_corners(element), self.class_of[name], difficult)
 
 

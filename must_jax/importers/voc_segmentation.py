@@ -89,7 +89,7 @@ def plan(args: argparse.Namespace) -> Plan:
     {i: i for i in range(len(CLASSES))} | {_VOID: IGNORE_LABEL}
   )
   fields = {"mask": {"kind": "ClassMap", "classes": list(CLASSES)}}
-  return Plan(fields, items, ReadFiles(read_mask))
+  return Plan(fields, items, ReadFiles(read_mask), warn=files.warn_of_palettes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +109,15 @@ class ReadMask:
       Rejected: the mask is missing, broken, or of another image.
     """
     path = arguments.partner(item, "mask")
-    return class_map(
-      path, files.read_ids(path, picture), self.class_of, picture
-    )
+    ids, counts = files.read_ids(path, picture)
+    return class_map(path, ids, self.class_of, counts)
 
 
 def class_map(
   path: Path,
   ids: np.ndarray,
   class_of: Mapping[int, int],
-  picture: Picture,
+  counts: Mapping[str, float] | None = None,
 ) -> Labels:
   """Labels of a map of ids.
 
@@ -126,16 +125,11 @@ def class_map(
     path: where the ids come from, for messages.
     ids: integers [h, w].
     class_of: classes by the ids that there may be.
-    picture: the image, with the pixels in the order of the file.
+    counts: of the labels.
 
   Raises:
-    Rejected: an id of no class, or the image was rotated by its EXIF; masks
-      are drawn on the file as it is.
+    Rejected: an id of no class.
   """
-  if picture.turned:
-    raise Rejected(
-      f"its EXIF asks for a rotation, which {path.name} does not follow"
-    )
   known = np.array(sorted(class_of))
   places = np.searchsorted(known, ids).clip(max=len(known) - 1)
   strange = np.unique(ids[known[places] != ids])
@@ -145,4 +139,4 @@ def class_map(
       f" {len(known)}, {known[:3].tolist()} to {known[-3:].tolist()}"
     )
   classes = np.array([class_of[i] for i in known.tolist()], np.uint8)
-  return Labels({"mask": {"classes": classes[places]}})
+  return Labels({"mask": {"classes": classes[places]}}, (), counts or {})

@@ -18,11 +18,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from must_jax.importers import names, parts
+from must_jax import fields
+from must_jax.fields import statistics
+from must_jax.importers import files, names, parts
+from must_jax.importers.files import ImageOptions
+from must_jax.importers.items import Plan
 from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
@@ -65,11 +70,13 @@ def write(args: argparse.Namespace) -> None:
   """
   _check_options(args)
   start = time.monotonic()
-  plan = args.plan(args)
-  fields, warnings = names.clean_classes(plan.fields)
-  plan = dataclasses.replace(
-    plan, fields=fields, warnings=[*plan.warnings, *warnings]
+  plan = args.plan(args).with_images(
+    ImageOptions(
+      tuple(args.code_range) if args.code_range else None,
+      args.labels_of_turned,
+    )
   )
+  plan = dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
@@ -93,14 +100,15 @@ def write(args: argparse.Namespace) -> None:
         f" {stage}. With --runner all its workers must see --out; else run the"
         " same command again."
       )
-    image_set = _publish(target, job, commits, args.max_rejected)
+    counts: collections.Counter[str] = collections.Counter()
+    for commit in commits:
+      counts.update(commit.counts)
+    warnings = _warnings(plan, commits, counts)
+    image_set = _publish(target, job, commits, args.max_rejected, warnings)
   rejected = [entry for commit in commits for entry in commit.rejected]
   _show_rejected(rejected)
-  counts: collections.Counter[str] = collections.Counter()
-  for commit in commits:
-    counts.update(commit.counts)
-  notes = [*plan.notes, *plan.summarize(counts)]
-  for line in (*notes, *(f"warning: {text}" for text in plan.warnings)):
+  notes = [*plan.notes, *files.summarize(counts), *plan.summarize(counts)]
+  for line in (*notes, *(f"warning: {text}" for text in warnings)):
     print(f"  {line}")
   print(
     f"{image_set.name}-{image_set.split}: {image_set.num_records} of"
@@ -121,6 +129,13 @@ def _check_options(args: argparse.Namespace) -> None:
   if not 0 <= args.max_rejected <= 1:
     raise ValueError(
       f"--max-rejected is {args.max_rejected}; expected a fraction from 0 to 1."
+    )
+  if args.code_range and not (
+    0 <= args.code_range[0] < args.code_range[1] <= files.MAX_CODE
+  ):
+    raise ValueError(
+      f"--code-range is {args.code_range}; expected two codes in order, from 0"
+      f" to {files.MAX_CODE}."
     )
   if args.beam_options and not args.runner:
     raise ValueError(
@@ -317,11 +332,27 @@ def _live_until(end: Connection) -> None:
   threading.Thread(target=wait, daemon=True).start()
 
 
+def _warnings(
+  plan: Plan, commits: Sequence[ImportCommit], counts: Mapping[str, float]
+) -> list[str]:
+  """What looks wrong in all images and labels together."""
+  sums: dict[str, Any] = {}
+  for commit in commits:
+    sums = statistics.add(sums, commit.statistics)
+  return [
+    *plan.warnings,
+    *files.warn(counts),
+    *plan.warn(counts),
+    *fields.warnings(plan.fields, sums),
+  ]
+
+
 def _publish(
   target: set_writer.NewSplit,
   job: ImportJob,
   commits: Sequence[ImportCommit],
   max_rejected: float,
+  warnings: Sequence[str],
 ) -> ImageSet:
   """Makes an image set of the finished parts."""
   rejected = [entry for commit in commits for entry in commit.rejected]
@@ -345,7 +376,7 @@ def _publish(
       f"Key {key!r} comes twice; keys must tell the examples of a split apart."
     )
   try:
-    return target.publish(job.stage, shards, rejected)
+    return target.publish(job.stage, shards, rejected, warnings)
   except ValueError as error:
     if shards:
       raise

@@ -39,6 +39,8 @@ def find_task(name: str, description: Description) -> Task | None:
 def draw(images: ImageSet, count: int, seed: int = 0) -> "Image.Image":
   """A contact sheet: random images, each beside all labels that can be drawn.
 
+  What looked wrong when they were imported is written above.
+
   Args:
     images: the split.
     count: images that are chosen; broken ones are left out.
@@ -63,7 +65,9 @@ def draw(images: ImageSet, count: int, seed: int = 0) -> "Image.Image":
       legends[name] = {
         task.classes[k]: tuple(colors[k]) for k in sorted(seen[name])
       }
-  return pictures.contact_sheet(title, tiles, legends)
+  # Sets of earlier versions have none.
+  warnings = images.index["splits"][images.split].get("warnings", ())
+  return pictures.contact_sheet(title, tiles, legends, warnings)
 
 
 def _tiles(

@@ -76,6 +76,8 @@ def summarize(images: ImageSet, seed: int = 0) -> Iterator[str]:
       f" {len(entry['shards']):,} shards, {size / 1e6:,.1f} MB;"
       f" {rejected:,} rejected when they were imported"
     )
+    for text in entry.get("warnings", ()):
+      yield f"  warning: {text}"
   count = min(images.num_records, _MAX_SAMPLE)
   chosen = np.random.default_rng(seed).choice(
     images.num_records, count, replace=False

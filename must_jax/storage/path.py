@@ -354,6 +354,8 @@ def fingerprints(paths: Sequence[PathLike]) -> list[str | None]:
 def list_tree(directory: PathLike) -> list[str]:
   """Files in and below a directory that are not hidden, relative, with "/".
 
+  Links are followed, but not back to a folder that is being listed.
+
   Raises:
     OSError: a directory cannot be read.
   """
@@ -367,10 +369,22 @@ def list_tree(directory: PathLike) -> list[str]:
     raise error
 
   found = []
+  # Real paths of the folders on the way to one, for links that lead back.
+  ways = {os.fspath(directory): [os.path.realpath(directory)]}
   for folder, folders, names in os.walk(
     directory, onerror=fail, followlinks=True
   ):
+    way = ways.pop(folder)
     folders[:] = [name for name in folders if not name.startswith(".")]
+    for name in [*folders]:
+      path = os.path.join(folder, name)
+      real = os.path.join(way[-1], name)
+      if os.path.islink(path):
+        real = os.path.realpath(path)
+        if any(f"{there}/".startswith(f"{real.rstrip('/')}/") for there in way):
+          folders.remove(name)
+          continue
+      ways[path] = [*way, real]
     below = Path(os.path.relpath(folder, directory)).as_posix()
     prefix = "" if below == "." else f"{below}/"
     found += [prefix + name for name in names if not name.startswith(".")]

@@ -85,6 +85,7 @@ class NewSplit:
     stage: Path,
     shards: Sequence[Shard],
     rejected: Iterable[Mapping[str, str]],
+    warnings: Sequence[str] = (),
   ) -> ImageSet:
     """Moves shards to their names and lists them in the index.
 
@@ -95,6 +96,7 @@ class NewSplit:
         bucket.
       shards: in order, with the names of their files there.
       rejected: what was left out, as {"key": ..., "reason": ...}.
+      warnings: what looks wrong in the images or labels, for people.
 
     Raises:
       ValueError: there are no shards, one is missing, or the directory holds
@@ -129,6 +131,8 @@ class NewSplit:
       "num_rejected": len(rejected),
       "rejected": rejected[:_MAX_LISTED],
     }
+    if warnings:
+      splits[self.split]["warnings"] = list(warnings)
     publish_json(self.directory / INDEX_FILE, {**self.head, "splits": splits})
     kept = {shard.file for shard in final}
     kept |= {offsets_path(file).name for file in kept}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from must_jax import fields as fields_lib
 from must_jax.fields import KINDS, alarms, check_descriptions, make_field
 from must_jax.fields.statistics import add
 
@@ -48,6 +49,11 @@ STATISTICS = [
   ),
   (
     "ClassVector",
+    {"classes": np.array([4, 7, 1])},
+    {"elements": 3, "classes": {"1": 1, "4": 1, "7": 1}},
+  ),
+  (
+    "ClassVector",
     {"classes": np.arange(4), "probs": np.full(4, 0.25)},
     {"elements": 1, "constant": 1},
   ),
@@ -86,6 +92,7 @@ STATISTICS = [
       "classes": {"2": 3},
       "scores": [0, 0, 2, 0, 0, 0, 0, 0, 0, 1],
       "constant": 1,
+      "unknown": 1,
     },
   ),
   (
@@ -94,13 +101,18 @@ STATISTICS = [
       "values": np.array([[1.0, 2.0], [np.nan, 1.0]]),
       "valid": np.array([[True, True], [False, True]]),
     },
-    {"elements": 3, "constant": 0},
+    {"elements": 3, "constant": 0, "octaves": {"0": 2, "8": 1}},
   ),
   ("ValueMap", {"values": np.ones((2, 3))}, {"elements": 6, "constant": 1}),
   (
     "VectorMap",
-    {"vectors": np.tile(np.array([0.0, 0.0, -1.0]), (2, 2, 1))},
-    {"elements": 4, "constant": 1},
+    {"vectors": np.tile(np.array([0.0, 0.6, -0.8]), (2, 2, 1))},
+    {
+      "elements": 4,
+      "constant": 1,
+      "positive": [0, 4, 0],
+      "negative": [0, 0, 4],
+    },
   ),
   (
     "VectorMap",
@@ -152,3 +164,36 @@ def test_alarms(kind, sums, alarm):
   found = alarms(fields, total)
   assert len(found) == (alarm is not None)
   assert alarm is None or alarm in found[0]
+
+
+def test_warnings_name_the_field_and_begin_with_its_alarms():
+  fields = {
+    "boxes": {"kind": "Boxes", "classes": ["a", "b", "B", "c"]},
+    "nothing": {"kind": "ValueMap", "unit": "metres"},
+  }
+  sums = {
+    "boxes": {"examples": 9, "elements": 0, "constant": 0, "classes": {}},
+  }
+  assert fields_lib.warnings(fields, sums) == [
+    "boxes: all 9 labels are empty; nothing was found in any image.",
+    "nothing: not one image has a label.",
+    "boxes: 4 of the 4 classes never occur: 'a' (0), 'b' (1), 'B' (2), 'c' (3)",
+    "boxes: classes differ by case, spaces or signs alone: ['b', 'B']; are they"
+    " the same?",
+  ]
+  sums["boxes"] |= {"elements": 9, "classes": {"0": 4, "1": 1, "2": 1, "3": 3}}
+  fields["boxes"]["classes"] = ["a", "b", "c", "d"]
+  fields.pop("nothing")
+  assert fields_lib.warnings(fields, sums) == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_warns_of_its_own_sums(name):
+  """Sums of real labels, and of none, are enough for `warnings`."""
+  field = make_field(DESCRIPTIONS[name])
+  classes = DESCRIPTIONS[name].get("classes", ())
+  for kind, arrays, _ in STATISTICS:
+    if kind == name:
+      sums = json.loads(json.dumps(field.sums(arrays)))
+      for text in field.warnings(add(sums, sums), classes):
+        assert text[0].islower() or text[0].isdigit(), text

@@ -54,9 +54,9 @@ def reads(monkeypatch):
   names = []
   read_image = files.read_image
 
-  def counted(path):
+  def counted(path, *options):
     names.append(path.name)
-    return read_image(path)
+    return read_image(path, *options)
 
   monkeypatch.setattr(files, "read_image", counted)
   return names

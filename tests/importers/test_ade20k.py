@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_rejected(run, read_back, root):
   assert status == 0
   assert "  strange: strange.png has ids [4, 255] of no class" in err
   assert "  maskless: has no mask" in err
-  assert "  turned: its EXIF asks for a rotation" in err
+  assert "  turned: its EXIF or XMP asks for a turn (orientation 6)" in err
   records, _ = read_back(split="training")
   assert set(records) == {"ADE_training_1", "grey", "cmyk"}
 

@@ -17,10 +17,11 @@ def save_mask(path, size=(6, 8)):
 def import_masks(run_import, tmp_path):
   (tmp_path / "classes.txt").write_text("only\n")
 
-  def run(images, masks, *words):
+  def run(images, masks, *words, out="out"):
     return run_import(
       *("masks", "--images", tmp_path / images, "--masks", tmp_path / masks),
       *("--classes", tmp_path / "classes.txt", *words),
+      out=out,
     )
 
   return run
@@ -79,16 +80,19 @@ def test_label_of_another_size_is_rejected(import_masks, tmp_path, picture):
   assert "6 x 8" in err
 
 
-def test_turned_image_needs_turned_label(import_masks, tmp_path, picture):
+def test_turned_image_needs_a_label_of_one_of_its_sizes(
+  import_masks, tmp_path, picture
+):
   exif = Image.Exif()
   exif[0x0112] = 6
   picture(tmp_path / "i/a.jpg", exif=exif)  # 6 x 8 in the file, 8 x 6 upright
-  save_mask(tmp_path / "m/a.png", (6, 8))
+  save_mask(tmp_path / "m/a.png", (6, 9))
   status, _, err = import_masks("i", "m")
   assert status == 1
-  assert "8 x 6 once turned as its EXIF tells" in err
-  save_mask(tmp_path / "m/a.png", (8, 6))
-  assert import_masks("i", "m")[0] == 0
+  assert "8 x 6 (turned by its EXIF or XMP)" in err
+  for i, size in enumerate([(8, 6), (6, 8)]):
+    save_mask(tmp_path / "m/a.png", size)
+    assert import_masks("i", "m", out=f"fine{i}")[0] == 0
 
 
 def test_pair_errors(import_masks, tmp_path, picture):

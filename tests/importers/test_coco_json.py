@@ -140,17 +140,23 @@ def test_boxes_of_turned_images(run_coco, read_back, dataset, tmp_path):
   exif[0x0112] = 6
   path = tmp_path / "images/a.jpg"
   Image.new("RGB", (100, 40)).save(path, exif=exif)
-  status, _, err = run_coco(dataset)
-  assert status == 1
-  assert "100 x 40 once turned as its EXIF tells" in err
-  dataset["images"][0] |= {"height": 100, "width": 40}
-  annotate(dataset, [10, 20, 30, 10])
-  assert run_coco(dataset)[0] == 0
-  record = read_back()[0]["a"]
-  assert (record["height"], record["width"]) == ([100], [40])
-  np.testing.assert_allclose(
-    record["objects/boxes"], [0.2, 0.25, 0.3, 1], atol=1e-6
-  )
+  for height, width, box in (
+    (100, 40, [10, 20, 30, 10]),  # of the picture as viewers show it
+    (40, 100, [20, 0, 10, 30]),  # of the file: its bottom is then on the left
+  ):
+    dataset["images"][0] |= {"height": height, "width": width}
+    dataset["annotations"].clear()
+    annotate(dataset, box)
+    status, out, _ = run_coco(dataset, "--overwrite")
+    assert status == 0
+    assert ("clipped to the image: 0, turned with it: 1\n" in out) == (
+      height == 40
+    )
+    record = read_back()[0]["a"]
+    assert (record["height"], record["width"]) == ([100], [40])
+    np.testing.assert_allclose(
+      record["objects/boxes"], [0.2, 0.25, 0.3, 1], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,26 +201,6 @@ def test_annotations_of_no_image(run_coco, dataset):
   status, out, _ = run_coco(dataset, "--max-rejected", 0.5)
   assert status == 0
   assert "warning: 1 of 2 annotations of" in out
-
-
-@pytest.mark.parametrize(
-  "size",
-  [(-1, -1), (0, 0), (None, None), ("", ""), ("40", "100"), (40.0, None)],
-)
-def test_sizes_that_are_none_or_text(run_coco, dataset, size):
-  height, width = size
-  dataset["images"][0] |= {"height": height, "width": width}
-  status, _, err = run_coco(dataset)
-  assert (status, err) == (0, "")
-
-
-@pytest.mark.parametrize("size", [("41", "100"), (None, 101), (40.4, 100)])
-def test_sizes_of_another_image(run_coco, dataset, size):
-  height, width = size
-  dataset["images"][0] |= {"height": height, "width": width}
-  status, _, err = run_coco(dataset)
-  assert status == 1
-  assert f"a: the JSON gives {height} x {width} (height x width)" in err
 
 
 def test_file_names_in_another_form_of_unicode(
@@ -301,3 +287,101 @@ def test_bad_numbers_of_folders(run_coco, dataset, count, message):
   status, _, err = run_coco(dataset, "--strip-folders", count)
   assert status == 2
   assert message in err
+
+
+@pytest.mark.parametrize(
+  "size", [(-1, -1), (0, 0), (None, None), ("40", "100"), (40.0, 100.0), ()]
+)
+def test_sizes_that_are_none_or_numbers(run_coco, read_back, dataset, size):
+  image = dataset["images"][0]
+  image |= dict(zip(("height", "width"), size, strict=False))
+  if not size:
+    del image["height"], image["width"]
+  annotate(dataset, [10, 20, 30, 10])
+  status, _, err = run_coco(dataset)
+  assert (status, err) == (0, "")
+  boxes = read_back()[0]["a"]["objects/boxes"]
+  np.testing.assert_allclose(boxes, [0.5, 0.1, 0.75, 0.4], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(100, 40), (40.4, 100)])
+def test_sizes_of_another_image(run_coco, dataset, size):
+  dataset["images"][0] |= {"height": size[0], "width": size[1]}
+  status, _, err = run_coco(dataset)
+  assert status == 1
+  assert f"the JSON gives {size[0]:g} x {size[1]:g} (height x width)" in err
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("sizes", [True, False])
+def test_turns_that_no_size_tells(
+  run_coco, read_back, dataset, tmp_path, number, sizes
+):
+  exif = Image.Exif()
+  exif[0x0112] = number
+  Image.new("RGB", (100, 40)).save(tmp_path / "images/a.jpg", exif=exif)
+  if not sizes:
+    del dataset["images"][0]["height"]
+  assert run_coco(dataset)[0] == 0  # nothing turns
+  annotate(dataset, [10, 20, 30, 10])
+  status, _, err = run_coco(dataset, "--overwrite")
+  assert status == 1
+  assert "  a: its EXIF or XMP asks for a turn" in err
+  assert "--labels-of-turned upright or stored" in err
+  y, x, turned_y, turned_x = [0.5, 0.75], [0.1, 0.4], [0.25, 0.5], [0.6, 0.9]
+  for policy in ("upright", "stored"):
+    words = ("--labels-of-turned", policy, "--overwrite")
+    status, out, _ = run_coco(dataset, *words)
+    assert status == 0
+    assert "images turned as EXIF or XMP asks: 1" in out
+    turn = policy == "stored"
+    (y0, y1) = turned_y if turn and number in (3, 4) else y
+    (x0, x1) = turned_x if turn and number in (2, 3) else x
+    boxes = read_back()[0]["a"]["objects/boxes"]
+    np.testing.assert_allclose(boxes, [y0, x0, y1, x1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("given", "ignored"),
+  [
+    (("0", "false"), 0),
+    ((False, None), 0),
+    ((0.0, ""), 0),
+    (("1", 0), 1),
+    ((0, "True"), 1),
+    ((1.0, 0), 1),
+    (("maybe", 0), None),
+    ((2, 0), None),
+  ],
+)
+def test_flags(run_coco, read_back, dataset, given, ignored):
+  annotate(dataset, [10, 20, 30, 10], iscrowd=given[0], ignore=given[1])
+  status, _, err = run_coco(dataset)
+  if ignored is None:
+    assert status == 1
+    assert f"annotation 0: iscrowd is {given[0]!r}; expected 0 or 1" in err
+  else:
+    assert (status, err) == (0, "")
+    assert read_back()[0]["a"]["objects/ignore"] == [ignored]
+
+
+def test_boxes_in_parts_of_the_image_are_rejected(run_coco, dataset):
+  annotate(dataset, [0.1, 0.5, 0.3, 0.25])
+  status, _, err = run_coco(dataset)
+  assert status == 1
+  assert "lies within the first pixel; expected pixels, not parts of the" in err
+
+
+def test_boxes_that_look_like_corners_are_told(run_coco, dataset):
+  annotate(dataset, [60, 20, 90, 35], [50, 10, 99, 40], [10, 5, 80, 20])
+  status, out, _ = run_coco(dataset)
+  assert status == 0
+  assert (
+    "warning: 2 of 3 boxes leave their image; 100% of these would not if the"
+    " file had corners, x0 y0 x1 y1, in place of x y width height." in out
+  )
+  dataset["annotations"].clear()
+  annotate(dataset, *[[10, 10, 20, 20]] * 20, [90, 20, 30, 10])
+  status, out, _ = run_coco(dataset, "--overwrite")
+  assert status == 0
+  assert "leave their image" not in out

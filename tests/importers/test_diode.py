@@ -54,7 +54,7 @@ def test_normals_come_into_our_frame(run, read_back, decode16):
 def test_flip_axes(run, read_back, decode16):
   status, out, _ = run("normals", "--flip-axes", "x")
   assert status == 0
-  assert "warning: most normals have z > 0" in out
+  assert "warning: normals: most vectors have z > 0" in out
   codes = decode16(read_back()[0][OUTDOOR]["normals/png"][0])[0].astype(float)
   np.testing.assert_allclose(
     (codes[:3] - 1) / 32767 - 1, np.multiply(THEIRS[:3], [-1, 1, 1]), atol=1e-4
@@ -128,10 +128,16 @@ def test_missing_partners_are_rejected(
 @pytest.mark.parametrize(
   ("kind", "arrays", "reason"),
   [
-    ("normals", {"normal": [[0, 0, 0]] * 4}, "no vector of length 1"),
+    ("normals", {"normal": [[0, 0, 0]] * 4}, "length 1: lengths are 0 to 0"),
     ("normals", {"normal": [[0, 0, 1]] * 5}, "_normal.npy is 1 x 5"),
     ("normals", {"normal": [1, 0, 0, 0]}, "expected an RGB PNG or floats"),
-    ("depth", {"mask": [0] * 4}, "has no valid pixel"),
+    ("depth", {"mask": [0] * 4}, "values are 1 to 8, those of its mask 0 to 0"),
+    (
+      "depth",
+      {"depth": [np.nan, -1, -1, np.inf]},
+      "values are -1 to -1 where they are finite (50.0%), those of its mask 0",
+    ),
+    ("depth", {"depth": [np.nan] * 4}, "its values are no finite number"),
     ("depth", {"mask": [1] * 5}, "_depth_mask.npy is 1 x 5"),
     ("depth", {"mask": [[1, 1]] * 4}, "expected numbers [h, w]"),
     ("depth", {"depth": [[1, 1]] * 4}, "expected numbers [h, w]"),

@@ -1,3 +1,4 @@
+import collections
 import io
 import os
 import struct
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageOps
 
-from must_jax.importers import files
-from must_jax.importers.files import Picture, Rejected
+from must_jax.importers import files, orientation
+from must_jax.importers.files import ImageOptions, Picture, Rejected
 from must_jax.storage import records
 
 RNG = np.random.default_rng(0)
@@ -64,7 +65,7 @@ def decode(picture):
 def test_plain_images_keep_their_bytes(tmp_path, name, mode, options):
   path = tmp_path / name
   data = save(Image.fromarray(PIXELS).convert(mode), path, **options)
-  assert files.read_image(path) == Picture(data, (24, 32), False)
+  assert files.read_image(path) == Picture(data, (24, 32))
 
 
 # Colours at top left, top right, bottom left, bottom right, once upright, from
@@ -310,8 +311,8 @@ def test_maps_of_another_size_are_rejected(tmp_path):
   Image.new("L", (7, 5)).save(tmp_path / "a.png")
   np.save(tmp_path / "a.npy", np.zeros((5, 7)))
   for name in ("a.png", "a.npy"):
-    with pytest.raises(Rejected, match=r"5 x 7 .* 7 x 5 once turned"):
-      files.read_map(tmp_path / name, Picture(b"", (7, 5), turned=True))
+    with pytest.raises(Rejected, match=r"5 x 7 .* 7 x 6 \(turned by"):
+      files.read_map(tmp_path / name, Picture(b"", (7, 6), orientation=6))
 
 
 def test_find(tmp_path):
@@ -390,3 +391,243 @@ def test_find_errors(tmp_path):
   (tmp_path / "a.png").touch()
   with pytest.raises(ValueError, match="same key 'a'"):
     files.find_images(tmp_path)
+
+
+# What a file says, and what it does not.
+
+
+XMP = (
+  '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
+  ' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+  ' rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" {}'
+  "</rdf:RDF></x:xmpmeta>"
+)
+ATTRIBUTE = 'tiff:Orientation="{}"/>'
+ELEMENT = "><tiff:Orientation>{}</tiff:Orientation></rdf:Description>"
+
+
+def with_xmp(path, form, xmp, exif=None):
+  """An image whose XMP (XMP specification, part 3) says how it stands."""
+  options = {"exif": exif} if exif else {}
+  data = save(Image.fromarray(BLOCKS), path, **options)
+  if form == "jpg":
+    segment = b"http://ns.adobe.com/xap/1.0/\0" + xmp.encode()
+    head = b"\xff\xe1" + struct.pack(">H", 2 + len(segment))
+    data = data[:2] + head + segment + data[2:]
+  else:
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()
+    data = data[:33] + chunk(b"iTXt", text) + data[33:]
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize("form", ["jpg", "png"])
+@pytest.mark.parametrize("kind", [ATTRIBUTE, ELEMENT])
+def test_xmp_rotation_is_carried_out_where_exif_has_none(tmp_path, form, kind):
+  path = tmp_path / f"a.{form}"
+  with_xmp(path, form, XMP.format(kind.format(6)))
+  picture = files.read_image(path)
+  assert (picture.orientation, picture.size) == (6, (48, 32))
+  pixels = decode(picture).astype(int)
+  given = [pixels[12, 8], pixels[12, -8], pixels[-12, 8], pixels[-12, -8]]
+  np.testing.assert_allclose(given, UPRIGHT[6], atol=8)
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  with_xmp(path, form, XMP.format(kind.format(6)), exif)
+  assert files.read_image(path).orientation == 3
+  with_xmp(path, form, XMP.format(kind.format(9)))
+  assert files.read_image(path).orientation == 1
+
+
+def test_turns_agree_with_pillow():
+  """Maps, boxes and vectors turn as Pillow turns images."""
+  boxes = np.array([[0, 0, 2, 5], [3, 1, 4, 7], [0, 6, 1, 7]])  # of 4 x 7
+  for number in range(1, 9):
+    exif = Image.Exif()
+    exif[0x0112] = number
+
+    def upright(array, exif=exif):
+      image = Image.fromarray(array)
+      image.getexif().update(exif)
+      return np.asarray(ImageOps.exif_transpose(image))
+
+    ids = RNG.integers(0, 256, (4, 7)).astype(np.uint8)
+    np.testing.assert_array_equal(
+      orientation.turn_map(ids, number), upright(ids)
+    )
+    size = upright(ids).shape
+    for y0, x0, y1, x1 in boxes:
+      inside = np.zeros((4, 7), np.uint8)
+      inside[y0:y1, x0:x1] = 1
+      y0, x0, y1, x1 = orientation.turn_box(
+        np.array([y0, x0, y1, x1]), number, size
+      )
+      expected = np.zeros(size, np.uint8)
+      expected[y0:y1, x0:x1] = 1
+      np.testing.assert_array_equal(expected, upright(inside))
+    # A surface's normal is the opposite gradient of its depth.
+    depth = RNG.random((4, 7)).astype(np.float32)
+    slopes = [
+      np.stack(np.gradient(d)[::-1], -1) for d in (depth, upright(depth))
+    ]
+    turned = orientation.turn_vectors(
+      orientation.turn_map(slopes[0], number), number
+    )
+    np.testing.assert_allclose(turned, slopes[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("number", "given", "policy", "turn"),
+  [
+    (1, (4, 7), "", 1),
+    (1, None, "stored", 1),
+    (6, (7, 4), "", 1),  # upright
+    (6, (4, 7), "", 6),  # as it is stored
+    (6, (4, 7), "upright", 6),  # sizes tell more than an option
+    (6, None, "", None),
+    (6, None, "upright", 1),
+    (6, None, "stored", 6),
+    (3, (4, 7), "", None),
+    (3, (4, 7), "stored", 3),
+    (3, (7, 4), "stored", None),
+    (6, (5, 7), "stored", None),
+  ],
+)
+def test_of_which_picture_labels_are(number, given, policy, turn):
+  size = (7, 4) if number > 4 else (4, 7)
+  picture = Picture(b"", size, number, labels_of_turned=policy)
+  if turn is not None:
+    assert picture.turn_of_labels(given, "a.png is") == turn
+    return
+  wrong = given is not None and given not in (size, size[::-1])
+  wrong |= number < 5 and given == (7, 4)
+  message = "expected the size of its image" if wrong else "--labels-of-turned"
+  with pytest.raises(Rejected, match=message):
+    picture.turn_of_labels(given, "a.png is")
+
+
+RAMP = np.arange(64, dtype=np.uint16)[None].repeat(2, 0)
+
+
+def of_16_bits(codes, chunks=b"", colour=0):
+  """A PNG of codes [h, w, ...], written by hand."""
+  rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in codes)
+  data = raw_png(*codes.shape[:2], 16, colour, rows)
+  return data[:33] + chunks + data[33:]
+
+
+@pytest.mark.parametrize(
+  ("bits", "chunks", "code_range", "levels"),
+  [
+    (16, b"", None, 256),
+    (12, b"", None, 16),
+    (12, chunk(b"sBIT", b"\x0c"), None, 256),
+    (16, chunk(b"sBIT", b"\x0c"), None, 256),  # spread, as the standard says
+    (12, b"", (0, 4095), 256),
+    (14, b"", (0, 16383), 256),
+    (14, chunk(b"sBIT", b"\x0e"), None, 256),
+    (14, chunk(b"sBIT", b"\x10"), (0, 4095), 256),
+  ],
+)
+@pytest.mark.parametrize("colour", [0, 2])
+def test_12_and_14_bits_in_16(bits, chunks, code_range, levels, colour):
+  codes = RAMP.astype(np.int64) * (2**bits - 1) // 63
+  codes = np.stack([codes] * 3, -1) if colour else codes
+
+  if colour and chunks:
+    chunks = chunk(b"sBIT", chunks[8:9] * 3)
+  data = of_16_bits(codes, chunks, colour)
+  picture = files.picture_of(data, ImageOptions(code_range))
+  top = 2**bits if code_range is None and levels != 256 else None
+  if top is None:
+    low, high = code_range or (0, 2**bits - 1)
+    expected = ((codes - low) * 256 // (high - low + 1)).clip(0, 255)
+    assert picture.top is None
+  else:
+    expected = codes >> 8
+    assert picture.top == top - 1
+    assert picture.counts
+  given = decode(picture)
+  np.testing.assert_array_equal(given, expected)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("rule", ["repeat", "shift", "round"])
+def test_dark_images_that_are_spread_stay_dark(bits, rule):
+  """Of a standard PNG, however dark, 16 bits are taken."""
+  codes = np.arange(2 ** (bits - 4))[None]
+  spread = {
+    "repeat": codes << 16 - bits | codes >> 2 * bits - 16,
+    "shift": codes << 16 - bits,
+    "round": np.rint(codes * 65535 / (2**bits - 1)).astype(int),
+  }[rule]
+  said = chunk(b"sBIT", bytes([bits]))
+  picture = files.picture_of(of_16_bits(spread, said))
+  np.testing.assert_array_equal(decode(picture), spread >> 8)
+  assert picture.top is None
+
+
+def test_alpha_of_16_bits_becomes_white():
+  codes = np.array([[[1000, 40000, 65535, 65535], [9, 9, 9, 0]]])
+  given = decode(files.picture_of(of_16_bits(codes, colour=6)))
+  np.testing.assert_array_equal(given, [[[3, 156, 255], [255] * 3]])
+  codes = np.array([[[40000, 65535], [9, 0]]])
+  given = decode(files.picture_of(of_16_bits(codes, colour=4)))
+  np.testing.assert_array_equal(given, [[[156] * 3, [255] * 3]])
+  clear = chunk(b"tRNS", struct.pack(">H", 300))
+  codes = np.array([[300, 40000, 301]])
+  given = decode(files.picture_of(of_16_bits(codes, clear)))
+  np.testing.assert_array_equal(given, [[[255] * 3, [156] * 3, [1] * 3]])
+
+
+def test_images_of_few_levels_are_told():
+  assert files.warn({"objects": 3}) == []
+  counts = collections.Counter()
+  for bits in (12, 12, 14, 16):
+    codes = RAMP.astype(np.int64) * (2**bits - 1) // 63
+    counts.update(files.picture_of(of_16_bits(codes)).counts)
+  (warning,) = files.warn(counts)
+  assert warning.startswith("3 images of 16 bits have at most 64 of 256")
+  assert "2 up to 4095, 1 up to 16383. Give --code-range" in warning
+  assert "such as 0 4095" in warning
+
+
+def test_maps_with_channels_first_and_jpegs_called_png(tmp_path):
+  array = RNG.random((3, 5, 7))
+  np.save(tmp_path / "a.npy", array)
+  given = read_map(tmp_path / "a.npy", (5, 7))
+  np.testing.assert_array_equal(given, array.transpose(1, 2, 0))
+  np.save(tmp_path / "a.npy", array[:1])
+  given = read_map(tmp_path / "a.npy", (5, 7))
+  np.testing.assert_array_equal(given, array[0])
+  Image.new("L", (7, 5)).save(tmp_path / "a.png", format="JPEG")
+  with pytest.raises(Rejected, match=r"a\.png is a JPEG, .*expected a PNG"):
+    read_map(tmp_path / "a.png", (5, 7))
+
+
+def test_links_back_are_not_followed(tmp_path):
+  for name in ("in/a/x.jpg", "in/b/y.jpg"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+  for link, target in (
+    ("in/a/self", "."),
+    ("in/a/up", ".."),
+    ("in/above", "../.."),
+    ("in/a/b", "../b"),
+    ("in/b/a", "../a"),  # and back by a/b
+    ("in/c", "b"),
+  ):
+    (tmp_path / link).symlink_to(target)
+  found, _ = files.find_files(epath.Path(tmp_path / "in"), (".jpg",))
+  assert found == [
+    *("a/b/y.jpg", "a/x.jpg", "b/a/x.jpg", "b/y.jpg"),
+    *("c/a/x.jpg", "c/y.jpg"),
+  ]
+
+
+def test_folders_of_programs_are_passed_over(tmp_path):
+  for name in ("a/x.jpg", "a/@eaDir/x.jpg/T.jpg", "__MACOSX/a/x.jpg"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+  images, notes = files.find_images(epath.Path(tmp_path))
+  assert list(images) == ["a/x"]
+  assert notes == ["files in folders of programs: 2, as __MACOSX/a/x.jpg"]

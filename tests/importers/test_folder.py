@@ -51,7 +51,10 @@ def test_classes_keep_ids_where_a_split_lacks_one(
   words = ("folder", "--images", tmp_path / "val", *words)
   status, out, _ = run_import(*words, split="val")
   assert status == 0
-  assert "classes without an image: ['ant', 'bee']" in out
+  assert (
+    "warning: label: 2 of the 3 classes never occur: 'ant' (0), 'bee' (1)"
+    in out
+  )
   assert read_back(split="val")[0]["cat/9"]["label/classes"] == [2]
   # Without the list the classes would differ, which is an error.
   status, _, err = run_import(
@@ -92,15 +95,45 @@ def test_folders_are_classes_by_their_composed_names(
     assert records["caf\u00e9/1"]["label/classes"] == [1]
 
 
-def test_folders_that_differ_by_spaces_or_case(run_import, tmp_path, picture):
-  for name in ("cat", "Cat", "dog"):
-    picture(tmp_path / "tree" / name / "1.jpg")
+def test_splits_are_not_taken_for_classes(run_import, tmp_path, picture):
+  for name in ("train/cat/1.jpg", "train/ant/1.jpg", "Val/cat/1.jpg"):
+    picture(tmp_path / "all" / name)
+  words = ("folder", "--images", tmp_path / "all")
+  status, _, err = run_import(*words)
+  assert status == 2
+  assert "has the folders ['Val', 'train'], which are splits" in err
+  assert f"--images {tmp_path}/all/Val" in err
+  (tmp_path / "names.txt").write_text("train\nVal\n")
+  assert run_import(*words, "--classes", tmp_path / "names.txt")[0] == 0
+  picture(tmp_path / "all/bus/1.jpg")  # a train may be a train
+  assert run_import(*words, out="other")[0] == 0
+
+
+def test_folders_of_programs_are_no_classes(
+  run_import, read_back, tmp_path, tree, picture
+):
+  picture(tmp_path / "tree/__MACOSX/cat/1.jpg")
+  picture(tmp_path / "tree/cat/@eaDir/1.jpg/THUMB.jpg")
+  picture(tmp_path / "tree/.thumbs/cat/1.jpg")
+  (tmp_path / "tree/cat/up").symlink_to("..")
+  status, out, _ = run_import("folder", "--images", tmp_path / "tree")
+  assert status == 0
+  assert "files in folders of programs: 2, as __MACOSX/cat/1.jpg" in out
+  records, image_set = read_back()
+  assert image_set.fields["label"]["classes"] == ["ant", "bee", "cat"]
+  assert len(records) == len(tree)
+
+
+def test_names_that_nearly_agree_are_told(run_import, tmp_path, tree, picture):
+  picture(tmp_path / "tree/Cat/1.jpg")
   words = ("folder", "--images", tmp_path / "tree")
   status, out, _ = run_import(*words)
   assert status == 0
-  assert "warning: classes of 'label' differ by case" in out
-  assert "'Cat' and 'cat'" in out
-  picture(tmp_path / "tree/dog /2.jpg")
+  assert (
+    "classes differ by case, spaces or signs alone: ['Cat', 'cat']; are they"
+    " the same?" in out
+  )
+  picture(tmp_path / "tree/bee /1.jpg")
   status, _, err = run_import(*words, split="val")
   assert status == 2
-  assert "'dog' and 'dog ', which differ by spaces" in err
+  assert "'bee' and 'bee ', which differ by spaces" in err

@@ -98,7 +98,10 @@ def test_flip_axes(run_normals, read_normals):
   status, out, _ = run_normals(theirs, suffix=".npy")
   assert status == 0
   assert "100.0% of these face away" in out
-  assert "warning: most normals have z > 0" in out
+  assert (
+    "warning: normals: most vectors have z > 0 (x > 0 in 50.0%,"
+    " y > 0 in 25.0%, z > 0 in 100.0% of the pixels)" in out
+  )
   words = ("--flip-axes", "yz", "--overwrite")
   status, out, _ = run_normals(theirs, *words, suffix=".npy")
   assert status == 0
@@ -115,11 +118,11 @@ def test_bad_maps_are_rejected(run_normals):
 
   assert "no vector of length 1" in reason(np.full((4, 3), 128, np.uint8))
   assert "expected an RGB PNG" in reason(np.zeros(4, np.uint8))
-  assert "expected an RGB PNG" in reason(np.zeros((4, 4), np.uint8))
+  assert "expected an RGB PNG" in reason(np.zeros((4, 2), np.uint8))
 
 
 @pytest.mark.parametrize(
-  "array", [np.zeros((4, 2)), encode(FACING, np.uint8), np.zeros(4)]
+  "array", [np.zeros((4, 2)), np.zeros((4, 4)), np.zeros(4)]
 )
 def test_bad_arrays_are_rejected(run_normals, array):
   status, _, err = run_normals(array, suffix=".npy")
@@ -131,3 +134,104 @@ def test_bad_axes(run_normals):
   status, _, err = run_normals(FACING, "--flip-axes", "yw", suffix=".npy")
   assert status == 2
   assert err.startswith("error: --flip-axes is 'yw'")
+
+
+@pytest.mark.parametrize(
+  ("codes", "max_code"),
+  [(encode(FACING, np.uint8) / 1.0, 255), ((FACING + 1) / 2, 1)],
+)
+def test_floats_that_are_codes(run_normals, read_normals, codes, max_code):
+  status, _, err = run_normals(codes, suffix=".npy")
+  assert status == 1
+  assert f"100% as codes: give --max-code {max_code}" in err
+  words = ("--max-code", max_code)
+  assert run_normals(codes, *words, suffix=".npy")[0] == 0
+  vectors, valid = read_normals()
+  assert valid.all()
+  np.testing.assert_allclose(vectors, FACING, atol=0.01)
+
+
+@pytest.mark.parametrize(
+  "vectors",
+  [
+    np.abs(FACING),  # of length 1 as they are
+    FACING * [-1, -1, 0] + [0, 0, 0.6],
+    np.where(FACING[:, :1] > 0, FACING, 0),
+  ],
+)
+def test_vectors_are_not_taken_for_codes(run_normals, vectors):
+  assert run_normals(vectors, suffix=".npy")[0] == 0
+
+
+def test_integers_in_arrays_are_codes_as_in_images(run_normals, read_normals):
+  for dtype in (np.uint8, np.uint16):
+    codes = encode(FACING, dtype)
+    assert run_normals(codes, "--overwrite", suffix=".npy")[0] == 0
+    np.testing.assert_allclose(read_normals()[0], FACING, atol=0.01)
+
+
+def test_transparent_pixels_are_invalid(run_normals, read_normals):
+  codes = encode(FACING, np.uint8)
+  alpha = np.array([255, 0, 255, 1], np.uint8)
+  assert run_normals(np.concatenate([codes, alpha[:, None]], 1))[0] == 0
+  vectors, valid = read_normals()
+  np.testing.assert_array_equal(valid, [True, False, True, True])
+  np.testing.assert_allclose(vectors[valid], FACING[valid], atol=0.01)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("number", [3, 6, 8])
+def test_normals_turn_with_their_image(
+  run_import, read_back, decode16, tmp_path, number, stored
+):
+  """A surface that leans to the right leans down once turned clockwise."""
+  exif = Image.Exif()
+  exif[0x0112] = number
+  (tmp_path / "images").mkdir()
+  image = Image.new("RGB", (5, 3))
+  image.save(tmp_path / "images/a.jpg", exif=exif)
+  right = np.array([0.6, 0, -0.8])
+  (tmp_path / "normals").mkdir()
+  shape = (3, 5) if stored or number == 3 else (5, 3)
+  np.save(tmp_path / "normals/a.npy", np.tile(right, (*shape, 1)))
+  words = ("--labels-of-turned", "stored" if stored else "upright")
+  status, _, err = run_import(
+    *("normals", "--images", tmp_path / "images"),
+    *("--normals", tmp_path / "normals", *words),
+  )
+  assert (status, err) == (0, "")
+  codes = decode16(read_back()[0]["a"]["normals/png"][0]).astype(float)
+  assert codes.shape[:2] == ((3, 5) if number == 3 else (5, 3))
+  turned = {3: [-0.6, 0], 6: [0, 0.6], 8: [0, -0.6]}[number]
+  expected = [*turned, -0.8] if stored else right
+  given = (codes - 1) / 65534 * 2 - 1
+  np.testing.assert_allclose(
+    given, np.broadcast_to(expected, given.shape), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "warning"),
+  [
+    (lambda n: n, None),
+    (lambda n: np.abs(n), "x and y always of one sign (x > 0 in 100.0%, y > 0"),
+    (lambda n: n[..., ::-1], "x always of one sign (x > 0 in 0.0%"),  # BGR
+    (lambda n: n * [1, -1, -1], "most vectors have z > 0 (x > 0 in"),
+  ],
+)
+def test_normals_that_look_wrong_are_told(run_normals, change, warning):
+  rng = np.random.default_rng(0)
+  vectors = rng.normal(size=(2000, 3))
+  vectors[:, 2] = -np.abs(vectors[:, 2]) - 0.5
+  vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+  status, out, _ = run_normals(change(vectors), suffix=".npy")
+  assert status == 0
+  assert ("warning" in out) == (warning is not None)
+  assert warning is None or warning in out
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])
+def test_bad_max_code(run_normals, number):
+  status, _, err = run_normals(FACING, f"--max-code={number}", suffix=".npy")
+  assert status == 2
+  assert err.startswith("error: --max-code is ")

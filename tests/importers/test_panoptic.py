@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_rejected(run, read_back, value, tmp_path):
   assert "  category: has segments of categories [99], not listed" in err
   assert "  missing: missing.png cannot be decoded" in err
   assert "  gone: there is no file" in err
-  assert "  turned: its EXIF asks for a rotation" in err
+  assert "  turned: its EXIF or XMP asks for a turn (orientation 2)" in err
   assert "  alone: has no annotation" in err
   assert set(read_back()[0]) == {"000000000139"}
 

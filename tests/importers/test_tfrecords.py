@@ -340,3 +340,53 @@ def test_changed_files_are_read_again(
   assert "labels or files of 2 of 2 parts have changed" in out
   values, _ = read_back()
   assert [v["label/classes"] for v in values.values()] == [[0], [2]]
+
+
+def test_ids_that_begin_with_1(read, save, jpeg):
+  path = save("a", [jft(jpeg(i), [1 + i]) for i in range(4)])
+  _, images = read("--records", path)
+  (reason,) = images["a/00000003"].labels.rejected
+  assert reason == (
+    "class 4 is none of the 4 of --classes, ids 0 to 3; do ids begin with 1?"
+    " Then give --first-id 1"
+  )
+  _, images = read("--records", path, "--first-id", 1)
+  assert labels(images) == {f"a/{i:08d}": [i] for i in range(4)}
+  path = save("b", [jft(jpeg(0), [0])])
+  _, images = read("--records", path, "--first-id", 1)
+  assert (
+    (images["b/00000000"].labels.rejected[0])
+    == "class 0 is none of the 4 of --classes, ids 1 to 4"
+  )
+
+
+def test_ids_are_compared_with_names_where_records_have_both(read, save, jpeg):
+  def one(label, *names):
+    return jft(jpeg(0), [label], image__class__text=list(names))
+
+  path = save(
+    "a",
+    [one(1, b"cat"), one(1, b"dog"), one(1, b"a dog"), one(1), one(9, b"x")],
+  )
+  _, images = read("--records", path)
+  assert labels({k: im for k, im in images.items() if im.labels.arrays}) == {
+    f"a/{i:08d}": [1] for i in (1, 2, 3)
+  }
+  assert images["a/00000000"].labels.rejected == [
+    "class 1 is 'dog' by --classes, 'cat' by image/class/text; give --first-id,"
+    " or --label-feature image/class/text"
+  ]
+  words = ("--label-feature", "image/class/text")
+  _, images = read("--records", path, *words)
+  assert images["a/00000000"].labels.arrays["label"]["classes"] == [0]
+
+
+def test_classes_that_never_occur_are_told(run_import, save, jpeg, tmp_path):
+  path = save("in/a", [jft(jpeg(i), [2, 1 + i]) for i in range(2)])
+  (tmp_path / "names").write_text("\n".join(CLASSES))
+  status, out, _ = run_import(
+    *("tfrecords", "--records", path, "--classes", tmp_path / "names")
+  )
+  assert status == 0
+  assert "warning: label: 2 of the 4 classes never occur: 'cat' (0)" in out
+  assert "'bird' (3)\n" in out

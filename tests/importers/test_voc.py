@@ -168,8 +168,8 @@ def test_sizes_are_checked_where_they_are_given(
   ("size", "reason"),
   [
     ((40, 100), None),  # annotated upright
-    ((100, 40), "the image is 100 x 40 once turned as its EXIF tells"),
-    ((0, 0), "its EXIF asks for a rotation and the XML gives no size"),
+    ((100, 41), "100 x 40 (turned by its EXIF or XMP)"),
+    ((0, 0), "no size tells whether its labels are turned"),
   ],
 )
 def test_boxes_of_turned_images(run_voc, read_back, annotate, size, reason):
@@ -344,3 +344,35 @@ def test_nothing_to_import(run_voc, annotate, tmp_path):
   status, _, err = run_voc()
   assert status == 2
   assert "holds no .xml file" in err
+
+
+@pytest.mark.parametrize(
+  ("given", "ignored"),
+  [("0", 0), ("1", 1), ("true", 1), ("False", 0), ("", 0), ("2", None)],
+)
+def test_flags(run_voc, read_back, annotate, given, ignored):
+  annotate("a", objects((11, 21, 20, 30), difficult=given))
+  status, _, err = run_voc()
+  if ignored is None:
+    assert status == 1
+    assert "object 1: difficult is '2'; expected 0 or 1" in err
+  else:
+    assert (status, err) == (0, "")
+    assert read_back()[0]["a"]["objects/ignore"] == [ignored]
+
+
+@pytest.mark.parametrize("policy", ["upright", "stored"])
+def test_an_option_tells_where_sizes_do_not(
+  run_voc, read_back, annotate, policy
+):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  annotate("a", objects((11, 21, 20, 30)), size=(0, 0), exif=exif)
+  assert run_voc("--labels-of-turned", policy)[0] == 0
+  boxes = read_back()[0]["a"]["objects/boxes"]
+  expected = [20, 10, 30, 20]  # of 100 x 40, upright
+  if policy == "stored":  # (y, x) goes to (x, 40 - y)
+    expected = [10, 40 - 30, 20, 40 - 20]
+  np.testing.assert_allclose(
+    boxes, np.divide(expected, [100, 40] * 2), atol=1e-6
+  )

@@ -367,12 +367,12 @@ left, number, *words = sys.argv[1:]
 read_image = files.read_image
 count = 0
 
-def read(path):
+def read(path, *options):
   global count
   count += 1
   if count == int(left):
     os.kill(os.getpid(), int(number))
-  return read_image(path)
+  return read_image(path, *options)
 
 files.read_image = read
 sys.exit(cli.main(words))

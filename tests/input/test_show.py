@@ -1,4 +1,5 @@
 import argparse
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from must_jax.input import sheet, show
 from must_jax.pictures import palette
 from must_jax.storage import set_writer
+from must_jax.storage.sets import ImageSet
 
 SIZE = 24, 48
 FIELDS = {
@@ -187,3 +189,21 @@ def test_command_says_what_cannot_be_shown(tmp_path, words, match):
   write(tmp_path / "set")
   with pytest.raises(ValueError, match=match):
     run(tmp_path / words[0], *words[1:])
+
+
+def test_what_looked_wrong_at_import_is_shown(tmp_path):
+  images = write(tmp_path)
+  index = json.loads((tmp_path / "index.json").read_text())
+  index["splits"]["train"]["warnings"] = ["label: 'cow' never occurs. " * 9]
+  plain = np.asarray(sheet.draw(images, 4))
+  (tmp_path / "index.json").write_text(json.dumps(index))
+  images = ImageSet.open(tmp_path, "train")
+  assert f"  warning: {index['splits']['train']['warnings'][0]}" in list(
+    show.summarize(images)
+  )
+  drawn = np.asarray(sheet.draw(images, 4))
+  assert len(drawn) > len(plain)
+  red = (drawn == (216, 32, 32)).all(-1)
+  assert red.any()
+  assert not (plain == (216, 32, 32)).all(-1).any()
+  assert np.flatnonzero(red.any(1)).max() < 60  # below the title

@@ -117,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     "--status", action="store_true", help="progress of the labelling job"
   )
   inspect.add_argument(
+    "--min-score",
+    type=float,
+    help="count what is left at this score; by default the teacher's min_score",
+  )
+  inspect.add_argument(
     "--images", type=Path, help="image set, to draw labels on"
   )
   inspect.add_argument(

@@ -335,6 +335,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.optimizer.update({"warmup_steps": 2})
   config.train.update({"steps": 10, "log_every": 2, "checkpoint_every": 5})
   config.label.batch_size = 8
+  for entry in config.tasks.values():
+    if "min_score" in entry:  # what ten steps teach is sure of nothing
+      entry.min_score = 0.0
   return config
 
 
@@ -557,6 +560,13 @@ def validate(config: ConfigDict) -> None:
   for key in ("train_on", "evaluate_on"):
     for name in config[key]:
       _one_of(key, name, tuple(config.datasets))
+  for name in config.evaluate_on if config.stage != "label" else ():
+    if not any(name in entry.labels for entry in config.tasks.values()):
+      raise ValueError(
+        f"evaluate_on names {name!r}, on which no task has labels. Leave it"
+        f" out, or say where they are: config.tasks.TASK.labels.{name} ="
+        " 'supervised'."
+      )
   views: dict[int, str] = {}
   for name, entry in config.tasks.items():
     for source in entry.labels:

@@ -5,9 +5,10 @@ tensor it is and how that is laid out. So a missing, extra or mis-shaped tensor
 is noticed by its name.
 """
 
+import collections
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ TORCH_NAMES = {
   "mean": "running_mean",
   "var": "running_var",
 }
+
+_OF_TRAINING = ("n_averaged",)  # beside a model that PyTorch has averaged
 
 
 class ConversionError(ValueError):
@@ -83,6 +86,81 @@ def from_torch_layout(leaf: str, value: np.ndarray) -> np.ndarray:
   return value.T
 
 
+def match_names(
+  weights: Mapping[str, np.ndarray], expected: Collection[str]
+) -> tuple[dict[str, np.ndarray], str]:
+  """Gives weights the names that a kind knows them by.
+
+  Programs wrap models, and models are parts of others, so all names may begin
+  with more than was published ("module.", "_orig_mod.", "model."), or lack
+  their first part.
+
+  Args:
+    weights: by name in the file.
+    expected: published names.
+
+  Returns:
+    The weights, and what was done; "" if the names are as published, or of
+    another kind.
+
+  Raises:
+    ConversionError: two would get one name.
+  """
+  prefixes: dict[str, list[str]] = collections.defaultdict(list)
+  for name in weights:
+    parts = name.split(".")
+    for i in range(len(parts)):
+      before = ".".join([*parts[:i], ""])
+      prefixes[name.removeprefix(before)].append(before)
+  # How many names are as expected, once one prefix is removed, one added.
+  counts: collections.Counter[tuple[str, str]] = collections.Counter()
+  for name in expected:
+    first = name.partition(".")[0] + "."
+    for added in ("", first):
+      for removed in prefixes[name.removeprefix(added)]:
+        counts[removed, added] += 1
+  (removed, added), count = max(
+    counts.items(),
+    key=lambda x: (x[1], -sum(map(len, x[0]))),
+    default=(("", ""), 0),
+  )
+  if removed == added or count <= len(expected) / 2:
+    return dict(weights), ""
+  named = {
+    added + name.removeprefix(removed) if name.startswith(removed) else name: x
+    for name, x in weights.items()
+  }
+  if len(named) < len(weights):
+    raise ConversionError(
+      f"The weights have names with {removed!r} before them, and the same names"
+      " without it; save the state dict of one model."
+    )
+  done = [
+    *([f"{removed!r} removed"] if removed else []),
+    *([f"{added!r} added"] if added else []),
+  ]
+  return named, f"names: {' and '.join(done)}, {count:,} tensors"
+
+
+def check_finite(weights: Mapping[str, np.ndarray]) -> None:
+  """Raises `ConversionError` for weights that are not finite, by name."""
+  broken = {
+    name: np.size(value) - np.isfinite(value).sum()
+    for name, value in weights.items()
+    if not np.isfinite(value).all()
+  }
+  if broken:
+    shown = [
+      f"{name}, {count:,} of {np.size(weights[name]):,}"
+      for name, count in list(broken.items())[:10]
+    ]
+    raise ConversionError(
+      f"{len(broken):,} of {len(weights):,} tensors have values that are not"
+      f" finite: {'; '.join(shown)}. The training that made them diverged, or"
+      " the file is damaged: take an earlier checkpoint, or copy it again."
+    )
+
+
 def convert(
   kind: Kind, weights: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -99,7 +177,7 @@ def convert(
 
   Raises:
     ConversionError: names every tensor that is missing, extra or of another
-      shape.
+      shape, or has values that are not finite.
   """
   problems, used = [], set()
 
@@ -128,7 +206,8 @@ def convert(
   }
   unused = []
   for name in sorted(set(weights) - used):
-    if any(fnmatch.fnmatchcase(name, pattern) for pattern in kind.unused):
+    patterns = (*kind.unused, *_OF_TRAINING)
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
       unused.append(name)
     else:
       problems.append(f"extra: {name} {tuple(np.shape(weights[name]))}")
@@ -139,4 +218,5 @@ def convert(
       f"These weights are not of the kind {kind.name!r} ({kind.title}):\n"
       f"  {shown}{more}\n`must-jax convert --list` shows all kinds."
     )
+  check_finite({name: weights[name] for name in sorted(used)})
   return traverse_util.unflatten_dict(filled), unused

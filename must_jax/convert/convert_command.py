@@ -10,7 +10,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from must_jax import config as config_lib
 from must_jax.convert import get_kind, kinds, weight_files
-from must_jax.convert.conversion import ConversionError, convert
+from must_jax.convert.conversion import (
+  ConversionError,
+  check_finite,
+  convert,
+  match_names,
+)
 from must_jax.storage.path import Path, local_copy
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
@@ -66,7 +71,11 @@ def convert_file(
       missing, extra or of another shape; nothing is written.
   """
   kind = get_kind(kind_name)
-  tensors = weight_files.read(weights)
+  tensors, where = weight_files.read(weights)
+  published = flatten_dict(_expected(kind.make_config({})))
+  tensors, renamed = match_names(
+    tensors, {kind.find(path).name for path in published}
+  )
   config = kind.make_config(tensors)
   if crop_fraction is not None:
     _set_crop(config, crop_fraction, kind.name)
@@ -80,7 +89,9 @@ def convert_file(
     "sha256": weight_files.sha256(weights),
   }
   checkpoint.write_variables(out, config, variables, origin)
-  return _report(kind.title, variables, unused)
+  found = [f"weights: {where}"] if where else []
+  found += [renamed] if renamed else []
+  return _report(kind.title, found, variables, unused)
 
 
 def _set_crop(
@@ -139,6 +150,7 @@ def from_safetensors(path: Path, out: Path) -> None:
       f"{path} does not fit the model of its own config; differing:"
       f" {', '.join(differing[:10])}. It is damaged or of another version."
     )
+  check_finite(tensors)
   variables = {"batch_stats": {}} | unflatten_dict(tensors, sep="/")
   checkpoint.write_variables(out, config, variables, metadata["origin"])
 
@@ -155,8 +167,13 @@ def _expected(config: config_lib.ConfigDict) -> dict[str, Any]:
   )
 
 
-def _report(title: str, variables: dict[str, Any], unused: list[str]) -> str:
-  lines = [title]
+def _report(
+  title: str,
+  found: list[str],
+  variables: dict[str, Any],
+  unused: list[str],
+) -> str:
+  lines = [title, *(f"  {line}" for line in found)]
   modules = sorted(variables["params"])
   width = max(map(len, modules))
   for module in modules:

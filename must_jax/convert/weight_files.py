@@ -16,15 +16,24 @@ import numpy as np
 from must_jax.convert.conversion import ConversionError
 from must_jax.storage.path import Path, make_directory, publish
 
+# What training programs call the weights in their checkpoints. Averaged ones
+# come first: they are what their authors evaluate.
+_WRAPPERS = (
+  *("state_dict_ema", "model_ema", "ema_state_dict"),
+  *("state_dict", "model_state_dict", "model_state", "model", "net"),
+)
 _INSTALL = "pip install 'must_jax[convert]'"
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
   """Reads all tensors of a file by name.
 
   Args:
     path: `.safetensors`, or `.pt` / `.pth` / `.bin` with a state dict, bare or
-      under "model", "state_dict" or "model_state" (as beside an optimizer).
+      in a checkpoint of training, under one of `_WRAPPERS`.
+
+  Returns:
+    The tensors, and where in the file they are; "" for the file as a whole.
 
   Raises:
     ConversionError: another kind of file, a damaged one, or one that would run
@@ -34,7 +43,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise FileNotFoundError(f"There is no file of weights at {path}.")
   if path.suffix == ".safetensors":
-    return read_with_metadata(path)[0]
+    return read_with_metadata(path)[0], ""
   if path.suffix in (".pt", ".pth", ".bin"):
     return _read_torch(path)
   raise ConversionError(
@@ -87,7 +96,7 @@ def sha256(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
   torch = _import("torch")
   try:
     value = torch.load(str(path), map_location="cpu", weights_only=True)
@@ -105,20 +114,39 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
       " truncated: compare its size with the published one. If it holds pickled"
       " code: that is never run."
     ) from None
-  for key in ("model", "state_dict", "model_state"):
-    if isinstance(value, dict) and isinstance(value.get(key), dict):
-      value = value[key]
+  taken: list[str] = []
+  left_out: list[str] = []
+  while found := _wrappers(value):
+    taken.append(found[0])
+    left_out += found[1:]
+    value = value[found[0]]
   if not isinstance(value, dict) or not all(
     isinstance(tensor, torch.Tensor) for tensor in value.values()
   ):
     raise ConversionError(
       f"{path} holds no state dict, a table of tensors by name, but"
-      f" {type(value).__name__}; save `model.state_dict()`."
+      f" {_contents(value)}. Expected one, bare or under one of"
+      f" {', '.join(_WRAPPERS)}; save `model.state_dict()`."
     )
-  return {
-    name.removeprefix("module."): _numpy(tensor)
-    for name, tensor in value.items()
-  }
+  where = ".".join(taken)
+  if left_out:
+    where += f" (not {', '.join(left_out)}, which is there, too)"
+  return {name: _numpy(tensor) for name, tensor in value.items()}, where
+
+
+def _wrappers(value: Any) -> list[str]:
+  """Names under which weights may lie, those to take first."""
+  if not isinstance(value, dict):
+    return []
+  return [key for key in _WRAPPERS if isinstance(value.get(key), dict)]
+
+
+def _contents(value: Any) -> str:
+  if not isinstance(value, dict):
+    return type(value).__name__
+  entries = [f"{key} ({type(x).__name__})" for key, x in value.items()]
+  more = f" and {len(entries) - 10:,} more" if len(entries) > 10 else ""
+  return f"{', '.join(entries[:10]) or 'nothing'}{more}"
 
 
 def _numpy(tensor: Any) -> np.ndarray:

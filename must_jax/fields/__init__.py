@@ -11,6 +11,8 @@ from must_jax.fields.boxes import Boxes
 from must_jax.fields.class_map import ClassMap
 from must_jax.fields.class_vector import ClassVector
 from must_jax.fields.field import Description, Field
+from must_jax.fields.kept import Kept
+from must_jax.fields.statistics import NO_LABELS
 from must_jax.fields.value_map import ValueMap
 from must_jax.fields.vector_map import VectorMap
 
@@ -30,10 +32,13 @@ __all__ = [
   "ClassVector",
   "Description",
   "Field",
+  "Kept",
   "ValueMap",
   "VectorMap",
   "alarms",
   "check_descriptions",
+  "kept",
+  "left",
   "make_field",
   "warnings",
 ]
@@ -66,16 +71,18 @@ def check_descriptions(descriptions: Mapping[str, Description]) -> None:
 def alarms(
   descriptions: Mapping[str, Description],
   statistics: Mapping[str, Mapping[str, Any]],
+  min_score: float | None = None,
 ) -> list[str]:
   """What is too good to be labels: nothing at all, or always the same.
 
   Args:
     descriptions: of the fields, as in a manifest.
     statistics: sums over the whole set by field, see `fields.statistics`.
+    min_score: at which labels will be read, see `Field.as_read`.
   """
   found = []
-  for name, description in descriptions.items():
-    sums = statistics.get(name, {"examples": 0})
+  for name, description in sorted(descriptions.items()):
+    sums = statistics.get(name, NO_LABELS)
     if not sums["examples"]:
       reason = "not one image has a label."
     elif not sums["elements"]:
@@ -88,6 +95,8 @@ def alarms(
         f"each of the {sums['examples']} labels has one value all over, as if"
         " nobody had looked at the images."
       )
+    elif lost := _nothing_left(description, sums, min_score):
+      reason = f"{lost}; a student would learn nothing."
     else:
       reason = make_field(description).alarm(
         sums, description.get("classes", ())
@@ -115,3 +124,47 @@ def warnings(
         f"{name}: {text}" for text in field.warnings(statistics[name], classes)
       ]
   return found
+
+
+def kept(
+  description: Description,
+  sums: Mapping[str, Any],
+  min_score: float | None = None,
+) -> Kept:
+  """What a task reads of labels with these sums, see `Field.as_read`."""
+  return KINDS[description["kind"]].as_read(description, min_score).kept(sums)
+
+
+def _nothing_left(
+  description: Description, sums: Mapping[str, Any], min_score: float | None
+) -> str:
+  found = kept(description, sums, min_score)
+  # Of what earlier versions counted, they said nothing either.
+  return str(found) if found.is_nothing and found.by_class else ""
+
+
+def left(
+  descriptions: Mapping[str, Description],
+  statistics: Mapping[str, Mapping[str, Any]],
+  min_score: float | None = None,
+) -> dict[str, Any]:
+  """What is left at the threshold of scores.
+
+  Args:
+    descriptions: of the fields, as in a manifest.
+    statistics: sums over the whole set by field, see `fields.statistics`.
+    min_score: at which labels will be read, see `Field.as_read`.
+
+  Returns:
+    `Kept.describe` by field, of those that have a threshold and labels.
+  """
+  found = {
+    name: kept(description, statistics[name], min_score)
+    for name, description in descriptions.items()
+    if name in statistics
+  }
+  return {
+    name: what.describe(descriptions[name].get("classes", ()))
+    for name, what in found.items()
+    if what.has_threshold and what.by_class
+  }

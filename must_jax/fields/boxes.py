@@ -44,6 +44,7 @@ class Boxes(field.Field):
     "scores": "floats",
   }
   has_classes = True
+  element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run
   store_cost = (1.6e-6, 24.6)
 

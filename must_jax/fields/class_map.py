@@ -56,8 +56,7 @@ class ClassMap(maps.MapField):
       confidence = field.check_unit_range(
         "confidence", arrays["confidence"], classes.shape
       )
-      codes = np.rint(255 * confidence).astype(np.uint8)
-      features["confidence"] = maps.encode_png(codes)
+      features["confidence"] = maps.encode_png(_codes(confidence))
     return features
 
   def parse(self, name, features, table):
@@ -107,10 +106,13 @@ class ClassMap(maps.MapField):
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     known = classes != IGNORE_LABEL
-    scores = arrays.get("confidence")
+    scores = None
+    if "confidence" in arrays:  # as it will be read
+      codes = _codes(np.asarray(arrays["confidence"])[known])
+      scores = codes.astype(np.float32) / np.float32(255)
     return make_sums(
       classes=classes[known],
-      scores=None if scores is None else np.asarray(scores)[known],
+      scores=scores,
       constant=known.any() and np.ptp(classes[known]) == 0,
       unknown=int((~known).sum()),
     )
@@ -148,3 +150,7 @@ class ClassMap(maps.MapField):
     parts = counts / arrays["classes"].size
     shown = [f"{classes[k]} {parts[k]:.0%}" for k in field.ranked(counts)]
     return ", ".join(shown) or "none"
+
+
+def _codes(confidence: np.ndarray) -> np.ndarray:
+  return np.rint(255 * confidence).astype(np.uint8)

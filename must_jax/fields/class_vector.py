@@ -26,6 +26,7 @@ class ClassVector(field.Field):
   optional = ("probs",)
   features: ClassVar = {"classes": "ints", "probs": "floats"}
   has_classes = True
+  element = "classes"
   store_cost = (3.6e-7, 6.0)
 
   def encode(self, arrays):

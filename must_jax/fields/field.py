@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 import jax
 import numpy as np
 
+from must_jax.fields.kept import Kept, count_kept
 from must_jax.fields.placement import Cells, Placement
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Field(abc.ABC):
     features: {name: type} of a record's features that hold a label, where type
       is "bytes", "float" (one of them), "ints" or "floats" (any number).
     has_classes: whether its labels name classes; then it has `num_classes`.
+    element: what is counted in a label, in the plural.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -54,6 +56,7 @@ class Field(abc.ABC):
   optional: ClassVar[tuple[str, ...]] = ()
   features: ClassVar[Mapping[str, str]]
   has_classes: ClassVar[bool] = False
+  element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
 
@@ -62,11 +65,26 @@ class Field(abc.ABC):
   @classmethod
   def of(cls, description: Description) -> Self:
     """The field as an index or manifest lists it, whatever its scores."""
+    return cls.as_read(description).unfiltered()
+
+  @classmethod
+  def as_read(
+    cls, description: Description, min_score: float | None = None
+  ) -> Self:
+    """The same, as tasks read it.
+
+    Args:
+      description: of the field.
+      min_score: threshold of scores, of a kind that has one; that of tasks by
+        default.
+    """
     known = {option.name for option in dataclasses.fields(cls)}
     options = {k: v for k, v in description.items() if k in known}
     if cls.has_classes:
       options["num_classes"] = len(description.get("classes", ()))
-    return cls(**options).unfiltered()
+    if min_score is not None and "min_score" in known:
+      options["min_score"] = min_score
+    return cls(**options)
 
   @classmethod
   def check_description(cls, description: Description) -> None:
@@ -264,6 +282,14 @@ class Field(abc.ABC):
         "classes differ by case, spaces or signs alone:"
         f" {name_some(doubles)}; are they the same?"
       )
+
+  def kept(self, sums: Mapping[str, Any]) -> Kept:
+    """How much this field reads of labels with these sums.
+
+    Args:
+      sums: over a whole set.
+    """
+    return count_kept(sums, self.element, getattr(self, "min_score", None))
 
   # For people.
 

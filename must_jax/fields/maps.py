@@ -22,6 +22,7 @@ class MapField(Field):
   """
 
   map_array: ClassVar[str]
+  element = "pixels"
 
   def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
     height, width = np.shape(arrays[self.map_array])[:2]

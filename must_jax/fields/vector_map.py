@@ -93,8 +93,8 @@ class VectorMap(maps.MapField):
     return make_sums(
       elements=len(vectors),
       constant=constant,
-      positive=(vectors > 0).sum(0).tolist(),
-      negative=(vectors < 0).sum(0).tolist(),
+      positive=[int((axis > 0).sum()) for axis in vectors.T],
+      negative=[int((axis < 0).sum()) for axis in vectors.T],
     )
 
   def warnings(self, sums, classes):

@@ -574,8 +574,9 @@ def read_ids(path: Path, picture: Picture) -> tuple[np.ndarray, dict[str, int]]:
       f"{path.name} has {ids.shape[2]} channels; expected ids, a grey or"
       " palette PNG"
     )
-  used = np.unique(ids)
-  used = used[used < len(palette)].tolist()
+  if not len(palette):
+    return ids, {}
+  used = np.flatnonzero(np.bincount(ids.reshape(-1))[: len(palette)])
   return ids, {f"{_COLOUR}{k} {bytes(palette[k]).hex()}": 1 for k in used}
 
 

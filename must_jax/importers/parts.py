@@ -205,7 +205,7 @@ def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
       if record is not None and image.picture is not None:
         counts.update(image.labels.counts)
         counts.update(image.picture.counts)
-        sums = statistics.add(sums, added)
+        statistics.accumulate(sums, added)
         keys.append(image.key.encode())
         writer.write(record)
   with publish(writer.path.with_suffix(".keys")) as file:

@@ -338,7 +338,7 @@ def _warnings(
   """What looks wrong in all images and labels together."""
   sums: dict[str, Any] = {}
   for commit in commits:
-    sums = statistics.add(sums, commit.statistics)
+    statistics.accumulate(sums, commit.statistics)
   return [
     *plan.warnings,
     *files.warn(counts),

@@ -40,7 +40,7 @@ class TrainBatches(Iterator[Batch]):
 
 
 def train_batches(
-  sources: Sequence[Source],
+  sources: Sequence[Source] | Union,
   task_fields: TaskFields,
   *,
   classes: Mapping[str, Sequence[str]] | None = None,
@@ -61,7 +61,7 @@ def train_batches(
   """Endless batches of a mixture of the sources.
 
   Args:
-    sources: what is mixed.
+    sources: what is mixed; a `Union` of them is not opened again.
     task_fields: {task: {field: what to read}}.
     classes: {task: names in order of their ids}; the ids in labels are matched
       by name. By default all sources must have the same names.
@@ -90,7 +90,7 @@ def train_batches(
     TooManyBad: more records are unusable than `options` allow.
   """
   _check_size(image_size, label_stride)
-  union = Union(sources, task_fields, classes)
+  union = _open(sources, task_fields, classes)
   mixture = Mixture(
     np.diff(union.starts).tolist(),
     shares,
@@ -161,11 +161,7 @@ def eval_batches(
   """
   if image_size is not None and not augment.varies_size:
     _check_size(image_size, label_stride)
-  if isinstance(sources, Union):
-    union = sources
-    assert dict(task_fields) == union.tasks, "the union reads for its own tasks"
-  else:
-    union = Union(sources, task_fields, classes)
+  union = _open(sources, task_fields, classes)
   records = range(union.num_records)
   if shard is not None:
     records = union.shard_range(shard)
@@ -229,6 +225,17 @@ def photo_batch(
   for row, image in zip(batch["image"], images_made, strict=True):
     row[: image.shape[0], : image.shape[1]] = image
   return batch
+
+
+def _open(
+  sources: Sequence[Source] | Union,
+  task_fields: TaskFields,
+  classes: Mapping[str, Sequence[str]] | None,
+) -> Union:
+  if not isinstance(sources, Union):
+    return Union(sources, task_fields, classes)
+  assert dict(task_fields) == sources.tasks, "the union reads for its own tasks"
+  return sources
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> Rows:

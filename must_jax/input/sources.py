@@ -8,12 +8,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
+from must_jax.fields.statistics import NO_LABELS
 from must_jax.input import batches, origins
 from must_jax.input.color import ColorOptions
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import ReadOptions
 from must_jax.input.origins import Source
 from must_jax.input.quarantine import BadRecord
+from must_jax.input.union import Union
 from must_jax.storage.sets import read_index, read_manifest
 from must_jax.tasks import Task, make_task
 
@@ -91,8 +93,71 @@ def tasks_of(config: ConfigDict, dataset: str) -> tuple[str, ...]:
   )
 
 
+def train_union(config: ConfigDict) -> Union:
+  """All that a run trains on, opened.
+
+  Raises:
+    ValueError: files are missing, or labels do not fit images or tasks.
+  """
+  return _union(config, config.train_on, tuple(config.tasks))
+
+
+def check_labels(union: Union) -> None:
+  """Tells how much of their label sets tasks read.
+
+  Args:
+    union: what is learned from.
+
+  Raises:
+    ValueError: of a label set nothing is left at the threshold of scores.
+  """
+  for task, labels in union.label_sets():
+    where = f"Task {task!r}, labels in {labels.directory}"
+    for alarm in labels.manifest.get("alarms", ()):
+      logging.warning("%s: THEY LOOK WRONG: %s", where, alarm)
+    for name, field in union.tasks[task].items():
+      statistics = labels.manifest.get("statistics")
+      if statistics is None:
+        logging.warning("%s: what is in them is not known.", where)
+        continue
+      kept = field.kept(statistics.get(name, NO_LABELS))
+      if kept.is_nothing:
+        mend = "Take labels from another place, or train the teacher longer"
+        if kept.stored:
+          mend = (
+            f"Lower the threshold, tasks.{task}.min_score, or train the teacher"
+            f" longer; `must-jax inspect {labels.directory} --min-score=SCORE`"
+            " tells what is left at others"
+          )
+        raise ValueError(
+          f"{where}: {kept}, so there is nothing to learn from. {mend}."
+        )
+      lost = kept.lost(labels.fields[name].get("classes", ()))
+      logging.log(
+        logging.WARNING if kept.is_little or lost else logging.INFO,
+        "%s: %s%s.%s",
+        where,
+        "FEW ARE LEFT: " if kept.is_little else "",
+        kept,
+        f" Nothing is left of {_listed(lost)}." if lost else "",
+      )
+
+
+def _listed(names: Sequence[str]) -> str:
+  more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+  return f"{len(names):,} classes: {', '.join(names[:10])}{more}"
+
+
+def eval_union(config: ConfigDict, dataset: str) -> Union:
+  """The same for a dataset that the run is evaluated on."""
+  return _union(config, (dataset,), tasks_of(config, dataset))
+
+
 def train_batches(
-  config: ConfigDict, start_step: int, on_bad: OnBad
+  config: ConfigDict,
+  start_step: int,
+  on_bad: OnBad,
+  union: Union | None = None,
 ) -> batches.TrainBatches:
   """This process's part of the training batches from a step on.
 
@@ -100,13 +165,13 @@ def train_batches(
     config: from `resolve`.
     start_step: the first batch is that of this step.
     on_bad: called with each record that cannot be used.
+    union: from `train_union`, if it is open already.
   """
   data, fields = config.data, _fields(config, tuple(config.tasks))
   (views,) = {_task(name, entry).views for name, entry in config.tasks.items()}
   return batches.train_batches(
-    [_source(config, name) for name in config.train_on],
+    union or train_union(config),
     fields,
-    classes=_classes(config, fields),
     views=views,
     shares=_shares(config),
     batch_size=data.batch_size,
@@ -133,14 +198,22 @@ def train_batches(
 
 
 def eval_batches(
-  config: ConfigDict, dataset: str, on_bad: OnBad
+  config: ConfigDict,
+  dataset: str,
+  on_bad: OnBad,
+  union: Union | None = None,
 ) -> Iterator[dict[str, Any]]:
-  """This process's part of a dataset, every example once."""
-  names = tasks_of(config, dataset)
+  """This process's part of a dataset, every example once.
+
+  Args:
+    config: from `resolve`.
+    dataset: its name.
+    on_bad: called with each record that cannot be used.
+    union: from `eval_union`, if it is open already.
+  """
   return batches.eval_batches(
-    [_source(config, dataset)],
-    _fields(config, names),
-    classes=_classes(config, names),
+    union or eval_union(config, dataset),
+    _fields(config, tasks_of(config, dataset)),
     batch_size=config.data.eval_batch_size,
     image_size=tuple(config.data.image_size),
     augment=eval_geometry(config),
@@ -215,8 +288,15 @@ def _augment(config: ConfigDict, resize: str, **options: Any) -> AugmentOptions:
   )
 
 
-def _classes(config: ConfigDict, names: Iterable[str]):
-  return {name: tuple(config.tasks[name].classes) for name in names}
+def _union(
+  config: ConfigDict, datasets: Iterable[str], names: tuple[str, ...]
+) -> Union:
+  fields = _fields(config, names)
+  return Union(
+    [_source(config, dataset) for dataset in datasets],
+    fields,
+    {name: tuple(config.tasks[name].classes) for name in fields},
+  )
 
 
 def _shares(config: ConfigDict) -> list[float] | None:

@@ -4,7 +4,7 @@ A mixture of the sets is then a matter of the order alone.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +124,15 @@ class Union:
         if matched is not None:
           tables.setdefault(task, {})[name] = matched
     return tables
+
+  def label_sets(self) -> Iterator[tuple[str, LabelSet]]:
+    """Each task with each of the label sets that it reads."""
+    for i, task in enumerate(self.tasks):
+      found = {}
+      for origins, opened in zip(self._origins, self._label_sets, strict=True):
+        if directory := origins[i][1]:
+          found[directory] = opened[directory]
+      yield from ((task, labels) for labels in found.values())
 
   @property
   def num_records(self) -> int:

@@ -140,7 +140,7 @@ class LabelsPlace:
 
   def command(self) -> str:
     """See `Place`."""
-    found = _LABELS.fullmatch(self.path)
+    found = _LABELS.fullmatch(self.path.rstrip("/"))
     root, name = found.group("root", "name") if found else ("", "")
     # labels/jft_align_b7 are the labels of data/jft by teacher_*_align_b7.
     images = _last(self.images)

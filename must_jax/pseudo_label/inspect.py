@@ -10,9 +10,11 @@ from PIL import Image
 
 from must_jax import config as config_lib
 from must_jax import pictures
+from must_jax.fields import kept
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
+from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
 from must_jax.tasks import Task
@@ -126,7 +128,10 @@ def run(args: argparse.Namespace) -> int:
     _print_status(args.labels)
     return 0
   manifest = read_manifest(args.labels)
-  _print_summary(manifest)
+  min_score = args.min_score
+  if min_score is None:
+    min_score = reading_score(manifest)
+  _print_summary(manifest, min_score)
   if args.truth:
     record_quality(args.labels, args.truth)
     manifest = read_manifest(args.labels)
@@ -166,7 +171,7 @@ def _print_status(labels: PathLike) -> None:
     print(f"About {state.eta_seconds / 60:.0f} minutes to go.")
 
 
-def _print_summary(manifest: dict[str, Any]) -> None:
+def _print_summary(manifest: dict[str, Any], min_score: float | None) -> None:
   images, teacher = manifest["image_set"], manifest["teacher"]
   print(
     f"Labels of {images['name']}-{images['split']}:"
@@ -176,12 +181,10 @@ def _print_summary(manifest: dict[str, Any]) -> None:
   )
   print(f"Teacher {teacher['digest']}, task {teacher.get('task', '?')}")
   for field, sums in manifest["statistics"].items():
-    classes = manifest["fields"][field].get("classes", [])
-    print(f"\n{field}: {sums['elements']:,} in {sums['examples']:,} labels")
-    counts = sorted(
-      ((count, int(k)) for k, count in sums["classes"].items()), reverse=True
-    )
-    for count, k in counts[:20]:
-      print(f"  {classes[k]:<24} {count:>10,}")
+    description = manifest["fields"][field]
+    found = kept(description, sums, min_score)
+    print(f"\n{field}: {found}")
+    for line in found.lines(description.get("classes", ())):
+      print(line)
   for alarm in manifest["alarms"]:
     print(f"\nALARM: {alarm}")

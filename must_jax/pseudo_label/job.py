@@ -20,7 +20,8 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from must_jax.fields.statistics import add
+from must_jax.fields import kept
+from must_jax.fields.statistics import accumulate
 from must_jax.pseudo_label.labeller import Batch, Example, Labeller, ToLabels
 from must_jax.storage import label_sets, sets
 from must_jax.storage.commits import Lease
@@ -271,7 +272,7 @@ class ShardWriter:
               self._job, self._num_undecodable + len(undecodable), undecodable
             )
           keys.append(example.key)
-          sums = add(sums, example.sums)
+          accumulate(sums, example.sums)
         self._check_keys(shard, keys)
         # Where we were silent for too long, another is at it.
         if lease is not None and not lease.beat():
@@ -384,6 +385,11 @@ def finish(
   with lease, lease.beating():
     manifest = _make_manifest(job, directory, static)
     publish_json(directory.path / MANIFEST_FILE, manifest)
+    for name, sums in manifest["statistics"].items():
+      found = kept(
+        manifest["fields"][name], sums, label_sets.reading_score(manifest)
+      )
+      logging.info("Labelled %s: %s", name, found)
     for alarm in manifest["alarms"]:
       logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
     directory.clean_up([Shard(**entry) for entry in manifest["shards"]])
@@ -394,23 +400,32 @@ def _make_manifest(
   job: LabelJob, directory: LabelDirectory, static: Mapping[str, Any]
 ) -> dict[str, Any]:
   files = [shard.file for shard in job.image_set.shards]
-  found = directory.read_all(files)
-  if missing := [file for file in files if file not in found]:
+  commits = _commits(directory, files, static["teacher"]["digest"])
+  manifest = label_sets.make_manifest(static, commits)
+  sets.check_shards(directory.path, manifest["shards"])
+  _check_budget(job, manifest["num_undecodable"], manifest["undecodable"])
+  return manifest
+
+
+def _commits(
+  directory: LabelDirectory, files: Sequence[str], teacher: str
+) -> Iterator[LabelCommit]:
+  """Those of all shards, in order.
+
+  Raises:
+    ValueError: one is missing, or of another teacher.
+  """
+  missing = dict.fromkeys(files)
+  for file, commit in directory.read_each(files):
+    if commit.teacher != teacher:
+      raise ValueError(
+        f"{directory.commit_path(file)} is of teacher {commit.teacher}, the job"
+        f" of {teacher}. Move it away and run the same command again."
+      )
+    del missing[file]
+    yield commit
+  if missing:
     raise ValueError(
       f"{len(missing)} of {len(files)} shards of {directory.path} are not"
-      f" labelled, as {missing[0]}. Run the same command again."
+      f" labelled, as {next(iter(missing))}. Run the same command again."
     )
-  commits = [found[file] for file in files]
-  for commit in commits:
-    if commit.teacher != static["teacher"]["digest"]:
-      raise ValueError(
-        f"{directory.commit_path(commit.shard.file)} is of teacher"
-        f" {commit.teacher}, the job of {static['teacher']['digest']}. Delete"
-        " it and run the same command again."
-      )
-  sets.check_shards(
-    directory.path, [dataclasses.asdict(c.shard) for c in commits]
-  )
-  undecodable = [record for c in commits for record in c.undecodable]
-  _check_budget(job, len(undecodable), undecodable)
-  return label_sets.make_manifest(static, commits)

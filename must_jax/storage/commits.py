@@ -43,6 +43,7 @@ from must_jax.storage.tfrecord import RecordWriter, offsets_path, plain_name
 
 JOB_FILE = "job.json"
 _LEASES = "leases"
+_READ_TOGETHER = 4096  # commit records
 _BEATS = 10  # of a lease in the time after which it is stale
 
 
@@ -136,12 +137,12 @@ class CommitDirectory(Generic[CommitT]):
       commit = self._type.from_value(value)
     except (KeyError, TypeError, AttributeError):
       raise ValueError(
-        f"{path} is no commit record; delete it and run the job again."
+        f"{path} is no commit record; move it away and run the job again."
       ) from None
     if commit.job != self.job:
       raise ValueError(
-        f"{path} was committed by another job than {JOB_FILE} describes. Delete"
-        " it to do its shard anew."
+        f"{path} was committed by another job than {JOB_FILE} describes. Move"
+        " it away to do its shard anew."
       )
     return commit
 
@@ -151,7 +152,11 @@ class CommitDirectory(Generic[CommitT]):
     Raises:
       ValueError: see `read`.
     """
-    return dict(self._read_all(files, discard=False))
+    return dict(self.read_each(files))
+
+  def read_each(self, files: Sequence[str]) -> Iterator[tuple[str, CommitT]]:
+    """The same in order, one at a time: together they may be very large."""
+    return self._read_all(files, discard=False)
 
   def keep_valid(self, files: Sequence[str]) -> dict[str, CommitT]:
     """The same, but those that do not count are discarded."""
@@ -160,16 +165,19 @@ class CommitDirectory(Generic[CommitT]):
   def _read_all(
     self, files: Sequence[str], discard: bool
   ) -> Iterator[tuple[str, CommitT]]:
-    found = sorted(self.committed(files))
-    paths = [self.commit_path(file) for file in found]
-    texts = path_lib.read_files(paths)
-    for file, path, text in zip(found, paths, texts, strict=True):
-      try:
-        yield file, self._parse(path, text)
-      except ValueError:
-        if not discard:
-          raise
-        self.discard(file)
+    committed = self.committed(files)
+    found = [file for file in files if file in committed]
+    for begin in range(0, len(found), _READ_TOGETHER):
+      part = found[begin : begin + _READ_TOGETHER]
+      paths = [self.commit_path(file) for file in part]
+      texts = path_lib.read_files(paths)
+      for file, path, text in zip(part, paths, texts, strict=True):
+        try:
+          yield file, self._parse(path, text)
+        except ValueError:
+          if not discard:
+            raise
+          self.discard(file)
 
   def committed(self, files: Sequence[str]) -> set[str]:
     """Those of some shards that are done, by one listing of the directory."""

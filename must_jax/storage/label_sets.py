@@ -16,15 +16,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any, ClassVar, Self
 
 from absl import logging
 
 from must_jax.config import differences, from_json, to_json
-from must_jax.fields import Description, alarms
-from must_jax.fields.statistics import add
+from must_jax.fields import Description, alarms, left
+from must_jax.fields.statistics import accumulate
 from must_jax.storage import path as path_lib
 from must_jax.storage.commits import JOB_FILE, Commit, CommitDirectory
 from must_jax.storage.path import Path, PathLike
@@ -176,8 +176,8 @@ def claim_directory(
   if different:
     raise ValueError(
       f"{directory} holds labels of another job. Different:"
-      f" {'; '.join(different)}. Choose another directory, or delete this one"
-      " to label anew."
+      f" {'; '.join(different)}. Choose another directory, or label with what"
+      " this one was begun with."
     )
   if found["versions"] != job["versions"]:
     logging.warning(
@@ -208,33 +208,54 @@ def read_job(directory: PathLike) -> dict[str, Any]:
   )
 
 
+def reading_score(job: Mapping[str, Any]) -> float | None:
+  """The score at which labels of a job are read, if its teacher says so.
+
+  A student has its task's own, which is the same unless somebody changed it.
+
+  Args:
+    job: contents of `job.json`, or of a manifest.
+  """
+  task = job.get("settings", {}).get("task")
+  return task.get("min_score") if isinstance(task, Mapping) else None
+
+
 def make_manifest(
-  job: Mapping[str, Any], commits: Sequence[LabelCommit]
+  job: Mapping[str, Any], commits: Iterable[LabelCommit]
 ) -> dict[str, Any]:
   """The contents of `manifest.json`.
 
   Args:
     job: contents of `job.json`.
-    commits: of all shards, in order.
+    commits: of all shards, in order; each is looked at once, for there may be
+      hundreds of thousands.
   """
   totals: dict[str, dict[str, Any]] = {}
+  shards: list[dict[str, Any]] = []
+  undecodable: list[dict[str, Any]] = []
+  num_undecodable = 0
   for commit in commits:
-    totals = add(totals, commit.statistics)
-  num_records = sum(c.shard.num_records for c in commits)
-  num_bytes = sum(c.shard.num_bytes for c in commits)
-  undecodable = [
-    {"shard": c.shard.file, **record}
-    for c in commits
-    for record in c.undecodable
-  ]
+    accumulate(totals, commit.statistics)
+    shards.append(dataclasses.asdict(commit.shard))
+    num_undecodable += len(commit.undecodable)
+    undecodable += [
+      {"shard": commit.shard.file, **record}
+      for record in commit.undecodable[: _MAX_LISTED - len(undecodable)]
+    ]
+  num_records = sum(shard["num_records"] for shard in shards)
+  num_bytes = sum(shard["num_bytes"] for shard in shards)
+  min_score = reading_score(job)
+  known = left(job["fields"], totals, min_score)
   return {
     **job,
-    "shards": [dataclasses.asdict(c.shard) for c in commits],
+    "shards": shards,
     "num_records": num_records,
     "num_bytes": num_bytes,
     "bytes_per_image": round(num_bytes / max(num_records, 1), 1),
-    "num_undecodable": len(undecodable),
-    "undecodable": undecodable[:_MAX_LISTED],
+    "num_undecodable": num_undecodable,
+    "undecodable": undecodable,
     "statistics": totals,
-    "alarms": alarms(job["fields"], totals),
+    # Earlier versions did not count it.
+    **({"left": known} if known else {}),
+    "alarms": alarms(job["fields"], totals, min_score),
   }

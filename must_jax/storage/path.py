@@ -84,6 +84,17 @@ def absolute(path: PathLike) -> Path:
   return Path(path).absolute() if is_local(path) else Path(path)
 
 
+def is_same(a: PathLike, b: PathLike) -> bool:
+  """Whether two paths are one place, however they are written."""
+  return _place(a) == _place(b)
+
+
+def _place(path: PathLike) -> str:
+  if is_local(path):
+    return os.path.realpath(path)
+  return os.fspath(path).rstrip("/")
+
+
 def _store(path: PathLike) -> Any:
   """The file system of fsspec behind a path of an object store."""
   return epath.backend.fsspec_backend.fs(path)

@@ -80,6 +80,15 @@ def key_digest(keys: Iterable[bytes]) -> str:
   return digest.hexdigest()
 
 
+def content_digest(shards: Iterable[Mapping[str, Any]]) -> str:
+  """Digest of all records of a set in order, wherever it lies.
+
+  Args:
+    shards: as an index or manifest lists them.
+  """
+  return key_digest(shard["checksum"].encode() for shard in shards)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
   """A shard as its index or manifest lists it.

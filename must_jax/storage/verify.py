@@ -170,8 +170,8 @@ def run(args: argparse.Namespace) -> int:
   is_labels = (args.directory / MANIFEST_FILE).exists()
   if is_labels and any(p.shard.endswith(".tfrecord") for p in shown):
     print(
-      f"Delete the .json files of the damaged shards and {MANIFEST_FILE}, then"
-      " run the labelling job again: it labels these shards anew."
+      f"Move the .json files of the damaged shards and {MANIFEST_FILE} away,"
+      " then run the labelling job again: it labels these shards anew."
     )
   return 1 if num_problems else 0
 

@@ -32,6 +32,8 @@ class Classification(Task):
   dropout: float = 0.0
   top_k: int = 0
 
+  post_processing = ("top_k",)
+
   @property
   def fields(self):
     return {"label": ClassVector(self.num_classes)}

@@ -40,6 +40,9 @@ class Detection(rcnn.RCNNOptions, Task):
   metric: str = "coco"
 
   measurement = ("metric",)
+  post_processing = (
+    *("score_threshold", "pre_nms", "nms_iou", "max_detections", "min_side"),
+  )
 
   def __post_init__(self):
     if self.metric not in METRICS:

@@ -45,6 +45,9 @@ class Task(abc.ABC):
   views: ClassVar[int] = 1
   # Options of the metric alone: whoever evaluates a checkpoint chooses them.
   measurement: ClassVar[tuple[str, ...]] = ()
+  # Options of predicting alone. Nothing that is learned depends on either, so a
+  # run that goes on may change them.
+  post_processing: ClassVar[tuple[str, ...]] = ()
 
   @property
   def num_classes(self) -> int:

@@ -48,7 +48,7 @@ class CorruptCheckpointError(ValueError):
 
 
 class OtherFormatError(ValueError):
-  """Another version of must_jax wrote a checkpoint."""
+  """Another version of must_jax wrote a checkpoint, or no run did."""
 
 
 class CheckpointNotSavedError(OSError):
@@ -175,7 +175,7 @@ class Checkpoints:
       reasons = "\n  ".join(map(str, problems.values()))
       raise CorruptCheckpointError(
         f"No checkpoint in {self._manager.directory} is intact:\n  {reasons}\n"
-        "Bring back a copy of one, or delete this directory to begin anew."
+        "Bring back a copy of one, or begin anew in another --workdir."
       )
     return None
 
@@ -185,7 +185,13 @@ class Checkpoints:
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
     problem, digests, state = "", {}, abstract
     try:
-      digests = _read_meta(path, (FORMAT_VERSION,))["digest"]
+      meta = _read_meta(path, (FORMAT_VERSION,))
+      if "origin" in meta:
+        raise OtherFormatError(
+          f"The checkpoint at {path} holds converted weights; no run goes on"
+          " from them. Start from them, config.init_from, in another --workdir."
+        )
+      digests = meta["digest"]
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=args)
       )
@@ -272,8 +278,7 @@ def write_variables(
   root = absolute(workdir) / "checkpoints"
   if root.exists() and any(root.iterdir()):
     raise ValueError(
-      f"{root} holds a checkpoint already; choose another directory, or delete"
-      " that one."
+      f"{root} holds a checkpoint already; choose another directory."
     )
   meta = _meta(
     json.loads(config_lib.to_json(config)),
@@ -380,83 +385,96 @@ def _read_variables(path: Path) -> dict[str, PyTree]:
     )
 
 
-def warm_start(
-  state: TrainState,
-  path: PathLike,
-  parts: tuple[str, ...],
-  classes: dict[str, tuple[str, ...]],
-  model: ConfigDict,
-) -> tuple[TrainState, str]:
-  """Takes the parts of a checkpoint that fit.
+class WarmStart:
+  """The parts of a checkpoint that a fresh state takes.
 
   A head is taken only as a whole: the task of that name must have the same
   classes and every array the same shape, else it stays fresh.
 
-  Args:
-    state: a fresh state.
-    path: checkpoint.
-    parts: out of "backbone", "fpn", "heads".
-    classes: class names of the tasks being trained.
-    model: `config.model` of the state.
-
-  Returns:
-    The state and a table that says what became of every module.
-
-  Raises:
-    ValueError: the backbone or FPN does not fit, there is no backbone, or it
-      was trained on images that were normalised in another way.
+  Attributes:
+    table: what becomes of every module, for people.
   """
-  loaded = load_variables(path)
-  old_config = read_config(path)
-  if "backbone" in parts:
-    _check_inputs(model, old_config.model, path)
-  old_classes = {
-    name: tuple(entry.classes) for name, entry in old_config.tasks.items()
-  }
-  rows: list[tuple[str, str, str]] = []
-  new = {"params": dict(state.params), "batch_stats": dict(state.batch_stats)}
-  for module in sorted(set(loaded["params"]) | set(state.params)):
-    part = "heads" if module.startswith("head_") else module
-    task = module.removeprefix("head_")
-    mismatch = _mismatch(state.variables, loaded, module)
-    if module not in state.params:
-      rows.append((module, "unused", "not in this model"))
-    elif module not in loaded["params"]:
-      rows.append((module, "fresh", "not in the checkpoint"))
-    elif part not in parts:
-      rows.append((module, "fresh", "not in init_parts"))
-    elif part == "heads" and classes.get(task) != old_classes.get(task):
-      given, had = len(classes[task]), len(old_classes[task])
-      rows.append((module, "fresh", f"other classes ({had} before, {given})"))
-    elif mismatch and part == "heads":
-      rows.append((module, "fresh", f"shape mismatch: {mismatch}"))
-    elif mismatch:
+
+  def __init__(
+    self,
+    abstract: TrainState,
+    path: PathLike,
+    parts: tuple[str, ...],
+    classes: dict[str, tuple[str, ...]],
+    model: ConfigDict,
+  ):
+    """Reads the checkpoint and checks that it fits; nothing is compiled.
+
+    Args:
+      abstract: shapes of the fresh state.
+      path: checkpoint.
+      parts: out of "backbone", "fpn", "heads".
+      classes: class names of the tasks being trained.
+      model: `config.model` of the state.
+
+    Raises:
+      ValueError: the backbone or FPN does not fit, there is no backbone, or it
+        was trained on images that were normalised in another way.
+    """
+    loaded = load_variables(path)
+    old_config = read_config(path)
+    if "backbone" in parts:
+      _check_inputs(model, old_config.model, path)
+    old_classes = {
+      name: tuple(entry.classes) for name, entry in old_config.tasks.items()
+    }
+    rows: list[tuple[str, str, str]] = []
+    self._taken: dict[str, dict[str, PyTree]] = {kind: {} for kind in loaded}
+    for module in sorted(set(loaded["params"]) | set(abstract.params)):
+      part = "heads" if module.startswith("head_") else module
+      task = module.removeprefix("head_")
+      mismatch = _mismatch(abstract.variables, loaded, module)
+      if module not in abstract.params:
+        rows.append((module, "unused", "not in this model"))
+      elif module not in loaded["params"]:
+        rows.append((module, "fresh", "not in the checkpoint"))
+      elif part not in parts:
+        rows.append((module, "fresh", "not in init_parts"))
+      elif part == "heads" and classes.get(task) != old_classes.get(task):
+        given, had = len(classes[task]), len(old_classes[task])
+        rows.append((module, "fresh", f"other classes ({had} before, {given})"))
+      elif mismatch and part == "heads":
+        rows.append((module, "fresh", f"shape mismatch: {mismatch}"))
+      elif mismatch:
+        raise ValueError(
+          f"{module} of {path} does not fit this model: {mismatch}. Use the"
+          " checkpoint's model options (config.model), or leave"
+          f" {part!r} out of init_parts."
+        )
+      else:
+        count = 0
+        for kind, tree in abstract.variables.items():
+          if module in tree:
+            self._taken[kind][module] = loaded[kind][module]
+            count += sum(x.size for x in jax.tree.leaves(tree[module]))
+        rows.append((module, "loaded", f"{count:,} values"))
+    if "backbone" in parts and "backbone" not in loaded["params"]:
       raise ValueError(
-        f"{module} of {path} does not fit this model: {mismatch}. Use the"
-        " checkpoint's model options (config.model), or leave"
-        f" {part!r} out of init_parts."
+        f"{path} has no backbone, which init_parts asks for; it has"
+        f" {sorted(loaded['params'])}."
       )
-    else:
-      count = 0
-      for kind in new:
-        if module in new[kind]:
-          new[kind][module] = jax.tree.map(
-            lambda old, value: jax.device_put(value, old.sharding),
-            new[kind][module],
-            loaded[kind][module],
-          )
-          count += sum(x.size for x in jax.tree.leaves(new[kind][module]))
-      rows.append((module, "loaded", f"{count:,} values"))
-  if "backbone" in parts and "backbone" not in loaded["params"]:
-    raise ValueError(
-      f"{path} has no backbone, which init_parts asks for; it has"
-      f" {sorted(loaded['params'])}."
-    )
-  width = max(len(row[0]) for row in rows)
-  table = "\n".join(f"  {m:<{width}}  {s:<7} {d}" for m, s, d in rows)
-  # The averages begin where the parameters do.
-  ema = {kind: jax.tree.map(jnp.copy, new[kind]) for kind in state.ema}
-  return state.replace(**new, ema=ema), f"Warm start from {path}\n{table}"
+    width = max(len(row[0]) for row in rows)
+    table = "\n".join(f"  {m:<{width}}  {s:<7} {d}" for m, s, d in rows)
+    self.table = f"Warm start from {path}\n{table}"
+
+  def __call__(self, state: TrainState) -> TrainState:
+    """A fresh state with what is taken in its place."""
+    new = {"params": state.params, "batch_stats": state.batch_stats}
+    for kind, fresh in new.items():
+      taken = jax.tree.map(
+        lambda old, value: jax.device_put(value, old.sharding),
+        {module: fresh[module] for module in self._taken[kind]},
+        self._taken[kind],
+      )
+      new[kind] = {**fresh, **taken}
+    # The averages begin where the parameters do.
+    ema = {kind: jax.tree.map(jnp.copy, new[kind]) for kind in state.ema}
+    return state.replace(**new, ema=ema)
 
 
 def _check_inputs(new: ConfigDict, old: ConfigDict, path: PathLike) -> None:
@@ -609,11 +627,11 @@ __all__ = [
   "Checkpoints",
   "CorruptCheckpointError",
   "OtherFormatError",
+  "WarmStart",
   "find",
   "fingerprint",
   "load_variables",
   "read_config",
   "read_origin",
-  "warm_start",
   "write_variables",
 ]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from must_jax.config import differences
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
+from must_jax.input.union import Union
 from must_jax.metrics.metric import Metric
 from must_jax.models.must import MustModel
 from must_jax.storage.path import Path, PathLike, make_directory, publish_json
@@ -150,7 +151,7 @@ class Evaluator:
     mesh: Mesh,
     quarantine: Quarantine,
   ):
-    """Prepares the steps; nothing is compiled yet.
+    """Opens the datasets and prepares the steps; nothing is compiled yet.
 
     Args:
       config: of the run, with class names filled in.
@@ -161,16 +162,18 @@ class Evaluator:
       quarantine: gets the records that cannot be used.
 
     Raises:
-      ValueError: the devices cannot share a batch, or a task does not say what
-        it is measured on.
+      ValueError: the devices cannot share a batch, a dataset cannot be read,
+        or a task does not say what it is measured on.
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
     self._steps: dict[str, tuple[dict[str, Task], Predictor]] = {}
+    self._data: dict[str, Union] = {}
     for dataset in config.evaluate_on:
       names = sources.tasks_of(config, dataset)
       chosen = {name: tasks[name] for name in names}
       for task in chosen.values():
         assert task.measured in task.fields  # or says so before training
+      self._data[dataset] = sources.eval_union(config, dataset)
       predict = Predictor(model, chosen, mesh, map_stride=1)
       self._steps[dataset] = chosen, predict
     if self._steps:
@@ -204,7 +207,9 @@ class Evaluator:
       metrics = _evaluate(
         predict,
         variables,
-        sources.eval_batches(self._config, dataset, self._quarantine),
+        sources.eval_batches(
+          self._config, dataset, self._quarantine, self._data[dataset]
+        ),
         tasks,
         lambda: stop(next(numbers)),
       )

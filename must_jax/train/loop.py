@@ -1,7 +1,6 @@
 """The one training loop: teacher, student and fine-tuning differ in config."""
 
 import contextlib
-import json
 import sys
 from typing import Any
 
@@ -9,15 +8,15 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from must_jax import config as config_lib
 from must_jax.config import PREEMPTED
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
-from must_jax.storage.path import Path, PathLike, make_directory, publish
+from must_jax.storage.path import Path, PathLike, make_directory
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import runtime
 from must_jax.train.build import Program, build
+from must_jax.train.claim import Claim
 from must_jax.train.evaluate import Evaluator, write_result
 from must_jax.train.metric_logger import MetricLogger
 from must_jax.train.recovery import roll_back
@@ -25,28 +24,15 @@ from must_jax.train.runtime import Preemption, Watchdog
 from must_jax.train.state import TrainState
 from must_jax.weighting import paper_weights
 
-# Options that a run may change when it goes on: they suit the machines, and
-# make no other run of it.
-_OF_THE_MACHINES = (
-  "mesh.",
-  "model.remat",
-  "data.num_threads",
-  "data.eval_batch_size",
-  "train.log_every",
-  "train.evaluate_every",
-  "train.checkpoint_every",
-  "train.keep_checkpoints",
-  "train.stuck_seconds",
-)
-
 
 def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   """Trains as configured, resuming from `workdir` if it holds a checkpoint.
 
   Args:
     config: a valid config (`must_jax.config.validate`).
-    workdir: receives `config.json`, `checkpoints/`, `metrics.jsonl`,
-      TensorBoard events, `progress/`, `quarantine/` and `result.json`.
+    workdir: receives `config.json` and `run.json` (see `Claim`),
+      `checkpoints/`, `metrics.jsonl`, TensorBoard events, `progress/`,
+      `quarantine/` and `result.json`.
 
   Returns:
     The last evaluation's metrics; {} without an evaluation.
@@ -65,23 +51,26 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   make_directory(workdir)
   logging.info("%s", runtime.report())
 
-  # 1. Names become data: open the sources, fill in classes and weights.
+  # 1. Names become data: fill in classes and weights, open all that is read,
+  # and see that nothing of it is wrong, before anything is compiled.
   config = sources.resolve(config)
-  _claim_workdir(config, workdir)
+  claim = Claim(config, workdir)
+  config = claim.config
   program = build(config, _loss_weights(config))
   options = config.train
+  quarantine = runtime.open_quarantine(workdir)
+  data = _TrainingData(program, quarantine)
+  evaluator = Evaluator(
+    config, program.model, program.tasks, program.mesh, quarantine
+  )
 
   # 2. The state: resume, or warm-start, or begin.
   checkpoints = checkpoint_lib.Checkpoints(workdir, config)
   state = _initial_state(checkpoints, program)
   step = first_step = int(state.step)
-
-  # 3. Data of training and of evaluation.
-  quarantine = runtime.open_quarantine(workdir)
-  data = _TrainingData(program, quarantine, state)
-  evaluator = Evaluator(
-    config, program.model, program.tasks, program.mesh, quarantine
-  )
+  if step > 0:
+    claim.write()
+  data.seek(state)
   final: dict[str, float] = {}
 
   with (
@@ -106,12 +95,15 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       watchdog.moved(step, "evaluates")
       return evaluator(state.variables, stop)
 
-    # 4. Train.
+    # 3. Train.
     while step < options.steps:
       watchdog.moved(step, "waits for data")
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
       state, metrics = program.train_step(state, batch)
+      if step == 0:
+        jax.block_until_ready(metrics)  # or whatever is wrong is said now
+        claim.write()
       logger.add(step, keys, metrics)
       step += 1
       ends = preemption.reached()
@@ -151,7 +143,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
         logging.info("Told to end at step %d; the same command goes on.", step)
         sys.exit(PREEMPTED)
 
-    # 5. Done. An old run that is merely opened again is evaluated anew.
+    # 4. Done. An old run that is merely opened again is evaluated anew.
     if first_step >= options.steps:
       found = evaluate()
       if found is None:
@@ -170,34 +162,35 @@ def _initial_state(
   if state is not None:
     logging.info("Resumed at step %d.", int(state.step))
     return state
-  config, state = program.config, program.create_state()
-  if config.init_from:
-    state, table = checkpoint_lib.warm_start(
-      state,
-      config.init_from,
-      tuple(config.init_parts),
-      {name: task.classes for name, task in program.tasks.items()},
-      config.model,
-    )
-    logging.info("%s", table)
-  return state
+  config = program.config
+  if not config.init_from:
+    return program.create_state()
+  start = checkpoint_lib.WarmStart(
+    program.abstract_state,
+    config.init_from,
+    tuple(config.init_parts),
+    {name: task.classes for name, task in program.tasks.items()},
+    config.model,
+  )
+  logging.info("%s", start.table)
+  return start(program.create_state())
 
 
 class _TrainingData:
   """The batches of a run, from where a state is in their order."""
 
-  def __init__(
-    self, program: Program, quarantine: Quarantine, state: TrainState
-  ):
+  def __init__(self, program: Program, quarantine: Quarantine):
+    """Opens what the run trains on; `seek` comes before the first batch."""
     self._config, self._mesh = program.config, program.mesh
     self._quarantine = quarantine
-    self.seek(state)
+    self._union = sources.train_union(self._config)
+    sources.check_labels(self._union)
 
   def seek(self, state: TrainState) -> None:
     """Makes the batch of a state's next step the next one."""
     self._position = int(state.step) + int(state.batches_left_out)
     self._batches = sources.train_batches(
-      self._config, self._position, self._quarantine
+      self._config, self._position, self._quarantine, self._union
     )
 
   def __next__(self) -> tuple[Any, dict[str, Any]]:
@@ -214,29 +207,6 @@ class _TrainingData:
       f"examples/{name}": float(count)
       for name, count in zip(self._config.train_on, counts, strict=True)
     }
-
-
-def _claim_workdir(config: ConfigDict, workdir: Path) -> None:
-  """One workdir, one config: another one would resume a stranger's state."""
-  path = workdir / "config.json"
-  text = config_lib.to_json(config)
-  before = path.read_text() if path.exists() else text
-  # An option that did not exist then had what is its default now.
-  old = config_lib.to_json(config_lib.from_json(before))
-  differences = [
-    line
-    for line in config_lib.differences(json.loads(old), json.loads(text))
-    if not line.startswith(_OF_THE_MACHINES)
-  ]
-  if differences:
-    raise ValueError(
-      f"{workdir} belongs to a run with another config. Different:"
-      f" {'; '.join(differences)}. Choose another --workdir, or delete this"
-      " one."
-    )
-  if jax.process_index() == 0 and (before != text or not path.exists()):
-    with publish(path) as file:
-      file.write(text.encode())
 
 
 def _loss_weights(config: ConfigDict) -> dict[str, float]:

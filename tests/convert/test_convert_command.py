@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import types
 
 import jax
 import numpy as np
@@ -12,7 +13,12 @@ import must_jax
 from must_jax import convert
 from must_jax.cli import main
 from must_jax.config import base_config, task
-from must_jax.convert import convert_command, torchvision
+from must_jax.convert import (
+  conversion,
+  convert_command,
+  torchvision,
+  weight_files,
+)
 from must_jax.convert.conversion import ConversionError
 from must_jax.train import checkpoint
 
@@ -264,3 +270,176 @@ def test_metadata_is_json(tmp_path, file):
     metadata = {k: json.loads(v) for k, v in opened.metadata().items()}
   assert metadata["config"]["model"]["width"] == 8
   assert metadata["origin"]["kind"] == "torchvision_resnet18"
+
+
+# Weights as training programs leave them.
+
+
+class FakeTensor:
+  """As much of a tensor of PyTorch as is read of it."""
+
+  def __init__(self, value):
+    self._value = value
+
+  def is_floating_point(self):
+    return self._value.dtype.kind == "f"
+
+  def float(self):
+    return FakeTensor(self._value.astype(np.float32))
+
+  def numpy(self):
+    return self._value
+
+
+@pytest.fixture
+def load_as(monkeypatch, tmp_path):
+  """Has a file hold some value, as `torch.load` gives it."""
+  original = weight_files._import
+
+  def install(value):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"as loaded")
+    torch = types.SimpleNamespace(
+      Tensor=FakeTensor, load=lambda *_, **__: value
+    )
+    monkeypatch.setattr(
+      weight_files,
+      "_import",
+      lambda name: torch if name == "torch" else original(name),
+    )
+    return path
+
+  return install
+
+
+def as_torch(weights):
+  return {name: FakeTensor(value) for name, value in weights.items()}
+
+
+def converted_kernel(path, out):
+  report = convert_command.convert_file("torchvision_resnet18", path, out)
+  variables = checkpoint.load_variables(out)
+  return report, variables["params"]["backbone"]["conv1"]["kernel"]
+
+
+@pytest.mark.parametrize(
+  "wrapper",
+  ["", "model", "state_dict", "model_state", "model_state_dict", "net"]
+  + ["state_dict_ema", "model_ema", "model.state_dict", "net.model_state_dict"],
+)
+def test_wrapped_weights_are_found_and_told(
+  load_as, weights, tmp_path, wrapper
+):
+  value = as_torch(weights)
+  for key in reversed(wrapper.split(".") if wrapper else []):
+    value = {key: value, "epoch": 7, "optimizer": {"state": {}}}
+  report, kernel = converted_kernel(load_as(value), tmp_path / "out")
+  expected = weights["conv1.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(kernel, expected)
+  assert (f"weights: {wrapper}\n" in report) == bool(wrapper)
+
+
+@pytest.mark.parametrize(
+  ("averaged", "plain"),
+  [("state_dict_ema", "state_dict"), ("model_ema", "model")],
+)
+def test_averaged_weights_go_before_others(
+  load_as, weights, tmp_path, averaged, plain
+):
+  others = {k: np.zeros_like(v) for k, v in weights.items()}
+  ema = {f"module.{name}": value for name, value in weights.items()}
+  ema |= {"n_averaged": np.array(5)}
+  value = {plain: as_torch(others), averaged: as_torch(ema), "lr": 0.1}
+  report, kernel = converted_kernel(load_as(value), tmp_path / "out")
+  expected = weights["conv1.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(kernel, expected)
+  assert f"weights: {averaged} (not {plain}, which is there, too)" in report
+  assert "names: 'module.' removed" in report
+  value = {plain: as_torch(weights), averaged: None}  # a run without averages
+  report, kernel = converted_kernel(load_as(value), tmp_path / "plain")
+  np.testing.assert_array_equal(kernel, expected)
+
+
+def test_a_file_without_weights_says_what_it_has(load_as, tmp_path):
+  path = load_as({"epoch": 3, "encoder": {}, "names": ["a"]})
+  with pytest.raises(ConversionError) as error:
+    convert_command.convert_file("torchvision_resnet18", path, tmp_path / "o")
+  assert "epoch (int), encoder (dict), names (list)" in str(error.value)
+  assert "state_dict_ema, " in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "prefix",
+  ["module.", "_orig_mod.", "model.", "vision_model.", "module.model."]
+  + ["_orig_mod.module.", "student.backbone."],
+)
+def test_prefixes_are_found_and_told(tmp_path, weights, prefix):
+  path = tmp_path / "wrapped.safetensors"
+  safetensors.save_file(
+    {prefix + name: value for name, value in weights.items()}, str(path)
+  )
+  report, kernel = converted_kernel(path, tmp_path / "out")
+  expected = weights["conv1.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(kernel, expected)
+  assert f"names: '{prefix}' removed, {len(weights) - 1} tensors" in report
+
+
+def test_names_that_lack_their_first_part_get_it():
+  kind = convert.get_kind("align_efficientnet_b7")
+  expected = [
+    kind.find(path).name
+    for path in flatten_dict(convert_command._expected(kind.make_config({})))
+  ]
+  for removed in ("", "module."):
+    given = {
+      removed + name.removeprefix("vision_model."): np.zeros(1)
+      for name in expected
+    }
+    named, done = conversion.match_names(given, expected)
+    assert set(named) == set(expected)
+    assert "'vision_model.' added" in done
+  named, done = conversion.match_names(dict.fromkeys(expected), expected)
+  assert (set(named), done) == (set(expected), "")
+
+
+def test_nothing_is_dropped_by_a_prefix(tmp_path, weights):
+  two = {f"module.{name}": value for name, value in weights.items()}
+  two |= {f"teacher.{name}": value for name, value in weights.items()}
+  path = tmp_path / "two.safetensors"
+  safetensors.save_file(two, str(path))
+  with pytest.raises(ConversionError, match=r"extra: .*conv1.weight"):
+    convert_command.convert_file("torchvision_resnet18", path, tmp_path / "o")
+  some = {f"module.{name}": value for name, value in weights.items()}
+  with pytest.raises(ConversionError, match=r"'module\.' before them"):
+    conversion.match_names(some | {"fc.bias": 0}, list(weights))
+
+
+def test_names_of_another_kind_stay(weights):
+  other = {f"encoder.block{i}.weight": np.zeros(1) for i in range(9)}
+  assert conversion.match_names(other, list(weights)) == (other, "")
+  assert conversion.match_names({}, list(weights)) == ({}, "")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, weights, value):
+  weights["layer1.0.conv1.weight"].reshape(-1)[:3] = value
+  path = tmp_path / "broken.safetensors"
+  safetensors.save_file(weights, str(path))
+  with pytest.raises(ConversionError) as error:
+    convert_command.convert_file("torchvision_resnet18", path, tmp_path / "o")
+  assert "layer1.0.conv1.weight, 3 of 576" in str(error.value)
+  assert "not finite" in str(error.value)
+  assert not (tmp_path / "o").exists()
+
+
+def test_own_weights_that_are_not_finite_are_refused(tmp_path, file):
+  convert_command.convert_file("torchvision_resnet18", file, tmp_path / "first")
+  exported = tmp_path / "exported.safetensors"
+  convert_command.to_safetensors(tmp_path / "first", exported)
+  tensors = safetensors.load_file(str(exported))
+  tensors["params/backbone/conv1/kernel"].reshape(-1)[0] = np.nan
+  with safetensors.safe_open(str(exported), framework="np") as opened:
+    metadata = opened.metadata()
+  safetensors.save_file(tensors, str(exported), metadata=metadata)
+  with pytest.raises(ConversionError, match="conv1/kernel, 1 of"):
+    convert_command.from_safetensors(exported, tmp_path / "out")

@@ -267,6 +267,16 @@ def test_labels_that_are_not_finished_say_how_to_go_on(pile, monkeypatch):
   assert check_command(command, monkeypatch) == "labels/pile/detection"
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_slash_at_the_end_says_nothing(empty, end):
+  place = places.LabelsPlace(
+    f"labels/b/depth{end}", "a", "a", f"b{end}", "train"
+  )
+  assert "teacher=runs/teacher_a," in place.command()
+  place = dataclasses.replace(place, path=f"/r/labels/b_x/depth{end}")
+  assert "teacher=/r/runs/teacher_a_x," in place.command()
+
+
 def test_labels_in_a_bucket_are_found_and_missed(bucket, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   root = f"{bucket.root}/must"

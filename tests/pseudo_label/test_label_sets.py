@@ -73,6 +73,7 @@ def test_manifest_tells_no_time_or_place(finished):
     "num_undecodable",
     "undecodable",
     "statistics",
+    "left",
     "alarms",
   }
 
@@ -135,7 +136,7 @@ def test_damage_is_mended_as_verify_says(fake, copied, capsys):
   path = shard_path(directory, 1)
   path.write_bytes(path.read_bytes()[:-1] + b"?")
   assert main(["data", "verify", str(directory)]) == 1
-  assert "Delete the .json files" in capsys.readouterr().out
+  assert "Move the .json files" in capsys.readouterr().out
   shard_path(directory, 1, "json").unlink()
   (directory / "manifest.json").unlink()
   job = fake.make_job(images, directory, max_undecodable=0.1)

@@ -93,14 +93,15 @@ def test_training_goes_on_from_the_current_version_only(
 
 
 def test_warm_start_takes_all_of_it(workdir, program):
-  state, table = checkpoint.warm_start(
-    program.create_state(),
+  start = checkpoint.WarmStart(
+    program.abstract_state,
     workdir,
     ("backbone", "fpn", "heads"),
     {name: task.classes for name, task in program.tasks.items()},
     program.config.model,
   )
-  assert table.count("loaded") == 4
-  assert "fresh" not in table and "unused" not in table
+  assert start.table.count("loaded") == 4
+  assert "fresh" not in start.table and "unused" not in start.table
+  state = start(program.create_state())
   loaded = checkpoint.load_variables(workdir)
   assert checkpoint.digest(state.params) == checkpoint.digest(loaded["params"])

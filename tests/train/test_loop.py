@@ -38,8 +38,8 @@ def interrupt(monkeypatch):
   def install(at, action):
     original = sources.train_batches
 
-    def batches(config, start_step, on_bad):
-      made, steps = original(config, start_step, on_bad), count(start_step)
+    def batches(config, start_step, *args):
+      made, steps = original(config, start_step, *args), count(start_step)
       take = made._batches
 
       def interrupted():
@@ -257,28 +257,30 @@ def test_warm_start_reports_and_keeps_heads_of_other_classes_fresh(
   loaded = checkpoint.load_variables(tmp_path / "first")
   model = must_jax.load(str(tmp_path / "first"))
   state = _state_like(loaded)
-  new, table = checkpoint.warm_start(
+  start = checkpoint.WarmStart(
     state,
     tmp_path / "first",
     ("backbone", "fpn", "heads"),
     {"segmentation": ("other",) * 11},
     model.config.model,
   )
-  assert "head_segmentation  fresh" in table
-  assert "other classes" in table
-  assert "backbone           loaded" in table
+  assert "head_segmentation  fresh" in start.table
+  assert "other classes" in start.table
+  assert "backbone           loaded" in start.table
+  new = start(state)
   kernel = new.params["backbone"]["conv1"]["kernel"]
   np.testing.assert_array_equal(
     kernel, loaded["params"]["backbone"]["conv1"]["kernel"]
   )
-  same, table = checkpoint.warm_start(
+  start = checkpoint.WarmStart(
     state,
     tmp_path / "first",
     ("backbone", "fpn", "heads"),
     {"segmentation": model.tasks["segmentation"].classes},
     model.config.model,
   )
-  assert "head_segmentation  loaded" in table
+  assert "head_segmentation  loaded" in start.table
+  same = start(state)
   assert checkpoint.digest(same.params) == checkpoint.digest(loaded["params"])
 
 

@@ -71,8 +71,8 @@ def data(function):
   """Has a function see, and change, the batch of every position."""
   original = sources.train_batches
 
-  def batches(config, start, on_bad):
-    made = original(config, start, on_bad)
+  def batches(config, start, *args):
+    made = original(config, start, *args)
     numbered = enumerate(made._batches, start)
     made._batches = (function(*item) or item[1] for item in numbered)
     return made
@@ -280,13 +280,14 @@ def test_averages_are_tensorflows_and_what_is_used(config, tmp_path):
   name = f"{words[0]:08x}{words[1]:08x}"
   assert checkpoint.fingerprint(tmp_path / "run") == name
   program = build(sources.resolve(config))
-  warm, _ = checkpoint.warm_start(
-    program.create_state(),
+  start = checkpoint.WarmStart(
+    program.abstract_state,
     tmp_path / "run",
     ("backbone", "fpn", "heads"),
     {"classification": model.tasks["classification"].classes},
     config.model,
   )
+  warm = start(program.create_state())
   assert checkpoint.digest(warm.params) == checkpoint.digest(
     model.variables["params"]
   )
@@ -435,7 +436,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(workdir):
     pytest.raises(checkpoint.CorruptCheckpointError) as error,
   ):
     checkpoints.restore(ABSTRACT)
-  for words in ("No checkpoint in", "/3 is", "/6 is", "delete this directory"):
+  for words in ("No checkpoint in", "/3 is", "/6 is", "another --workdir"):
     assert words in str(error.value)
   assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == [
     "3",

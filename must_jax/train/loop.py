@@ -70,6 +70,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   config = sources.resolve(config)
   _claim_workdir(config, workdir)
   program = build(config, _loss_weights(config))
+  train_step = runtime.compiles_aloud("the training step", program.train_step)
   options = config.train
 
   # 2. The state: resume, or warm-start, or begin.
@@ -112,7 +113,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       watchdog.moved(step, "waits for data")
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
-      state, metrics = program.train_step(state, batch)
+      state, metrics = train_step(state, batch)
       logger.add(step, keys, metrics)
       step += 1
       ends = preemption.reached()
@@ -158,6 +159,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       if found is None:
         sys.exit(PREEMPTED)
       final = found
+      logging.info("Result\n%s", runtime.metric_table(final))
   if final:
     write_result(workdir, final)
   return final

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from must_jax.signals import heed_ctrl_c
 from must_jax.storage.path import Path
 
 
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     "doctor", help="check machine, workdir and config before a run"
   )
   doctor.add_arguments(checker)
-  checker.set_defaults(run=_doctor)
+  checker.set_defaults(run=_doctor, overrides=())
 
   from must_jax.lab import tables_command as tables
 
@@ -279,6 +280,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of `must-jax`; returns the exit status."""
+  heed_ctrl_c()
   parser = _parser()
   args, rest = parser.parse_known_args(argv)
   if rest and not hasattr(args, "overrides"):

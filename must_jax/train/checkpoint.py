@@ -7,6 +7,7 @@ noticed. A converted one also has an `origin`: where its weights are from, and
 their licence.
 """
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -129,17 +130,21 @@ class Checkpoints:
     self._manager.reload()
     directory, steps = self._manager.directory, self._manager.all_steps()
     reason = str(error).split(" [tensorstore_spec")[0]  # pages long
+    if len(reason) > 300:  # what was done, and at the end why it failed
+      reason = f"{reason[:150]} ... {reason[-150:]}"
     good = (
-      f"that of step {max(steps)}, is intact" if steps else "does not exist"
+      f"The last one, that of step {max(steps)}, is intact."
+      if steps
+      else "There is none before it."
     )
     room = f"One needs up to {self._num_bytes / 1e6:.1f} MB"
     if is_local(directory) and directory.exists():
       free = shutil.disk_usage(directory).free
       room += f", and {free / 1e6:.1f} MB are free"
     return CheckpointNotSavedError(
-      f"A checkpoint could not be saved in {directory}: {reason}\n{room}. The"
-      f" last one, {good}. Free some space, or mend what the message says; the"
-      " same command goes on."
+      f"A checkpoint could not be saved in {directory}:"
+      f" {reason}\n{room}. {good} Free some space, or mend what the message"
+      " says; the same command goes on."
     )
 
   def restore(
@@ -361,8 +366,9 @@ def load_variables(path: PathLike) -> dict[str, PyTree]:
 
 
 def _read_variables(path: Path) -> dict[str, PyTree]:
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
+  # (A Checkpointer would look for metadata that a part of a step has not.)
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    tree = handler.metadata(path).tree
     parts = ("ema",) if tree.get("ema") else ("params", "batch_stats")
     item = {
       part: jax.tree.map(
@@ -373,7 +379,7 @@ def _read_variables(path: Path) -> dict[str, PyTree]:
       for part in parts
       if part in tree  # a network without BatchNorm has no statistics
     }
-    return checkpointer.restore(
+    return handler.restore(
       path,
       args=ocp.args.PyTreeRestore(
         item=item,

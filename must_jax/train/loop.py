@@ -43,9 +43,9 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
     TooManyBad: more records cannot be used than `data.max_bad` allows.
     TrainingDiverged: with the steps, the tasks' losses and the batch's keys.
     OSError: a checkpoint or the metrics cannot be written.
-    SystemExit: with code 42 on SIGTERM or a preemption notice, after saving;
-      within a streak of skipped steps nothing is saved, and the last checkpoint
-      is gone on from.
+    SystemExit: with code 42 on SIGTERM, Ctrl-C or a notice of preemption, after
+      saving; within a streak of skipped steps nothing is saved, and the last
+      checkpoint is gone on from.
   """
   workdir = Path(workdir)
   make_directory(workdir)
@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   claim = Claim(config, workdir)
   config = claim.config
   program = build(config, _loss_weights(config))
+  train_step = runtime.compiles_aloud("the training step", program.train_step)
   options = config.train
   quarantine = runtime.open_quarantine(workdir)
   data = _TrainingData(program, quarantine)
@@ -100,7 +101,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       watchdog.moved(step, "waits for data")
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
-      state, metrics = program.train_step(state, batch)
+      state, metrics = train_step(state, batch)
       if step == 0:
         jax.block_until_ready(metrics)  # or whatever is wrong is said now
         claim.write()
@@ -149,6 +150,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       if found is None:
         sys.exit(PREEMPTED)
       final = found
+      logging.info("Result\n%s", runtime.metric_table(final))
   if final:
     write_result(workdir, final)
   return final

@@ -19,10 +19,12 @@ from must_jax.storage.path import (
   Appender,
   Path,
   PathLike,
+  drop_lines,
   is_local,
   read_range,
 )
 from must_jax.train.guard import Streak
+from must_jax.train.runtime import duration, metric_table
 
 _METRICS = "metrics.jsonl"
 
@@ -39,8 +41,10 @@ class MetricLogger:
       first_step: of this start of it.
     """
     self._batch_size = config.data.batch_size
+    self._last_step = config.train.steps
+    self._tasks = sorted(config.tasks)
     self._max_skipped = config.train.max_skipped
-    self._writer = MetricWriter(workdir)
+    self._writer = MetricWriter(workdir, first_step)
     self._bar = tqdm(
       initial=first_step,
       total=config.train.steps,
@@ -48,7 +52,7 @@ class MetricLogger:
       disable=jax.process_index() != 0 or not sys.stderr.isatty(),
       leave=False,
     )
-    self.restart(first_step)
+    self._forget(first_step)
 
   def close(self) -> None:
     """Closes what was opened.
@@ -60,7 +64,11 @@ class MetricLogger:
     self._writer.close()
 
   def restart(self, step: int) -> None:
-    """Forgets what was added; the next step to come is this one."""
+    """Goes back to a step: forgets what was added and written after it."""
+    self._writer.go_back(step)
+    self._forget(step)
+
+  def _forget(self, step: int) -> None:
     self._unread: list[tuple[int, Any, dict[str, Any]]] = []
     self._latest: dict[str, float] = {}
     self._unusable = 0.0
@@ -72,6 +80,8 @@ class MetricLogger:
 
   def add(self, step: int, keys: Any, metrics: dict[str, Any]) -> None:
     """Remembers what a step will say, and the keys of its batch."""
+    if not self._steps:  # it may have waited for more than a step
+      self._clock = time.monotonic()
     self._unread.append((step, keys, metrics))
     self._steps += 1
     self._bar.update()
@@ -111,16 +121,37 @@ class MetricLogger:
     Raises:
       OSError: they cannot be written.
     """
-    seconds = time.monotonic() - self._clock
+    rate = self._steps / (time.monotonic() - self._clock)  # steps a second
     scalars = self._latest | {
       "unusable_examples": self._unusable,
-      "images_per_second": self._steps * self._batch_size / seconds,
+      "images_per_second": rate * self._batch_size,
       **more,
     }
     self._unusable = 0.0
     self._restart_clock()
     self._writer.write_scalars(step, scalars)
+    logging.info("%s", self._line(step, rate, scalars))
     self._bar.set_postfix(loss=f"{scalars['loss']:.4f}")
+
+  def _line(self, step: int, rate: float, scalars: Mapping[str, float]) -> str:
+    """How far the run is, and how well it goes."""
+    found = f"step {step}/{self._last_step}"
+    if step < self._last_step and rate:
+      found += f", {duration((self._last_step - step) / rate)} left"
+    shown = {
+      "loss": scalars["loss"],
+      **{
+        name: scalars[f"{name}/loss"]
+        for name in self._tasks
+        if len(self._tasks) > 1
+      },
+      "lr": scalars["lr"],
+      "images/s": scalars["images_per_second"],
+    }
+    words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    if self.is_skipping:
+      words += ", this step was skipped"
+    return f"{found}: {words}"
 
   def write_evaluation(self, step: int, metrics: dict[str, float]) -> None:
     """Writes an evaluation's metrics; its time counts for no step.
@@ -134,37 +165,56 @@ class MetricLogger:
     """
     if metrics:
       self._writer.write_scalars(step, metrics)
+      logging.info("Evaluation at step %d\n%s", step, metric_table(metrics))
     self._restart_clock()
 
 
 class MetricWriter:
   """TensorBoard events and `metrics.jsonl`, from the first process only."""
 
-  def __init__(self, workdir: PathLike):
-    """Opens the files; a last line that was half written is cut off."""
+  def __init__(self, workdir: PathLike, step: int):
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      step: that the run goes on from. Lines of later steps, which come again,
+        are dropped, as is a last one that was half written.
+    """
     self._workdir = Path(workdir)
     self._is_first = jax.process_index() == 0
     # A bucket's files cannot grow: events are written here, and sent.
     self._temporary = tempfile.TemporaryDirectory()
     self._sends = self._is_first and not is_local(workdir)
-    self._events = metric_writers.create_default_writer(
-      self._temporary.name if self._sends else str(workdir),
-      just_logging=not self._is_first,
-      asynchronous=False,
-    )
     if self._is_first:
-      self._lines = Appender(self._workdir / _METRICS)
+      self._events = metric_writers.SummaryWriter(
+        self._temporary.name if self._sends else str(workdir)
+      )
+    self._open(step)
     if self._sends:
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
       self._sent, self._copy = 0, Appender(self._workdir / name)
 
+  def _open(self, step: int) -> None:
+    if self._is_first:
+      path = self._workdir / _METRICS
+      with self._named_errors():
+        drop_lines(path, lambda line: _step_of(line) > step)
+        self._lines = Appender(path)
+
+  def go_back(self, step: int) -> None:
+    """Drops the lines after a step."""
+    if self._is_first:
+      self._lines.close()
+    self._open(step)
+
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes a line, and an event for each of its numbers."""
+    if not self._is_first:
+      return
     with self._named_errors():
       self._events.write_scalars(step, scalars)
-      if self._is_first:
-        line = json.dumps({"step": step, **scalars}) + "\n"
-        self._lines.write(line.encode())
+      line = json.dumps({"step": step, **scalars}) + "\n"
+      self._lines.write(line.encode())
       self._send()
 
   def _send(self) -> None:
@@ -182,8 +232,8 @@ class MetricWriter:
     with self._named_errors(), self._temporary:
       if self._is_first:
         self._lines.close()
-      self._send()
-      self._events.close()
+        self._send()
+        self._events.close()
 
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:
@@ -196,3 +246,11 @@ class MetricWriter:
         f" written: {error}. Free some space, or mend what the message says;"
         " the same command goes on."
       ) from error
+
+
+def _step_of(line: bytes) -> int:
+  """The step of a line of metrics; 0 of a line that is none."""
+  try:
+    return int(json.loads(line)["step"])
+  except (ValueError, LookupError, TypeError):
+    return 0

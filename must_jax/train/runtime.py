@@ -1,13 +1,15 @@
 """The processes of a run: who takes part, who is stuck, when all must end."""
 
+import contextlib
 import faulthandler
 import json
+import math
 import os
-import signal
 import socket
 import threading
 import time
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +18,10 @@ from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
 from must_jax.input.quarantine import Quarantine
+from must_jax.signals import EndSignals
 from must_jax.storage.path import Path, PathLike, make_directory, publish
+
+T = TypeVar("T")
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -43,16 +48,74 @@ def report() -> str:
   )
 
 
+def compiles_aloud(name: str, function: Callable[..., T]) -> Callable[..., T]:
+  """A function that says when its first call begins and ends, which compiles.
+
+  Args:
+    name: of what is compiled.
+    function: compiled when it is called first.
+  """
+  is_compiled = False
+
+  def call(*args: Any) -> T:
+    nonlocal is_compiled
+    if is_compiled:
+      return function(*args)
+    logging.info("Compiling %s, which may take minutes.", name)
+    begin = time.monotonic()
+    result = function(*args)
+    logging.info("Compiled %s in %s.", name, duration(time.monotonic() - begin))
+    is_compiled = True
+    return result
+
+  return call
+
+
+class SignOfLife:
+  """Says now and then how far something is that takes long."""
+
+  def __init__(self, seconds: float = 30.0):
+    """The first time comes after `seconds`, as does each after the last."""
+    self._seconds, self._said = seconds, time.monotonic()
+
+  def say(self, message: str, *values: Any) -> None:
+    """Logs, if it is time to."""
+    now = time.monotonic()
+    if now - self._said >= self._seconds:
+      self._said = now
+      logging.info(message, *values)
+
+
+def duration(seconds: float) -> str:
+  """About how long, for people."""
+  for unit, length in (("days", 86400.0), ("hours", 3600.0), ("min", 60.0)):
+    if seconds >= 1.5 * length:
+      number = seconds / length
+      return f"{number:.{int(number < 10 and unit != 'min')}f} {unit}"
+  return f"{math.ceil(seconds)} s"
+
+
+def metric_table(metrics: Mapping[str, float]) -> str:
+  """Metrics as text, one a line."""
+  width = max(map(len, metrics), default=0)
+  return "\n".join(f"  {k:<{width}}  {v:.4f}" for k, v in metrics.items())
+
+
 def _name() -> str:
   return f"{socket.gethostname()} (pid {os.getpid()})"
 
 
 def keep_tensorflow_off_accelerators() -> None:
-  """It reads data only, and would take the memory that JAX needs."""
-  import tensorflow as tf
+  """It reads data only, and would take the memory that others need.
 
-  for kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], kind)
+  Where it has devices already, it is used for more, and keeps them.
+  """
+  from must_jax.quiet_tensorflow import quiet, tf
+
+  with quiet():
+    for kind in ("GPU", "TPU"):
+      with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], kind)
 
 
 def open_quarantine(workdir: PathLike) -> Quarantine:
@@ -180,38 +243,10 @@ class Watchdog:
     return self._directory / f"{process:05d}.json"
 
 
-class Sigterm:
-  """Within the block, SIGTERM sets `received` instead of ending the process.
+class Preemption(EndSignals):
+  """SIGTERM, Ctrl-C, or the platform's notice that it ends the processes.
 
-  Only the main thread may handle signals; elsewhere nothing changes. Nor does
-  it among the processes of `jax.distributed`, which handles the signal itself:
-  see `Preemption`.
-  """
-
-  def __init__(self) -> None:
-    self.received = False
-
-  def __enter__(self) -> Self:
-    self._is_handled = (
-      threading.current_thread() is threading.main_thread()
-      and not jax.distributed.is_initialized()
-    )
-    if self._is_handled:
-      self._previous = signal.signal(signal.SIGTERM, self._receive)
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    if self._is_handled:
-      signal.signal(signal.SIGTERM, self._previous)
-
-  def _receive(self, *_: Any) -> None:
-    self.received = True
-
-
-class Preemption(Sigterm):
-  """SIGTERM, or the platform's notice that it ends the processes of a run.
-
-  Once `jax.distributed` is initialised it takes both, and tells every process
+  Once `jax.distributed` is initialised it takes them, and tells every process
   the same moment to stop at.
   """
 

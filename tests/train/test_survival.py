@@ -5,6 +5,7 @@ import gc
 import inspect
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -186,6 +187,10 @@ def test_goes_back_and_on_with_the_data_behind_the_bad(
   counters = {"rollbacks": 1, "batches_left_out": 4}
   for part, value in counters.items():
     assert found[part] == checkpoint.digest(np.int32(value)), part
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  written = [json.loads(line)["step"] for line in lines]
+  every = config.train.log_every
+  assert written == list(range(every, STEPS + 1, every))
 
 
 def test_interrupted_around_a_roll_back_ends_with_the_same_bits(
@@ -531,20 +536,39 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(full_disk):
   assert saved_steps(workdir) == [3, 6]
 
 
+@pytest.mark.slow
+def test_a_full_disk_has_the_last_word(config, tmp_path, write_config_file):
+  """Its message is not lost among those of all that was being written."""
+  words = [sys.executable, "main.py", f"--workdir={tmp_path / 'run'}"]
+  words += [f"--config={write_config_file(tmp_path, config)}"]
+  done = subprocess.run(
+    ["bash", "-c", 'ulimit -f 60; exec "$@"', "-", *words],
+    cwd=pathlib.Path(must_jax.__file__).parents[1],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  *_, what, mend = done.stderr.splitlines()
+  assert what.startswith("error: A checkpoint could not be saved in")
+  assert len(what) < 600
+  assert "Free some space" in mend
+  assert "Traceback" not in done.stderr
+
+
 def test_metrics_on_a_full_disk_say_so_and_go_on_with_whole_lines(full_disk):
   workdir, full = full_disk
   scalars = {f"name{i}": float(i) for i in range(200)}
   with (
     full(),
     pytest.raises(OSError, match=r"metrics.jsonl .* cannot be written"),
-    contextlib.closing(MetricWriter(workdir)) as writer,
+    contextlib.closing(MetricWriter(workdir, 0)) as writer,
   ):
     for step in range(1000):
       writer.write_scalars(step, scalars)
   path = workdir / "metrics.jsonl"
   text = path.read_text().rstrip("\n")
   path.write_text(text + '\n{"step": 7, "lo')
-  with contextlib.closing(MetricWriter(workdir)) as writer:
+  with contextlib.closing(MetricWriter(workdir, 1000)) as writer:
     writer.write_scalars(8, {"loss": 1.0})
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert lines[-1] == {"step": 8, "loss": 1.0}

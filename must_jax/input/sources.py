@@ -139,13 +139,10 @@ def check_labels(union: Union) -> None:
         where,
         "FEW ARE LEFT: " if kept.is_little else "",
         kept,
-        f" Nothing is left of {_listed(lost)}." if lost else "",
+        f" Nothing is left of {len(lost):,} classes: {_some(lost)}."
+        if lost
+        else "",
       )
-
-
-def _listed(names: Sequence[str]) -> str:
-  more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-  return f"{len(names):,} classes: {', '.join(names[:10])}{more}"
 
 
 def eval_union(config: ConfigDict, dataset: str) -> Union:

@@ -26,7 +26,6 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from must_jax.fields import kept
 from must_jax.fields.statistics import accumulate
 from must_jax.pseudo_label.labeller import Batch, Example, Labeller, ToLabels
 from must_jax.storage import label_sets, sets
@@ -444,11 +443,6 @@ def finish(
   with lease, lease.beating():
     manifest = _make_manifest(job, directory, static)
     publish_json(directory.path / MANIFEST_FILE, manifest)
-    for name, sums in manifest["statistics"].items():
-      found = kept(
-        manifest["fields"][name], sums, label_sets.reading_score(manifest)
-      )
-      logging.info("Labelled %s: %s", name, found)
     for alarm in manifest["alarms"]:
       logging.error("LABELS LOOK WRONG in %s: %s", directory.path, alarm)
     directory.clean_up([Shard(**entry) for entry in manifest["shards"]])

@@ -32,6 +32,7 @@ from must_jax.pseudo_label.teacher import (
   describe_teacher,
 )
 from must_jax.signals import EndSignals
+from must_jax.storage import label_sets
 from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.work_queue import Worker
@@ -71,7 +72,7 @@ class Labelling:
     )
 
 
-def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
+def label(config: ConfigDict, workdir: PathLike) -> dict[str, str]:
   """Runs one worker of a labelling job, to the end of the job.
 
   Args:
@@ -79,7 +80,7 @@ def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
     workdir: the label set, unless `config.label.output` names another place.
 
   Returns:
-    What the label set's manifest says of all its labels.
+    What is in the label set, by field.
 
   Raises:
     ValueError: the teacher has several tasks and none was chosen, or the
@@ -143,7 +144,7 @@ def label_images(
   num_threads: int = 0,
   max_undecodable: float = 0.01,
   lease_seconds: float = 600.0,
-) -> dict[str, Any]:
+) -> dict[str, str]:
   """Labels an image set with any teacher; a worker like those of `label`.
 
   Start it in as many processes as you like: they share the shards.
@@ -160,7 +161,7 @@ def label_images(
     lease_seconds: a shard whose worker is silent for so long is taken over.
 
   Returns:
-    What the label set's manifest says of all its labels.
+    What is in the label set, by field.
 
   Raises:
     ValueError: the output belongs to another job, or labels do not fit the
@@ -245,7 +246,7 @@ def _labelling(
   return Labelling(job, batches, predict, to_labels)
 
 
-def _run(labelling: Labelling) -> dict[str, Any]:
+def _run(labelling: Labelling) -> dict[str, str]:
   with EndSignals() as signals:
     summary = job_lib.run(
       labelling.job,
@@ -263,7 +264,7 @@ def _run(labelling: Labelling) -> dict[str, Any]:
   )
   if summary.alarms:
     sys.exit(summary.exit_code)
-  return summary.manifest["statistics"]
+  return label_sets.summary(summary.manifest)
 
 
 def _settings(

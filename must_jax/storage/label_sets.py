@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 from absl import logging
 
 from must_jax.config import differences, from_json, to_json
-from must_jax.fields import Description, alarms, left
+from must_jax.fields import Description, alarms, kept, left
 from must_jax.fields.statistics import accumulate
 from must_jax.storage import path as path_lib
 from must_jax.storage.commits import JOB_FILE, Commit, CommitDirectory
@@ -218,6 +218,15 @@ def reading_score(job: Mapping[str, Any]) -> float | None:
   """
   task = job.get("settings", {}).get("task")
   return task.get("min_score") if isinstance(task, Mapping) else None
+
+
+def summary(manifest: Mapping[str, Any]) -> dict[str, str]:
+  """What is in a label set, and left when it is read, by field."""
+  fields, min_score = manifest["fields"], reading_score(manifest)
+  return {
+    name: str(kept(fields[name], sums, min_score))
+    for name, sums in manifest["statistics"].items()
+  }
 
 
 def make_manifest(

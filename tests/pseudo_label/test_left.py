@@ -141,7 +141,7 @@ def test_a_class_of_which_nothing_is_left_is_a_warning(
   (record,) = [r for r in caplog.records if "Task 'it'" in r.getMessage()]
   assert record.levelno == logging.WARNING
   assert "24 boxes in 8 labels, of which 16 have" in record.getMessage()
-  assert "Nothing is left of 1 classes: cat." in record.getMessage()
+  assert "Nothing is left of 1 classes: 'cat'." in record.getMessage()
   caplog.clear()
   start(student(images, tmp_path / "dogs", "detection", min_score=0.3))
   (record,) = [r for r in caplog.records if "Task 'it'" in r.getMessage()]

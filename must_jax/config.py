@@ -10,8 +10,9 @@ the paper), `tfm` (TensorFlow Model Garden), `tpu` (TPU detection repository)
 or `ours`.
 """
 
+import copy
+import difflib
 import json
-import math
 import os
 import re
 import sys
@@ -21,8 +22,18 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
+from must_jax import ranges
 from must_jax.models import fpn
 from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
+from must_jax.ranges import (
+  AT_LEAST_1,
+  DECAY,
+  FRACTION,
+  NOT_NEGATIVE,
+  POSITIVE,
+  POSITIVE_FRACTION,
+  Interval,
+)
 from must_jax.tasks import make_task, task_options
 from must_jax.weighting import METHODS
 
@@ -41,6 +52,74 @@ EVAL_RESIZE = (
 # Names become directories and parameter names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TASK_KEYS = ("kind", "labels", "weight", "classes")
+# Which numbers the options take; those of a kind of task are in its file.
+RANGES: dict[str, Interval] = {
+  "seed": ranges.ANY,
+  "model.width": NOT_NEGATIVE,
+  "model.image_mean": ranges.ANY,
+  "model.image_std": POSITIVE,
+  "model.channels": AT_LEAST_1,
+  "model.min_level": AT_LEAST_1,
+  "model.max_level": AT_LEAST_1,
+  "model.norm_momentum": FRACTION,
+  "model.norm_epsilon": POSITIVE,
+  "data.image_size": AT_LEAST_1,
+  "data.batch_size": AT_LEAST_1,
+  "data.eval_batch_size": AT_LEAST_1,
+  "data.label_stride": AT_LEAST_1,
+  "data.scale_jitter": POSITIVE,
+  "data.crop_fraction": POSITIVE_FRACTION,
+  "data.crop_area": POSITIVE_FRACTION,
+  "data.antialias_below": FRACTION,
+  "data.color.num_ops": Interval(0, 4),
+  "data.color.magnitude": Interval(0, 10),
+  "data.color.brightness": FRACTION,
+  "data.color.contrast": FRACTION,
+  "data.color.saturation": FRACTION,
+  "data.color.hue": Interval(0, 0.5),
+  "data.color.jitter_probability": FRACTION,
+  "data.color.grey_probability": FRACTION,
+  "data.color.blur_probability": FRACTION,
+  "data.block_size": AT_LEAST_1,
+  "data.window_blocks": AT_LEAST_1,
+  "data.max_bad": FRACTION,
+  "data.num_threads": NOT_NEGATIVE,
+  "optimizer.lr": NOT_NEGATIVE,
+  "optimizer.betas": DECAY,
+  "optimizer.momentum": DECAY,
+  "optimizer.weight_decay": NOT_NEGATIVE,
+  "optimizer.clip_norm": NOT_NEGATIVE,
+  "optimizer.warmup_steps": NOT_NEGATIVE,
+  "optimizer.warmup_lr": NOT_NEGATIVE,
+  "optimizer.boundaries": FRACTION,
+  "optimizer.decay": POSITIVE,
+  "optimizer.lr_factors.backbone": NOT_NEGATIVE,
+  "optimizer.lr_factors.fpn": NOT_NEGATIVE,
+  "optimizer.lr_factors.heads": NOT_NEGATIVE,
+  "optimizer.layer_decay": POSITIVE_FRACTION,
+  "optimizer.ema_decay": DECAY,
+  "balancing.lr": POSITIVE,
+  "balancing.alpha": NOT_NEGATIVE,
+  "balancing.bound": AT_LEAST_1,
+  "balancing.leak": FRACTION,
+  "train.steps": AT_LEAST_1,
+  "train.log_every": NOT_NEGATIVE,
+  "train.evaluate_every": NOT_NEGATIVE,
+  "train.checkpoint_every": NOT_NEGATIVE,
+  "train.keep_checkpoints": AT_LEAST_1,
+  "train.accumulate": AT_LEAST_1,
+  "train.spike_sigmas": NOT_NEGATIVE,
+  "train.max_skipped": AT_LEAST_1,
+  "train.max_rollbacks": NOT_NEGATIVE,
+  "train.stuck_seconds": NOT_NEGATIVE,
+  "mesh.data": Interval(-1),
+  "mesh.fsdp": AT_LEAST_1,
+  "label.batch_size": AT_LEAST_1,
+  "label.map_stride": NOT_NEGATIVE,
+  "label.lease_seconds": POSITIVE,
+  "label.max_undecodable": FRACTION,
+}
+_PAIRS = ("data.scale_jitter", "data.crop_area")  # the lower number first
 
 
 def base_config() -> ConfigDict:
@@ -239,9 +318,11 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   for item in filter(None, (arg or "").split(",")):
     name, _, text = item.partition("=")
     if name not in defaults:
+      near = nearest(name, defaults)
       raise ValueError(
         f"Config argument {name!r} is not known; expected some of"
         f" {sorted(defaults)}, as in --config=FILE.py:{sorted(defaults)[0]}=..."
+        + (f" Did you mean {near!r}?" if near else "")
       )
     default = defaults[name]
     try:
@@ -284,7 +365,7 @@ def under(root: str, path: str) -> str:
 
 def small(config: ConfigDict) -> ConfigDict:
   """The same run at a size that a CPU trains in minutes."""
-  config = config.copy_and_resolve_references()
+  config = copy.deepcopy(config)  # the types of what is None, too
   config.model.update(
     {"backbone": "resnet18", "width": 16, "channels": 32, "dtype": "float32"}
   )
@@ -361,7 +442,7 @@ def start_from(
     toy: a small backbone of the same family.
     **model: other options of the checkpoint's model.
   """
-  config = config.copy_and_resolve_references()
+  config = copy.deepcopy(config)
   config.model.update({"backbone": toy if config.model.width else backbone})
   config.model.update(model)
   if not config.model.width:
@@ -443,28 +524,48 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
   ]
 
 
-def flags_error(error: flags.Error) -> str:
-  """What is wrong with flags, without the traceback of a config's ValueError.
+def options(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Every option of a config with its value, as "data.batch_size"."""
+  found: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      found |= options(value, f"{prefix}{name}.")
+    else:
+      found[f"{prefix}{name}"] = value
+  return found
 
-  `config_flags` has the whole of it in the message, and no cause.
-  """
-  return re.sub(
-    r"Error whilst parsing config file:\s+Traceback.*?\nValueError: ",
-    "",
-    str(error),
-    flags=re.DOTALL,
-  ).strip()
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """The dotted name that was likely meant; "" if none is near."""
+
+  def likeness(other: str) -> float:
+    mine, its = name.rpartition(".")[2], other.rpartition(".")[2]
+    last = difflib.SequenceMatcher(None, mine, its).ratio()
+    if its in (mine, _initials(mine)):  # learning_rate is lr
+      last = 1.0
+    return last + difflib.SequenceMatcher(None, name, other).ratio()
+
+  best = max(known, key=likeness, default="")
+  return best if best and likeness(best) > _NEAR else ""
+
+
+_NEAR = 1.25  # of 2; what is less alike is no slip of the keyboard
+
+
+def _initials(name: str) -> str:
+  return "".join(word[:1] for word in name.split("_"))
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-  """The config of a file, as `main.py` reads it.
+  """The config of a file, with some options set.
 
   Args:
     path: FILE or FILE:ARG.
     overrides: "--config.NAME=VALUE" each.
 
   Raises:
-    ValueError: there is no such file, or no such option.
+    ValueError: there is no such file or option, or an option does not take the
+      value; one line.
   """
   if not os.path.isfile(path.partition(":")[0]):
     raise ValueError(
@@ -482,10 +583,13 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       "config", lock_config=True, flag_values=values, sys_argv=argv
     )
     rest = values(argv)
-  except flags.Error as error:
-    raise ValueError(flags_error(error)) from None
-  except (AttributeError, KeyError) as error:
-    raise ValueError(f"{' '.join(argv[1:])}: {error}") from None
+  except (flags.Error, LookupError, AttributeError, TypeError) as error:
+    if overrides:
+      loaded = load(path)  # or it says what is wrong with the file
+      raise ValueError(_wrong_override(loaded, overrides, error)) from None
+    if isinstance(error, flags.Error):
+      raise ValueError(_without_traceback(error)) from None
+    raise
   finally:
     sys.path[:] = before
   if rest[1:]:
@@ -495,45 +599,98 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   return values.config
 
 
+def _without_traceback(error: Exception) -> str:
+  """What is wrong in a config file that raised a ValueError.
+
+  `config_flags` has the whole traceback in the message, and no cause.
+  """
+  return re.sub(
+    r"Error whilst parsing config file:\s+Traceback.*?\nValueError: ",
+    "",
+    str(error),
+    flags=re.DOTALL,
+  ).strip()
+
+
+def _wrong_override(
+  config: ConfigDict, overrides: Sequence[str], error: Exception
+) -> str:
+  """Says which of the overrides a config does not take, and why.
+
+  Args:
+    config: without them.
+    overrides: "--config.NAME=VALUE" each.
+    error: of `config_flags`.
+  """
+  known = options(config)
+  wrong = re.fullmatch(
+    r"flag --config\.(\S+?)=(.*?): .*", str(error), re.DOTALL
+  )
+  if wrong and wrong[1] in known:
+    group, _, last = wrong[1].rpartition(".")
+    kind = _group(config, group).get_type(last).__name__
+    value = known[wrong[1]]
+    example = "" if value is None else f", such as {value!r}"
+    return (
+      f"{wrong[1]} is {wrong[2]!r}; expected {_KINDS.get(kind, kind)}{example}."
+    )
+  if wrong:
+    members = ", ".join(_group(config, wrong[1]))
+    return f"{wrong[1]} is a group of options; set one of them: {members}."
+  for override in overrides:
+    found = re.match(r"--?(?:no)?config\.([^=\[]+)", override)
+    name = found[1] if found else ""
+    if not name or any(f"{other}.".startswith(f"{name}.") for other in known):
+      continue
+    meant = [other for other in known if other.endswith(f".{name}")]
+    meant = meant or [*filter(None, [nearest(name, known)])]
+    if meant:
+      names = " or ".join(f"--config.{other}" for other in meant)
+      return f"There is no option {name}; did you mean {names}?"
+    group = name
+    while group and not any(other.startswith(f"{group}.") for other in known):
+      group = group.rpartition(".")[0]
+    members = ", ".join(_group(config, group))
+    return f"There is no option {name}; {group or 'a config'} has {members}."
+  return f"{' '.join(overrides)}: {error}"
+
+
+def _group(config: ConfigDict, name: str) -> ConfigDict:
+  for part in filter(None, name.split(".")):
+    config = config[part]
+  return config
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
 def validate(config: ConfigDict) -> None:
   """Checks what can be checked without reading data.
 
   Raises:
     ValueError: says what was given, what is expected and how to mend it.
   """
+  _check_numbers(config)
   _one_of("stage", config.stage, STAGES)
   _one_of("sampling", config.sampling, ("uniform", "equal"))
   _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
   _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
   _one_of("balancing.method", config.balancing.method, METHODS)
-  if (
-    config.stage == "train"
-    and config.balancing.method == "gradnorm"
-    and config.model.max_level < 5
-  ):
+  gradnorm = config.stage == "train" and config.balancing.method == "gradnorm"
+  if gradnorm and config.model.max_level < 5:
     raise ValueError(
       "balancing.method is 'gradnorm', which compares the tasks' gradients at"
       " the last block of the backbone, C5; a pyramid with model.max_level"
       f" {config.model.max_level} does not read it. Set model.max_level to 5 or"
       " more, or choose another method."
     )
-  if config.balancing.method == "gradnorm" and "backbone" in config.freeze:
+  if gradnorm and "backbone" in config.freeze:
     raise ValueError(
       "balancing.method is 'gradnorm', which compares the tasks' gradients in"
       " the backbone; with 'backbone' in freeze there are none. Choose another"
       " method, or train the backbone."
     )
   _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
-  for key in ("lr_factors.backbone", "lr_factors.fpn", "lr_factors.heads"):
-    if config.optimizer[key] < 0:
-      raise ValueError(
-        f"optimizer.{key} is {config.optimizer[key]}; expected 0 or more."
-      )
-  if not 0 < config.optimizer.layer_decay <= 1:
-    raise ValueError(
-      f"optimizer.layer_decay is {config.optimizer.layer_decay}; expected more"
-      " than 0 and at most 1 (all layers alike)."
-    )
   _one_of("model.fpn_norm", config.model.fpn_norm, fpn.NORMS)
   _one_of("model.fpn_top", config.model.fpn_top, fpn.TOPS)
   for part in config.freeze:
@@ -546,17 +703,6 @@ def validate(config: ConfigDict) -> None:
       )
   _one_of("data.eval_resize", config.data.eval_resize, EVAL_RESIZE)
   _one_of("data.train_resize", config.data.train_resize, TRAIN_RESIZE)
-  for name, entry in config.datasets.items():
-    if not 0 < entry.share < math.inf:
-      raise ValueError(
-        f"datasets.{name}.share is {entry.share}; expected more than 0. Leave"
-        " the dataset out of train_on if nothing shall be drawn from it."
-      )
-  if not 0 <= config.data.max_bad <= 1:
-    raise ValueError(
-      f"data.max_bad is {config.data.max_bad}; expected the part of the"
-      " records that may be unusable, 0 to 1, such as 0.01."
-    )
   for key in ("train_on", "evaluate_on"):
     for name in config[key]:
       _one_of(key, name, tuple(config.datasets))
@@ -577,11 +723,6 @@ def validate(config: ConfigDict) -> None:
     raise ValueError(
       "Tasks compare different numbers of views of an image:"
       f" {dict(sorted(views.items()))}; train them in runs of their own."
-    )
-  if config.label.map_stride < 0:
-    raise ValueError(
-      f"label.map_stride is {config.label.map_stride}; expected 0 (as the head"
-      " gives maps) or more, such as 4."
     )
   if config.stage == "label":
     for key in ("teacher", "dataset"):
@@ -604,7 +745,7 @@ def validate(config: ConfigDict) -> None:
     )
   stride = config.data.label_stride
   for size in config.data.image_size:
-    if size <= 0 or size % stride:
+    if size % stride:
       raise ValueError(
         f"data.image_size is {tuple(config.data.image_size)}; expected"
         f" positive multiples of data.label_stride ({stride})."
@@ -614,6 +755,44 @@ def validate(config: ConfigDict) -> None:
       f"optimizer.warmup_steps ({config.optimizer.warmup_steps}) must be below"
       f" train.steps ({config.train.steps})."
     )
+
+
+def _check_numbers(config: ConfigDict) -> None:
+  """Every number is in its range, and tuples are as long as the default."""
+  values, defaults = options(config), options(base_config())
+  ranges.check({name: values[name] for name in RANGES}, RANGES)
+  for name, default in defaults.items():
+    value = values[name]
+    if isinstance(default, tuple) and name in RANGES:
+      kind = int if isinstance(default[0], int) else float
+      fits = len(value) == len(default) or name == "optimizer.boundaries"
+      if not fits or any(kind(number) != number for number in value):
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise ValueError(
+          f"{name} is {value!r}; expected {len(default)} {numbers}, such as"
+          f" {default}."
+        )
+  for name in _PAIRS:
+    low, high = values[name]
+    if low > high:
+      raise ValueError(
+        f"{name} is {values[name]}; expected the lower number first, such as"
+        f" {defaults[name]}."
+      )
+  levels = config.model.min_level, config.model.max_level
+  if levels[0] > levels[1]:
+    raise ValueError(
+      f"model.min_level is {levels[0]} and model.max_level is {levels[1]};"
+      " expected the finer, which is the lower one, first."
+    )
+  for name, entry in config.tasks.items():
+    if entry.weight is not None:
+      weight = {"weight": entry.weight}
+      ranges.check(weight, {"weight": NOT_NEGATIVE}, f"tasks.{name}.")
+  for name, entry in config.datasets.items():
+    # Nothing is drawn of a dataset that is not in train_on.
+    share = {"share": entry.share}
+    ranges.check(share, {"share": POSITIVE}, f"datasets.{name}.")
 
 
 def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ import threading
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax import stage
@@ -26,13 +26,13 @@ from must_jax.input.quarantine import TooManyBad
 from must_jax.preflight import places
 from must_jax.storage import path
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   "config",
   None,
-  "configs/NAME.py, or configs/NAME.py:ARG. --config.stage says what is done"
-  " with it: train (the default), label, or evaluate (metrics of the workdir's"
-  " latest checkpoint on config.evaluate_on, which are logged).",
-  lock_config=True,
+  "configs/NAME.py, or configs/NAME.py:ARG; --config.NAME=VALUE sets an option"
+  " of it, as often as given. --config.stage says what is done with it: train"
+  " (the default), label, or evaluate (metrics of the workdir's latest"
+  " checkpoint on config.evaluate_on, which are logged).",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: checkpoints, metrics, labels."
@@ -172,15 +172,13 @@ def keep_compiled_programs(directory: str | None, workdir: str) -> None:
 
 
 def _main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Arguments not understood: {argv[1:]}")
   logging.set_verbosity(logging.INFO)
   from must_jax.train.guard import TrainingDiverged
 
   workdir = _WORKDIR.value
   assert workdir is not None  # a required flag
   try:
-    config = _CONFIG.value
+    config = config_lib.load(_CONFIG.value, argv[1:])
     if config.stage != "label":  # whose workers need nobody
       initialize_distributed()
     keep_compiled_programs(_COMPILATION_CACHE.value, workdir)
@@ -194,12 +192,24 @@ def _main(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses our own flags; returns the rest, which set options of the config."""
+  own: list[str] = []
+  overrides: list[str] = []
+  taker = own
+  for arg in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
+    if re.match(r"--?(no)?config\.", arg):
+      overrides.append(arg)
+      taker = own if "=" in arg else overrides
+    elif re.match(r"--?[a-z]", arg):
+      own.append(arg)
+      taker = own
+    else:  # the value of the flag before it
+      taker.append(arg)
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS(own) + overrides
   except flags.Error as error:
     sys.exit(
-      f"error: {config_lib.flags_error(error)}\nPass --helpshort or --helpfull"
-      " to see help on flags."
+      f"error: {error}\nPass --helpshort or --helpfull to see help on flags."
     )
 
 

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import sys
 import pytest
 
 from must_jax import config as config_lib
-from must_jax.config import base_config, dataset, parse_arg, task
+from must_jax.config import RANGES, base_config, dataset, parse_arg, task
+from must_jax.tasks import TASKS, task_options
 
 CONFIGS = sorted(
   (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
@@ -78,15 +80,36 @@ def test_load_takes_arguments_overrides_and_neighbours():
   ("path", "overrides", "expected"),
   [
     ("yours.py", (), "no such file; expected one such as"),
-    ("mine.py", ("--config.optimizer.rate=1",), "rate"),
-    ("mine.py", ("--config.train.steps=many",), "many"),
+    (
+      "mine.py",
+      ("--config.optimizer.learning_rate=1",),
+      r"option optimizer.learning_rate; did you mean --config.optimizer.lr\?",
+    ),
+    (
+      "mine.py",
+      ("--config.batch_size=1",),
+      r"mean --config.data.batch_size or --config.label.batch_size\?",
+    ),
+    ("mine.py", ("--config.mesh.wings=1",), "mesh has data, fsdp"),
+    ("mine.py", ("--config.mesh=1",), "mesh is a group of options.*: data, fs"),
+    ("mine.py", ("--config.train.lr.x=1",), "no option train.lr.x; "),
+    (
+      "mine.py",
+      ("--config.seed=1", "--config.train.steps=many"),
+      "train.steps is 'many'; expected a whole number, such as 7",
+    ),
+    ("mine.py", ("--config.data.flip=1.5",), "expected true or false, such"),
+    ("mine.py", ("--config.train_on[0]=x",), "index"),
+    ("mine.py", ("--config.train.steps",), "Missing value"),
+    ("mine.py", ("--confg.train.steps=1",), "Unknown command line flag"),
     ("mine.py", ("train.steps=3",), r"not understood: \['train.steps=3'\]"),
   ],
 )
 def test_load_says_what_is_wrong(path, overrides, expected):
   before = list(sys.path)
-  with pytest.raises(ValueError, match=expected):
+  with pytest.raises(ValueError, match=expected) as error:
     config_lib.load(path, overrides)
+  assert "\n" not in str(error.value)
   assert sys.path == before
 
 
@@ -167,7 +190,12 @@ BAD = {
     "data.image_size": (641, 640)
   },
   "must be below": {"train.steps": 100},
-  "map_stride is -1; expected 0": {"label.map_stride": -1},
+  "expected 2 whole numbers, such as": {"data.image_size": (640,)},
+  "640.5.*expected 2 whole numbers": {"data.image_size": (640, 640.5)},
+  "'a'.*; expected 1 or more each": {"data.image_size": ("a", 640)},
+  "expected 3 numbers, such as": {"model.image_std": (1.0, 1.0)},
+  "expected the lower number first": {"data.crop_area": (0.9, 0.1)},
+  "the finer, which is the lower one": {"model.min_level": 8},
   "Set model.max_level to 5 or more": {
     "balancing.method": "gradnorm",
     "model.max_level": 4,
@@ -188,6 +216,124 @@ def test_validate_says_what_is_wrong(message):
   config.update_from_flattened_dict(BAD[message])
   with pytest.raises(ValueError, match=message):
     config_lib.validate(config)
+
+
+def test_a_teacher_of_any_balancing_labels():
+  """What says how a model is trained is nothing to a labelling job."""
+  config = valid_config()
+  config.stage, config.freeze = "label", ("backbone",)
+  config.balancing.method = "gradnorm"
+  config.label.update({"teacher": "runs/teacher", "dataset": "flowers"})
+  config_lib.validate(config)
+
+
+def numbers_of(values):
+  """Names of the options that are numbers, or tuples of such."""
+  return {
+    name
+    for name, value in values.items()
+    for first in [value[0] if isinstance(value, tuple) and value else value]
+    if isinstance(first, int | float) and not isinstance(first, bool)
+  }
+
+
+def test_every_number_has_a_range():
+  assert set(RANGES) == numbers_of(config_lib.options(base_config()))
+  for kind, cls in TASKS.items():
+    assert set(cls.ranges) == numbers_of(task_options(kind)), kind
+
+
+def outside(allowed):
+  """Numbers that a range does not hold, next to those that it does."""
+  yield from (math.nan, math.inf, -math.inf)
+  for bound, beyond, is_open in (
+    (allowed.low, -math.inf, allowed.open_low),
+    (allowed.high, math.inf, allowed.open_high),
+  ):
+    if math.isfinite(bound):
+      yield bound if is_open else math.nextafter(bound, beyond)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_numbers_out_of_range_are_refused(name):
+  config = valid_config()
+  default = config_lib.options(config)[name]
+  scalar = default[0] if isinstance(default, tuple) else default
+  for number in outside(RANGES[name]):
+    if isinstance(scalar, int):
+      if not math.isfinite(number):
+        continue
+      number = math.floor(number) if number < scalar else math.ceil(number)
+    value = number
+    if isinstance(default, tuple):
+      value = (number, *default[1:])
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected "):
+      config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("tasks.kinds.weight", -1.0),
+    ("tasks.kinds.weight", math.nan),
+    ("datasets.flowers.share", 0.0),
+    ("datasets.flowers.share", math.nan),
+  ],
+)
+def test_entries_of_tasks_and_datasets_are_checked(name, value):
+  config = valid_config()
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(ValueError, match=f"^{name} is {value}; expected "):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_options_of_tasks_out_of_range_are_refused(kind):
+  for name, allowed in TASKS[kind].ranges.items():
+    for number in outside(allowed):
+      config = valid_config()
+      config.tasks.mine = task(kind, labels={})
+      default = config.tasks.mine[name]
+      with config.ignore_type():
+        config.tasks.mine[name] = (
+          (number,) if isinstance(default, tuple) else number
+        )
+      with pytest.raises(ValueError, match=f"'mine': {name} is .*; expected "):
+        config_lib.validate(config)
+
+
+NAMES = config_lib.options(valid_config())
+
+
+def test_the_nearest_name_is_the_one_that_was_meant():
+  """Any one letter may be missing, or stand twice."""
+  for name in NAMES:
+    for i in range(name.rfind(".") + 1, len(name)):
+      for typed in (name[:i] + name[i + 1 :], name[: i + 1] + name[i:]):
+        if typed not in NAMES and not typed.endswith("."):
+          assert config_lib.nearest(typed, NAMES) == name, typed
+  assert config_lib.nearest("optimizer.learning_rate", NAMES) == "optimizer.lr"
+  assert config_lib.nearest("zebra", NAMES) == ""
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("size", ["", "small", "smoke"])
+def test_every_option_is_set_from_the_command_line(path, size):
+  if path.stem.startswith("label"):
+    size = ""
+  config = config_lib.load(f"{path}:{size}" if size else str(path))
+  values = {
+    name: value
+    for name, value in config_lib.options(config).items()
+    if isinstance(value, int | float | str)
+  }
+  values |= {f"tasks.{name}.weight": 0.25 for name in config.tasks}
+  again = config_lib.load(
+    f"{path}:{size}" if size else str(path),
+    [f"--config.{name}={value}" for name, value in values.items()],
+  )
+  assert config_lib.options(again) == config_lib.options(config) | values
 
 
 def test_unknown_option_of_a_task():

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(must_jax.__file__).parent
 # A line may import the lines above it, and its own.
 LAYERS = (
   "types",
+  "ranges",
   "fields",
   "pictures",
   "ops",

@@ -162,6 +162,35 @@ def test_an_argument_of_a_config_that_is_wrong_is_an_error_of_one_line():
   assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      ["--config.optimizer.learning_rate=0.1"],
+      "error: There is no option optimizer.learning_rate; did you mean"
+      " --config.optimizer.lr?",
+    ),
+    (
+      ["--config.train.accumulate", "0", "--compilation_cache", ""],
+      "error: train.accumulate is 0; expected 1 or more.",
+    ),
+    (
+      ["--wrkdir=x", "--config.data.flip"],
+      "error: Unknown command line flag 'wrkdir'. Did you mean: workdir ?",
+    ),
+    (
+      ["x"],
+      "error: Arguments not understood: ['x']; expected --config.NAME=VALUE.",
+    ),
+  ],
+)
+def test_an_option_that_is_wrong_is_an_error_of_one_line(arguments, message):
+  result = run("--config=configs/teacher_depth.py:smoke", *arguments)
+  assert result.returncode == 1
+  assert message in result.stderr.splitlines()
+  assert "Traceback" not in result.stderr
+
+
 def test_config_that_is_not_there_is_an_error_and_no_traceback():
   result = run("--config=configs/none.py")
   assert result.returncode == 1

@@ -1,6 +1,7 @@
 """Image classification: one class, soft labels, or several classes at once."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ from must_jax.fields import ClassVector
 from must_jax.losses import classification as losses
 from must_jax.metrics.accuracy import Accuracy
 from must_jax.models.heads import ClassificationHead
+from must_jax.ranges import DECAY, NOT_NEGATIVE
 from must_jax.tasks.task import HeadOptions, Task
 
 
@@ -33,6 +35,11 @@ class Classification(Task):
   top_k: int = 0
 
   post_processing = ("top_k",)
+  ranges: ClassVar = {
+    "label_smoothing": DECAY,
+    "dropout": DECAY,
+    "top_k": NOT_NEGATIVE,
+  }
 
   @property
   def fields(self):

@@ -7,6 +7,7 @@ import flax.linen as nn
 
 from must_jax.losses import contrastive as losses
 from must_jax.models.heads import ProjectionHead
+from must_jax.ranges import AT_LEAST_1, POSITIVE
 from must_jax.tasks.task import HeadOptions, Task
 
 
@@ -27,6 +28,11 @@ class Contrastive(Task):
   projection_channels: int = 128  # ref SimCLR
 
   views: ClassVar[int] = 2
+  ranges: ClassVar = {
+    "temperature": POSITIVE,
+    "projection_layers": AT_LEAST_1,
+    "projection_channels": AT_LEAST_1,
+  }
 
   @property
   def fields(self):

@@ -1,6 +1,7 @@
 """Depth: relative inverse depth for pre-training, metres for fine-tuning."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import numpy as np
@@ -12,6 +13,7 @@ from must_jax.metrics.depth import CROPS, DepthError
 from must_jax.models.heads import PixelHead
 from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
+from must_jax.ranges import NOT_NEGATIVE, POSITIVE
 from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 
 LOSSES = {
@@ -48,8 +50,14 @@ class Depth(Task):
   num_convs: int = 3  # paper 3.2
 
   measurement = ("min_depth", "max_depth", "crop")
+  ranges: ClassVar = {
+    "min_depth": NOT_NEGATIVE,
+    "max_depth": POSITIVE,
+    "num_convs": NOT_NEGATIVE,
+  }
 
   def __post_init__(self):
+    super().__post_init__()
     if self.unit not in ("inverse", "metres"):
       raise ValueError(
         f"Task {self.name!r}: unit is {self.unit!r}; expected 'inverse' or"

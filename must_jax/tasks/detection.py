@@ -1,6 +1,7 @@
 """Object detection with Faster R-CNN (paper 3.2: Mask R-CNN's box head)."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import numpy as np
@@ -11,6 +12,7 @@ from must_jax.losses import detection as losses
 from must_jax.metrics.coco import CocoAP
 from must_jax.metrics.voc import VocAP
 from must_jax.models import rcnn
+from must_jax.ranges import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE
 from must_jax.tasks.task import HeadOptions, Task
 
 METRICS = {"coco": CocoAP, "voc": VocAP}
@@ -43,8 +45,22 @@ class Detection(rcnn.RCNNOptions, Task):
   post_processing = (
     *("score_threshold", "pre_nms", "nms_iou", "max_detections", "min_side"),
   )
+  ranges: ClassVar = {
+    "min_score": FRACTION,
+    "score_threshold": FRACTION,
+    "nms_iou": FRACTION,
+    **dict.fromkeys(("anchor_scale", "aspect_ratios"), POSITIVE),
+    **dict.fromkeys(("rpn_convs", "head_convs"), NOT_NEGATIVE),
+    **dict.fromkeys(("rpn_min_side", "min_side"), NOT_NEGATIVE),
+    **dict.fromkeys(("max_boxes", "max_detections", "pre_nms"), AT_LEAST_1),
+    **dict.fromkeys(("rpn_pre_nms", "rpn_post_nms"), AT_LEAST_1),
+    **dict.fromkeys(("rpn_samples", "num_rois", "fc_dims"), AT_LEAST_1),
+    **dict.fromkeys(("roi_samples_per_bin", "roi_max_level"), AT_LEAST_1),
+    "roi_canonical_size": POSITIVE,
+  }
 
   def __post_init__(self):
+    super().__post_init__()
     if self.metric not in METRICS:
       raise ValueError(
         f"Task {self.name!r}: metric is {self.metric!r}; expected one of"

@@ -1,6 +1,7 @@
 """Surface normals, a task that no teacher was trained for (paper 3.3)."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from must_jax.losses import dense as losses
 from must_jax.metrics.normals import AngularError
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
+from must_jax.ranges import NOT_NEGATIVE
 from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 
 
@@ -24,6 +26,8 @@ class Normals(Task):
   """
 
   num_convs: int = 3  # paper 3.2
+
+  ranges: ClassVar = {"num_convs": NOT_NEGATIVE}
 
   @property
   def fields(self):

@@ -1,6 +1,7 @@
 """Semantic segmentation on the fused P2 (paper 3.2)."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from must_jax.losses import dense as losses
 from must_jax.metrics.miou import MeanIoU
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
+from must_jax.ranges import FRACTION, NOT_NEGATIVE
 from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 from must_jax.types import IGNORE_LABEL
 
@@ -28,6 +30,8 @@ class Segmentation(Task):
 
   min_score: float = 0.5
   num_convs: int = 3  # paper 3.2
+
+  ranges: ClassVar = {"min_score": FRACTION, "num_convs": NOT_NEGATIVE}
 
   @property
   def fields(self):

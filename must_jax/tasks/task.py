@@ -6,6 +6,7 @@ through this interface; nothing outside `tasks/` asks which task it has.
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import numpy as np
 
 from must_jax.fields import Field
 from must_jax.metrics.metric import Metric
+from must_jax.ranges import Interval, check
 from must_jax.types import Array, Labels, Mean
 
 
@@ -48,6 +50,16 @@ class Task(abc.ABC):
   # Options of predicting alone. Nothing that is learned depends on either, so a
   # run that goes on may change them.
   post_processing: ClassVar[tuple[str, ...]] = ()
+  # Which numbers options take; others need only be finite.
+  ranges: ClassVar[Mapping[str, Interval]] = {}
+
+  def __post_init__(self) -> None:
+    """Checks the options.
+
+    Raises:
+      ValueError: one has a value that it does not take.
+    """
+    check(vars(self), self.ranges, f"Task {self.name!r}: ")
 
   @property
   def num_classes(self) -> int:

@@ -10,6 +10,14 @@
 # Ctrl-C let the runs save themselves, and then nothing is started again.
 set -euo pipefail
 
+# Jobs of a script's background ignore Ctrl-C, and bash cannot trap it then.
+if [[ $(trap -p INT) == "trap -- '' SIGINT" ]]; then
+  if env --default-signal=INT true 2>/dev/null; then
+    exec env --default-signal=INT "$BASH" "$0" "$@"
+  fi
+  echo "Ctrl-C (SIGINT) is ignored here; SIGTERM ends this in good order."
+fi
+
 : "${CONFIG:?is not set: the config to run, as configs/student.py}"
 : "${WORKDIR:?is not set: the directory of the run}"
 PYTHON=${PYTHON:-python}
@@ -34,7 +42,7 @@ attend() {
   local name=$1 child='' status=$PREEMPTED stopping=''
   local log=$LOGS/$name.log
   shift
-  # Background processes of a script don't hear Ctrl-C by themselves.
+  # Told to the run, too: only one that is at work hears Ctrl-C by itself.
   trap 'stopping=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
   while [[ $status == "$PREEMPTED" && -z $stopping ]]; do
     status=0

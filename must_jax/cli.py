@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from must_jax.signals import heed_ctrl_c
 from must_jax.storage.path import Path
 
 
@@ -279,6 +280,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of `must-jax`; returns the exit status."""
+  heed_ctrl_c()
   parser = _parser()
   args, rest = parser.parse_known_args(argv)
   if rest and not hasattr(args, "overrides"):

@@ -24,6 +24,7 @@ from must_jax import config as config_lib
 from must_jax import stage
 from must_jax.input.quarantine import TooManyBad
 from must_jax.preflight import places
+from must_jax.signals import heed_ctrl_c
 from must_jax.storage import path
 
 _CONFIG = flags.DEFINE_string(
@@ -187,6 +188,9 @@ def _main(argv: list[str]) -> None:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)
     sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    print("\nInterrupted. The same command goes on.", file=sys.stderr)
+    sys.exit(130)
   if result:
     logging.info("Result: %s", result)
 
@@ -215,5 +219,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def run() -> None:
   """Entry point of `main.py`."""
+  heed_ctrl_c()
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(_main, flags_parser=_parse_flags)

@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(must_jax.__file__).parent
 LAYERS = (
   "types",
   "ranges",
+  "signals",
   "fields",
   "pictures",
   "ops",

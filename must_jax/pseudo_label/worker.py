@@ -31,6 +31,7 @@ from must_jax.pseudo_label.teacher import (
   describe_fields,
   describe_teacher,
 )
+from must_jax.signals import EndSignals
 from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.work_queue import Worker
@@ -39,7 +40,6 @@ from must_jax.train import mesh as mesh_lib
 from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.train.launcher import find_worker
 from must_jax.train.load import LoadedModel, load
-from must_jax.train.runtime import Sigterm
 from must_jax.types import Labels
 
 
@@ -83,8 +83,8 @@ def label(config: ConfigDict, workdir: PathLike) -> dict[str, Any]:
   Raises:
     ValueError: the teacher has several tasks and none was chosen, or the
       output belongs to another job.
-    SystemExit: code 42 on SIGTERM, with finished shards kept; `job.ALARM` if
-      the labels cannot be right.
+    SystemExit: code 42 on SIGTERM or Ctrl-C, with finished shards kept;
+      `job.ALARM` if the labels cannot be right.
   """
   return _run(prepare(config, workdir))
 
@@ -244,13 +244,13 @@ def _labelling(
 
 
 def _run(labelling: Labelling) -> dict[str, Any]:
-  with Sigterm() as sigterm:
+  with EndSignals() as signals:
     summary = job_lib.run(
       labelling.job,
       labelling.batches,
       labelling.predict,
       labelling.to_labels,
-      stop=lambda: sigterm.received,
+      stop=lambda: signals.received,
     )
   if summary.manifest is None:
     logging.info("Told to end: finished shards are kept.")

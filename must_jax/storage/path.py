@@ -710,6 +710,24 @@ class Appender:
       self._file.close()
 
 
+def drop_lines(path: PathLike, unwanted: Callable[[bytes], bool]) -> None:
+  """Takes lines out of what `Appender` wrote; nobody may be writing.
+
+  Args:
+    path: as given to `Appender`; there need not be anything.
+    unwanted: line, without its end -> whether to drop it.
+  """
+  paths = [Path(path)]
+  if not is_local(path):
+    paths = [_piece_path(path, number) for number in _pieces(path)]
+  for piece, data in zip(paths, read_files(paths), strict=True):
+    lines = (data or b"").splitlines(keepends=True)
+    kept = [line for line in lines if not unwanted(line.rstrip(b"\n"))]
+    if len(kept) < len(lines):
+      with publish(piece) as file:
+        file.write(b"".join(kept))
+
+
 def _cut_torn_line(path: Path) -> None:
   text = path.read_bytes() if path.exists() else b""
   if text and not text.endswith(b"\n"):

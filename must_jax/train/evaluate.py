@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from must_jax.config import differences
+from must_jax.config import PREEMPTED, differences
 from must_jax.input import sources
 from must_jax.input.quarantine import Quarantine
 from must_jax.input.union import Union
@@ -24,6 +25,7 @@ from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.inference import Predictor, take
+from must_jax.train.runtime import Preemption
 from must_jax.types import PyTree
 
 
@@ -45,6 +47,7 @@ def evaluate_checkpoint(
     FileNotFoundError: there is no checkpoint.
     CorruptCheckpointError: it is not what was saved.
     ValueError: the config does not fit the checkpoint, the data or the devices.
+    SystemExit: with code 42 on SIGTERM, Ctrl-C or a notice of preemption.
   """
   step_dir = checkpoint.find(config.evaluate_from or workdir)
   config = _of_checkpoint(config, checkpoint.read_config(step_dir), step_dir)
@@ -58,8 +61,10 @@ def evaluate_checkpoint(
   variables = jax.device_put(
     checkpoint.load_variables(step_dir), mesh_lib.replicated(mesh)
   )
-  metrics = evaluator(variables)
-  assert metrics is not None  # nobody abandons it
+  with Preemption() as preemption:
+    metrics = evaluator(variables, lambda _: preemption.reached())
+  if metrics is None:
+    sys.exit(PREEMPTED)
   write_result(workdir, metrics)
   return metrics
 

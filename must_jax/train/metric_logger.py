@@ -19,6 +19,7 @@ from must_jax.storage.path import (
   Appender,
   Path,
   PathLike,
+  drop_lines,
   is_local,
   read_range,
 )
@@ -40,7 +41,7 @@ class MetricLogger:
     """
     self._batch_size = config.data.batch_size
     self._max_skipped = config.train.max_skipped
-    self._writer = MetricWriter(workdir)
+    self._writer = MetricWriter(workdir, first_step)
     self._bar = tqdm(
       initial=first_step,
       total=config.train.steps,
@@ -48,7 +49,7 @@ class MetricLogger:
       disable=jax.process_index() != 0 or not sys.stderr.isatty(),
       leave=False,
     )
-    self.restart(first_step)
+    self._forget(first_step)
 
   def close(self) -> None:
     """Closes what was opened.
@@ -60,7 +61,11 @@ class MetricLogger:
     self._writer.close()
 
   def restart(self, step: int) -> None:
-    """Forgets what was added; the next step to come is this one."""
+    """Goes back to a step: forgets what was added and written after it."""
+    self._writer.go_back(step)
+    self._forget(step)
+
+  def _forget(self, step: int) -> None:
     self._unread: list[tuple[int, Any, dict[str, Any]]] = []
     self._latest: dict[str, float] = {}
     self._unusable = 0.0
@@ -140,8 +145,14 @@ class MetricLogger:
 class MetricWriter:
   """TensorBoard events and `metrics.jsonl`, from the first process only."""
 
-  def __init__(self, workdir: PathLike):
-    """Opens the files; a last line that was half written is cut off."""
+  def __init__(self, workdir: PathLike, step: int):
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      step: that the run goes on from. Lines of later steps, which come again,
+        are dropped, as is a last one that was half written.
+    """
     self._workdir = Path(workdir)
     self._is_first = jax.process_index() == 0
     # A bucket's files cannot grow: events are written here, and sent.
@@ -152,11 +163,23 @@ class MetricWriter:
       just_logging=not self._is_first,
       asynchronous=False,
     )
-    if self._is_first:
-      self._lines = Appender(self._workdir / _METRICS)
+    self._open(step)
     if self._sends:
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
       self._sent, self._copy = 0, Appender(self._workdir / name)
+
+  def _open(self, step: int) -> None:
+    if self._is_first:
+      path = self._workdir / _METRICS
+      with self._named_errors():
+        drop_lines(path, lambda line: _step_of(line) > step)
+        self._lines = Appender(path)
+
+  def go_back(self, step: int) -> None:
+    """Drops the lines after a step."""
+    if self._is_first:
+      self._lines.close()
+    self._open(step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes a line, and an event for each of its numbers."""
@@ -196,3 +219,11 @@ class MetricWriter:
         f" written: {error}. Free some space, or mend what the message says;"
         " the same command goes on."
       ) from error
+
+
+def _step_of(line: bytes) -> int:
+  """The step of a line of metrics; 0 of a line that is none."""
+  try:
+    return int(json.loads(line)["step"])
+  except (ValueError, LookupError, TypeError):
+    return 0

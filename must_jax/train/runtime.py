@@ -3,7 +3,6 @@
 import faulthandler
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from must_jax.config import PREEMPTED
 from must_jax.input.quarantine import Quarantine
+from must_jax.signals import EndSignals
 from must_jax.storage.path import Path, PathLike, make_directory, publish
 
 
@@ -180,38 +180,10 @@ class Watchdog:
     return self._directory / f"{process:05d}.json"
 
 
-class Sigterm:
-  """Within the block, SIGTERM sets `received` instead of ending the process.
+class Preemption(EndSignals):
+  """SIGTERM, Ctrl-C, or the platform's notice that it ends the processes.
 
-  Only the main thread may handle signals; elsewhere nothing changes. Nor does
-  it among the processes of `jax.distributed`, which handles the signal itself:
-  see `Preemption`.
-  """
-
-  def __init__(self) -> None:
-    self.received = False
-
-  def __enter__(self) -> Self:
-    self._is_handled = (
-      threading.current_thread() is threading.main_thread()
-      and not jax.distributed.is_initialized()
-    )
-    if self._is_handled:
-      self._previous = signal.signal(signal.SIGTERM, self._receive)
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    if self._is_handled:
-      signal.signal(signal.SIGTERM, self._previous)
-
-  def _receive(self, *_: Any) -> None:
-    self.received = True
-
-
-class Preemption(Sigterm):
-  """SIGTERM, or the platform's notice that it ends the processes of a run.
-
-  Once `jax.distributed` is initialised it takes both, and tells every process
+  Once `jax.distributed` is initialised it takes them, and tells every process
   the same moment to stop at.
   """
 

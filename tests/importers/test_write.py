@@ -393,11 +393,32 @@ def parts_in(stage):
   }
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_same_command_continues(run_import, pile, tmp_path, reads, number):
+# As shells do for the background jobs of a script.
+IGNORES_CTRL_C = ("bash", "-c", 'trap "" INT; exec "$@"', "-")
+
+
+@pytest.mark.parametrize(
+  ("number", "before"),
+  [
+    (signal.SIGKILL, ()),
+    (signal.SIGINT, ()),
+    (signal.SIGINT, IGNORES_CTRL_C),
+  ],
+)
+def test_same_command_continues(
+  run_import, pile, tmp_path, reads, number, before
+):
   words = (*FOLDER, pile, "--records-per-shard", 3, "--workers", 1)
   output = ("--out", tmp_path / "out", "--name", "set", "--split", "train")
-  command = [sys.executable, "-c", INTERRUPTED, 8, int(number), "import"]
+  command = [
+    *before,
+    sys.executable,
+    "-c",
+    INTERRUPTED,
+    8,
+    int(number),
+    "import",
+  ]
   done = subprocess.run(
     [str(word) for word in (*command, *words, *output)],
     capture_output=True,

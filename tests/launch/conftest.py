@@ -77,9 +77,10 @@ class Box:
     path = self.fake / f"outcomes-{run}"
     path.write_text("".join(f"{outcome}\n" for outcome in outcomes))
 
-  def start(self, script, *args, **environ):
+  def start(self, script, *args, ignored="", **environ):
+    ignore = f"trap '' {ignored}; " if ignored else ""
     return subprocess.Popen(
-      ["bash", str(ROOT / script), *args],
+      ["bash", "-c", f'{ignore}exec bash "$@"', "-", str(ROOT / script), *args],
       env=self.environ | environ,
       cwd=ROOT,
       stdout=subprocess.PIPE,

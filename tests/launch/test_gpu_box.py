@@ -80,17 +80,21 @@ def test_workers_of_several_machines_are_numbered(box, gpu_box):
   ]
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  ("signal_", "ignored"),
+  [(signal.SIGTERM, ""), (signal.SIGINT, ""), (signal.SIGINT, "INT")],
+)
 @pytest.mark.parametrize(
   ("mode", "environ"),
   [("train", TRAIN), ("label", LABEL | {"GPUS": "0"})],
 )
 def test_a_signal_lets_the_run_save_itself(
-  box, gpu_box, mode, environ, signal_
+  box, gpu_box, mode, environ, signal_, ignored
 ):
+  """Where a script ignores the signal for its background job, too."""
   for run in (box.name, 0):
     box.outcomes(run, "wait", 0)
-  process = box.start("launch/gpu_box.sh", mode, **environ)
+  process = box.start("launch/gpu_box.sh", mode, ignored=ignored, **environ)
   box.wait_for_run()
   process.send_signal(signal_)
   process.communicate(timeout=30)

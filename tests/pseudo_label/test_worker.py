@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import os
 import pathlib
 import re
+import signal
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
 from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import inspect, worker
+from must_jax.pseudo_label.status import status
 from must_jax.storage.sets import LabelSet
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
@@ -71,6 +74,27 @@ def test_any_callable_labels(images, tmp_path):
   objects = read(images, tmp_path, {"objects": Boxes(1, 5)})["objects"]
   np.testing.assert_array_equal(objects["valid"].sum(1), 1)
   np.testing.assert_allclose(objects["boxes"][:, 0], [[0, 0, 24, 24]] * 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_worker_that_goes_on_later(images, tmp_path, number):
+  teacher, batches = corners(), 0
+
+  def interrupted(given):
+    nonlocal batches
+    batches += 1
+    if batches == 3:  # in the second shard of two
+      os.kill(os.getpid(), number)
+    return teacher(given)
+
+  interrupted.fields = teacher.fields
+  interrupted.description = teacher.description
+  with pytest.raises(SystemExit) as exit_info:
+    worker.label_images(interrupted, images, "train", tmp_path, batch_size=4)
+  assert exit_info.value.code == 42
+  assert status(tmp_path).done == 1
+  worker.label_images(teacher, images, "train", tmp_path, batch_size=4)
+  assert LabelSet.open(tmp_path).manifest["num_records"] == 10
 
 
 def test_wrong_number_of_labels_is_said(images, tmp_path):

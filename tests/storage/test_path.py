@@ -198,6 +198,23 @@ def test_what_was_appended_is_there(root):
   assert path_lib.read_appended(root / "none") == b""
 
 
+def test_lines_are_dropped_wherever_they_are(root):
+  path = root / "m.jsonl"
+  path_lib.drop_lines(path, lambda line: True)
+  for start in range(2):
+    appender = Appender(path, piece_bytes=20)
+    for i in range(6):
+      appender.write(f"start {start}, line {i}\n".encode())
+    appender.close()
+  path_lib.drop_lines(path, lambda line: line.endswith((b"2", b"3")))
+  appender = Appender(path)
+  appender.write(b"again\n")
+  appender.close()
+  lines = path_lib.read_appended(path).decode().splitlines()
+  expected = [f"start {s}, line {i}" for s in range(2) for i in (0, 1, 4, 5)]
+  assert lines == [*expected, "again"]
+
+
 def test_a_line_costs_a_request_of_bounded_size(bucket):
   appender = Appender(f"{bucket.root}/m.jsonl", piece_bytes=100)
   bucket.reset()

@@ -13,6 +13,7 @@ import must_jax
 from must_jax.config import dataset, task
 from must_jax.input import sources
 from must_jax.train import checkpoint, loop
+from must_jax.train.evaluate import evaluate_checkpoint
 
 ALL = ("classification", "detection", "segmentation", "depth", "normals")
 
@@ -29,6 +30,12 @@ def losses(workdir):
     for line in map(json.loads, lines)
     if "loss" in line
   }
+
+
+def steps(workdir):
+  """Of the lines of metrics, in their order."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line)["step"] for line in lines]
 
 
 @pytest.fixture
@@ -73,7 +80,9 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
   monkeypatch.undo()
   loop.train(config, tmp_path / "broken")
   assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
-  assert losses(tmp_path / "broken")[6] == losses(tmp_path / "whole")[6]
+  # Steps 4 and 5 were written before the end, and come again.
+  assert steps(tmp_path / "broken") == steps(tmp_path / "whole")
+  assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
 
 def test_mixture_and_bad_records_are_counted(make_config, world, tmp_path):
@@ -100,13 +109,56 @@ def test_mixture_and_bad_records_are_counted(make_config, world, tmp_path):
   assert "checksum" in json.loads(entry)["reason"]
 
 
-def test_sigterm_saves_and_exits_with_42(make_config, tmp_path, interrupt):
+@pytest.fixture(params=["SIGTERM", "SIGINT", "SIGINT in the background"])
+def end(request):
+  """Sends this process a signal that ends a run in good order."""
+  before = signal.getsignal(signal.SIGINT)
+  ignored = request.param.endswith("background")
+  disposition = signal.SIG_IGN if ignored else signal.default_int_handler
+  signal.signal(signal.SIGINT, disposition)
+  number = getattr(signal, request.param.split()[0])
+  yield lambda _=None: os.kill(os.getpid(), number)
+  assert signal.getsignal(signal.SIGINT) is disposition
+  signal.signal(signal.SIGINT, before)
+
+
+def test_signals_save_and_exit_with_42(make_config, tmp_path, interrupt, end):
   config = make_config("classification", steps=40)
-  interrupt(4, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+  interrupt(4, end)
   with pytest.raises(SystemExit) as exit_info:
     loop.train(config, tmp_path)
   assert exit_info.value.code == 42
   assert checkpoint.find(tmp_path).name == "5"
+
+
+def test_a_second_ctrl_c_ends_at_once(make_config, tmp_path, interrupt, capfd):
+  def twice(_):
+    for _ in range(2):
+      os.kill(os.getpid(), signal.SIGINT)
+
+  interrupt(4, twice)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(make_config("classification", steps=40), tmp_path)
+  assert "Ctrl-C again ends at once" in capfd.readouterr().err
+  assert checkpoint.find(tmp_path).name == "3"
+
+
+def test_the_stage_evaluate_ends_by_signals(
+  make_config, tmp_path, monkeypatch, end
+):
+  config = make_config("classification", evaluate_on=("all",), steps=3)
+  loop.train(config, tmp_path)
+  original = sources.eval_batches
+
+  def batches(*args):
+    for batch in original(*args):
+      end()
+      yield batch
+
+  monkeypatch.setattr(sources, "eval_batches", batches)
+  with pytest.raises(SystemExit) as exit_info:
+    evaluate_checkpoint(config, tmp_path)
+  assert exit_info.value.code == 42
 
 
 def test_sigterm_during_evaluation(make_config, tmp_path, monkeypatch):

@@ -17,19 +17,32 @@ from must_jax.pseudo_label.status import status
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
-from must_jax.tasks import Task
+from must_jax.tasks import Task, task_of_field
 from must_jax.train.build import build_tasks
+from must_jax.train.runtime import keep_tensorflow_off_accelerators
 
 # Labels are drawn and measured at this size, whatever size they have.
 _IMAGE_SIZE = (256, 256)
 _GALLERY_ROWS = 8
 
 
-def teacher_task(manifest: dict[str, Any]) -> Task:
-  """The task whose labels a label set holds."""
+def label_tasks(manifest: dict[str, Any]) -> dict[str, Task]:
+  """The tasks whose labels a label set holds, by name.
+
+  That of the teacher, if it is a checkpoint; of other teachers those that read
+  their fields, under the names of these.
+
+  Raises:
+    ValueError: no task reads a field.
+  """
   teacher = manifest["teacher"]
-  config = config_lib.from_json(json.dumps(teacher["config"]))
-  return build_tasks(config)[teacher["task"]]
+  if "config" in teacher:
+    config = config_lib.from_json(json.dumps(teacher["config"]))
+    return {teacher["task"]: build_tasks(config)[teacher["task"]]}
+  return {
+    name: task_of_field(name, description)
+    for name, description in manifest["fields"].items()
+  }
 
 
 def quality(
@@ -46,11 +59,29 @@ def quality(
     truth: an image set with the same name, split and keys and true labels.
     image_size: (H, W) at which both are compared.
 
+  Returns:
+    {metric: value}, or {"task/metric": value} of labels for several tasks.
+
   Raises:
     ValueError: the sets don't line up, or the truth has no such labels.
   """
   manifest = read_manifest(labels)
-  task = teacher_task(manifest)
+  found: dict[str, float] = {}
+  tasks = label_tasks(manifest)
+  for name, task in tasks.items():
+    prefix = f"{name}/" if len(tasks) > 1 else ""
+    metrics = _quality(task, manifest, labels, truth, image_size)
+    found |= {f"{prefix}{key}": value for key, value in metrics.items()}
+  return found
+
+
+def _quality(
+  task: Task,
+  manifest: dict[str, Any],
+  labels: PathLike,
+  truth: PathLike,
+  image_size: tuple[int, int],
+) -> dict[str, float]:
   fields = {name: field.unfiltered() for name, field in task.fields.items()}
   source = Source(
     str(truth),
@@ -93,7 +124,7 @@ def draw_labels(
   count: int,
   image_size: tuple[int, int] = _IMAGE_SIZE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(image, picture of its pseudo labels) of the first examples.
+  """(image, picture of its pseudo labels) of the first examples, task by task.
 
   Args:
     labels: a finished label set.
@@ -102,28 +133,29 @@ def draw_labels(
     image_size: (H, W) of the pictures.
   """
   manifest = read_manifest(labels)
-  task = teacher_task(manifest)
   source = Source(
     str(images), manifest["image_set"]["split"], {"pseudo": str(labels)}
   )
-  batches = eval_batches(
-    [source],
-    {"pseudo": task.fields},
-    batch_size=count,
-    image_size=image_size,
-  )
-  batch = next(iter(batches))
-  arrays = batch["labels"]["pseudo"][task.measured]
-  for i in np.flatnonzero(batch["valid"]):
-    height, width = batch["content_size"][i].astype(int)
-    picture = task.draw(
-      batch["image"][i], {name: array[i] for name, array in arrays.items()}
+  for task in label_tasks(manifest).values():
+    batches = eval_batches(
+      [source],
+      {"pseudo": task.fields},
+      batch_size=count,
+      image_size=image_size,
     )
-    yield batch["image"][i][:height, :width], picture[:height, :width]
+    batch = next(iter(batches))
+    arrays = batch["labels"]["pseudo"][task.measured]
+    for i in np.flatnonzero(batch["valid"]):
+      height, width = batch["content_size"][i].astype(int)
+      picture = task.draw(
+        batch["image"][i], {name: array[i] for name, array in arrays.items()}
+      )
+      yield batch["image"][i][:height, :width], picture[:height, :width]
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints what the arguments of `must-jax inspect` ask for."""
+  keep_tensorflow_off_accelerators()
   if args.status:
     _print_status(args.labels)
     return 0
@@ -179,7 +211,8 @@ def _print_summary(manifest: dict[str, Any], min_score: float | None) -> None:
     f" {manifest['num_undecodable']} undecodable,"
     f" {manifest['bytes_per_image']:.0f} bytes per image"
   )
-  print(f"Teacher {teacher['digest']}, task {teacher.get('task', '?')}")
+  task = f", task {teacher['task']}" if "task" in teacher else ""
+  print(f"Teacher {teacher['digest']}{task}")
   for field, sums in manifest["statistics"].items():
     description = manifest["fields"][field]
     found = kept(description, sums, min_score)

@@ -19,7 +19,6 @@ from must_jax.pseudo_label import job as job_lib
 from must_jax.pseudo_label import worker
 from must_jax.storage import label_sets
 from must_jax.storage.path import Path
-from must_jax.train.runtime import keep_tensorflow_off_accelerators
 
 
 def run(
@@ -101,7 +100,6 @@ class _Writer:
   """Labels shards by the teacher of a config."""
 
   def __init__(self, config: str, workdir: str):
-    keep_tensorflow_off_accelerators()
     labelling = worker.prepare(config_lib.from_json(config), workdir)
     job = labelling.job
     self._files = [shard.file for shard in job.image_set.shards]

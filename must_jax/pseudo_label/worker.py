@@ -40,6 +40,7 @@ from must_jax.train import mesh as mesh_lib
 from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.train.launcher import find_worker
 from must_jax.train.load import LoadedModel, load
+from must_jax.train.runtime import keep_tensorflow_off_accelerators
 from must_jax.types import Labels
 
 
@@ -216,6 +217,7 @@ def _labelling(
   max_undecodable: float,
   lease_seconds: float,
 ) -> Labelling:
+  keep_tensorflow_off_accelerators()  # before it reads anything
   launch = find_worker(os.environ)
   job = LabelJob(
     image_set=image_set,

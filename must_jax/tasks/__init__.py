@@ -1,6 +1,7 @@
 """The tasks, by kind. To add one, add its file and its line here."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from must_jax.tasks.classification import Classification
@@ -20,7 +21,14 @@ TASKS: dict[str, type[Task]] = {
   "segmentation": Segmentation,
 }
 
-__all__ = ["TASKS", "HeadOptions", "Task", "make_task", "task_options"]
+__all__ = [
+  "TASKS",
+  "HeadOptions",
+  "Task",
+  "make_task",
+  "task_of_field",
+  "task_options",
+]
 
 
 def task_options(kind: str) -> dict[str, Any]:
@@ -63,3 +71,35 @@ def make_task(
       f" {sorted(known)}."
     )
   return TASKS[kind](name=name, classes=tuple(classes), **options)
+
+
+def task_of_field(name: str, description: Mapping[str, Any]) -> Task:
+  """The task that reads a label field, whatever made the labels.
+
+  Args:
+    name: of the field.
+    description: of it, as an index or manifest lists it.
+
+  Raises:
+    ValueError: no task reads such a field alone.
+  """
+  readers = {}
+  for kind in TASKS:
+    # What a field says of itself may be an option of the task, as a unit.
+    known = task_options(kind)
+    options = {k: v for k, v in description.items() if k in known}
+    classes = tuple(description.get("classes", ()))
+    try:
+      task = make_task(kind, kind, classes, options)
+    except ValueError:  # the task has another option of that name
+      continue
+    described = {n: f.describe(classes) for n, f in task.fields.items()}
+    if len(described) == 1:
+      ((field, own),) = described.items()
+      if field == name and own.items() >= description.items():
+        return task
+      readers[field] = own["kind"]
+  raise ValueError(
+    f"No task reads the field {name!r} of kind {description['kind']};"
+    f" expected one of {readers}."
+  )

@@ -1,5 +1,6 @@
 """The processes of a run: who takes part, who is stuck, when all must end."""
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -48,11 +49,15 @@ def _name() -> str:
 
 
 def keep_tensorflow_off_accelerators() -> None:
-  """It reads data only, and would take the memory that JAX needs."""
+  """It reads data only, and would take the memory that others need.
+
+  Where it has devices already, it is used for more, and keeps them.
+  """
   import tensorflow as tf
 
   for kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], kind)
+    with contextlib.suppress(RuntimeError):
+      tf.config.set_visible_devices([], kind)
 
 
 def open_quarantine(workdir: PathLike) -> Quarantine:

@@ -8,11 +8,15 @@ import signal
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
+from must_jax import cli
 from must_jax.config import base_config, dataset, task
 from must_jax.fields import Boxes, ValueMap
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
+from must_jax.input.union import Union
 from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import inspect, worker
 from must_jax.pseudo_label.status import status
@@ -165,6 +169,80 @@ def test_quality_is_kept_in_the_manifest(fake, images, tmp_path):
   manifest = fake.verify(labels)
   assert manifest["quality"]["metrics"] == found
   assert manifest["quality"]["truth"].endswith("pile_truth")
+
+
+class Maps:
+  """Another person's teacher of two fields."""
+
+  def __init__(self):
+    self.description = {"digest": "maps-1"}
+    self.fields = {
+      "depth": {"kind": "ValueMap", "unit": "inverse"},
+      "normals": {"kind": "VectorMap"},
+    }
+
+  def __call__(self, images):
+    valid = np.ones((6, 6), bool)
+    vectors = np.random.default_rng(0).normal(size=(6, 6, 3))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    values = np.linspace(0.1, 1, 36).reshape(6, 6)
+    return [
+      {
+        "depth": {"values": values, "valid": valid},
+        "normals": {"vectors": vectors, "valid": valid},
+      }
+    ] * len(images)
+
+
+def test_labels_of_own_teachers_are_drawn_and_measured(
+  images, tmp_path, capsys
+):
+  labels = tmp_path / "labels"
+  worker.label_images(Maps(), images, "train", labels)
+  gallery = tmp_path / "gallery.png"
+  truth = images.parent / "pile_truth"
+  command = ["inspect", str(labels), "--truth", str(truth)]
+  command += ["--images", str(images), "--gallery", str(gallery)]
+  assert cli.main(command) == 0
+  printed = capsys.readouterr().out
+  for metric in ("depth/aligned_delta1", "normals/within_30"):
+    assert metric in printed
+  # Of each field the same images.
+  width, height = Image.open(gallery).size
+  pairs = list(inspect.draw_labels(labels, images, 3, (48, 48)))
+  assert len(pairs) == 6 and width > 0 and height > 0
+  np.testing.assert_array_equal(pairs[0][0], pairs[3][0])
+  assert (pairs[0][1] != pairs[3][1]).any()
+
+
+def test_fields_that_no_task_reads_are_named(images, tmp_path):
+  teacher = corners()
+  teacher.fields = {"things": teacher.fields["objects"]}
+  label = teacher([np.zeros((1, 1, 3), np.uint8)])[0]
+
+  def renamed(given):
+    return [{"things": label["objects"]}] * len(given)
+
+  renamed.fields, renamed.description = teacher.fields, teacher.description
+  worker.label_images(renamed, images, "train", tmp_path)
+  with pytest.raises(ValueError, match=r"reads the field 'things' of kind Box"):
+    list(inspect.draw_labels(tmp_path, images, 1))
+
+
+def test_tensorflow_is_kept_off_accelerators(images, tmp_path, monkeypatch):
+  hidden = []
+  monkeypatch.setattr(
+    tf.config,
+    "set_visible_devices",
+    lambda devices, kind: hidden.append((devices, kind)),
+  )
+
+  def union(*args):
+    assert hidden == [([], "GPU"), ([], "TPU")]  # before anything is read
+    return Union(*args)
+
+  monkeypatch.setattr(worker, "Union", union)
+  worker.label_images(corners(), images, "train", tmp_path)
 
 
 def test_maps_are_stored_at_the_stride_that_is_asked_for(images, tmp_path):

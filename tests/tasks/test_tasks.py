@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from must_jax.fields import ValueMap
-from must_jax.tasks import TASKS, HeadOptions, make_task, task_options
+from must_jax.tasks import (
+  TASKS,
+  HeadOptions,
+  make_task,
+  task_of_field,
+  task_options,
+)
 from must_jax.tasks.task import crop_to_content, sum_of_means
 
 CLASSES = ("ball", "box", "cone")
@@ -164,3 +170,16 @@ def test_a_task_of_several_fields_says_which_is_measured():
   ):
     assert Two("it").measured
   assert small_task("depth").measured == "depth"
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_field_has_the_task_that_reads_it(kind):
+  ((name, field),) = make_task(kind, kind, CLASSES, {}).fields.items()
+  description = field.describe(CLASSES)
+  assert task_of_field(name, description) == make_task(kind, kind, CLASSES, {})
+
+
+def test_the_unit_of_a_field_is_that_of_its_task():
+  description = {"kind": "ValueMap", "unit": "metres"}
+  assert task_of_field("depth", description).unit == "metres"
+  assert task_of_field("depth", {"kind": "ValueMap"}).unit == "inverse"

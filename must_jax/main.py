@@ -183,7 +183,7 @@ def _main(argv: list[str]) -> None:
     if config.stage != "label":  # whose workers need nobody
       initialize_distributed()
     keep_compiled_programs(_COMPILATION_CACHE.value, workdir)
-    result = run_stage(config, workdir)
+    run_stage(config, workdir)
   except (ValueError, OSError, TooManyBad, TrainingDiverged) as error:
     # What a user can mend needs no traceback; --verbosity=1 shows it.
     logging.debug("", exc_info=True)
@@ -191,8 +191,6 @@ def _main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     print("\nInterrupted. The same command goes on.", file=sys.stderr)
     sys.exit(130)
-  if result:
-    logging.info("Result: %s", result)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

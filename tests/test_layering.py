@@ -26,6 +26,7 @@ LAYERS = (
   "metrics",
   "tasks",
   "config",
+  "quiet_tensorflow",
   "storage",
   "input",
   "importers",

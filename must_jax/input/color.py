@@ -16,7 +16,7 @@ import functools
 import itertools
 from collections.abc import Callable
 
-import tensorflow as tf
+from must_jax.quiet_tensorflow import tf
 
 Operation = Callable[[tf.Tensor], tf.Tensor]
 

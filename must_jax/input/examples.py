@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from must_jax.fields.placement import Placement
 from must_jax.input import geometry
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.union import TaskLabels
+from must_jax.quiet_tensorflow import tf
 from must_jax.storage import records
 
 Example = dict[str, Any]

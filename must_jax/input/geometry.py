@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from must_jax.fields import Field
 from must_jax.fields.field import Tensors
@@ -17,6 +16,7 @@ from must_jax.fields.placement import Cells, Placement
 from must_jax.input import color, preprocess
 from must_jax.input.color import ColorOptions
 from must_jax.input.preprocess import RULES
+from must_jax.quiet_tensorflow import tf
 from must_jax.storage import records
 from must_jax.types import MEAN_COLOR
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from must_jax.input.examples import ExampleGraph
 from must_jax.input.quarantine import BadRecord, BadRecords
 from must_jax.input.union import Record, Union
+from must_jax.quiet_tensorflow import tf
 from must_jax.storage import records
 from must_jax.storage.tfrecord import CorruptRecord
 

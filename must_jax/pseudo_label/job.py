@@ -13,7 +13,13 @@ manifest.
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -45,6 +51,7 @@ from must_jax.storage.sets import (
   key_digest,
 )
 from must_jax.storage.work_queue import ALONE, Worker, WorkQueue
+from must_jax.train.runtime import SignOfLife, duration
 
 # Exit status of a job whose labels are there but cannot be right.
 ALARM = 3
@@ -164,12 +171,19 @@ class _Worker:
       self._directory, self._files, job.lease_seconds, job.worker, is_new
     )
     self._bar = tqdm(
-      total=len(self._files),
-      unit="shard",
+      total=self._images.num_records,
+      unit="image",
       disable=not sys.stderr.isatty(),
       leave=False,
     )
+    self._progress = _Progress(self._images, self._bar)
     self._took_part = not self._queue.is_done
+    logging.info(
+      "Labels %d images in %d shards into %s.",
+      self._images.num_records,
+      len(self._files),
+      self._dir,
+    )
     self._look_up = 0.0  # when to see whether there is a manifest
 
   def run(self) -> Summary:
@@ -177,8 +191,7 @@ class _Worker:
     with self._bar:
       manifest = None
       while manifest is None and not self._stop():
-        self._bar.n = len(self._queue.done)
-        self._bar.refresh()
+        self._progress.found(len(self._queue.done))
         manifest = self._finish() if self._queue.is_done else self._next()
       return Summary(self._writer.num_records, manifest)
 
@@ -197,7 +210,7 @@ class _Worker:
     index, lease = claimed
     try:
       with lease:
-        self._writer.label(index, lease, self._stop)
+        self._writer.label(index, lease, self._stop, self._progress.labelled)
         lease.kept = True
     except _Stopped:
       return None
@@ -222,6 +235,43 @@ class _Worker:
     return manifest
 
 
+class _Progress:
+  """Says how far the job is, and this worker in its shard."""
+
+  def __init__(self, images: ImageSet, bar: tqdm):
+    self._images, self._bar = images, bar
+    self._num_done = 0  # shards, of all workers
+    # Records that this worker labelled: in all, and before this shard.
+    self._labelled = self._before = 0
+    self._begin = time.monotonic()
+    self._life = SignOfLife()
+
+  def found(self, num_done: int) -> None:
+    """So many shards are there."""
+    self._num_done, self._before = num_done, self._labelled
+    self._show(0)
+
+  def labelled(self, shard: Shard, count: int) -> None:
+    """So many records of a shard are done."""
+    self._labelled = self._before + count
+    done = self._show(count)
+    rate = max(1e-9, self._labelled / (time.monotonic() - self._begin))
+    self._life.say(
+      "%s: %d of %d images; %d of %d shards are done; %.1f images/s, alone %s"
+      " left.",
+      *(shard.file, count, shard.num_records),
+      *(self._num_done, len(self._images.shards)),
+      *(rate, duration((self._images.num_records - done) / rate)),
+    )
+
+  def _show(self, count: int) -> int:
+    """About how many records are done."""
+    share = self._num_done / len(self._images.shards)
+    self._bar.n = round(share * self._images.num_records) + count
+    self._bar.refresh()
+    return self._bar.n
+
+
 class ShardWriter:
   """Labels shards and commits them; knows nothing of other workers."""
 
@@ -244,6 +294,7 @@ class ShardWriter:
     index: int,
     lease: Lease | None = None,
     stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[Shard, int], None] = lambda shard, count: None,
   ) -> None:
     """Labels a shard and commits it; until then nothing of it is there.
 
@@ -251,6 +302,7 @@ class ShardWriter:
       index: of the shard.
       lease: on it, which is kept alive; with None others are not told.
       stop: as for `run`.
+      progress: told after each batch how many of the shard's records are done.
     """
     shard = self._images.shards[index]
     keys: list[bytes] = []
@@ -258,7 +310,7 @@ class ShardWriter:
     sums: dict[str, Any] = {}
     try:
       with self._directory.writer(shard.file) as writer:
-        for example in self._examples(index, lease, stop):
+        for example in self._examples(index, lease, stop, progress):
           writer.write(example.record)
           if example.reason:
             undecodable.append(
@@ -316,13 +368,20 @@ class ShardWriter:
     )
 
   def _examples(
-    self, index: int, lease: Lease | None, stop: Callable[[], bool]
+    self,
+    index: int,
+    lease: Lease | None,
+    stop: Callable[[], bool],
+    progress: Callable[[Shard, int], None],
   ) -> Iterator[Example]:
     """The shard's examples, while the worker shall and need go on."""
+    count = 0
     for examples in self._labeller.examples(index):
       if stop():
         raise _Stopped
       yield from examples
+      count += len(examples)
+      progress(self._images.shards[index], count)
       if lease is not None:
         lease.num_records += len(examples)
         if lease.is_due() and not lease.beat():

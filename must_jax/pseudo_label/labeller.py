@@ -7,9 +7,9 @@ from concurrent import futures
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import tensorflow as tf
 
 from must_jax.fields import make_field
+from must_jax.quiet_tensorflow import tf
 from must_jax.storage import records
 from must_jax.storage.label_sets import UNKNOWN_KEY
 from must_jax.storage.sets import ImageSet

@@ -257,6 +257,10 @@ def _run(labelling: Labelling) -> dict[str, Any]:
   if summary.manifest is None:
     logging.info("Told to end: finished shards are kept.")
     sys.exit(PREEMPTED)
+  logging.info(
+    "Finished: %s. must-jax inspect shows what the labels are.",
+    labelling.job.output,
+  )
   if summary.alarms:
     sys.exit(summary.exit_code)
   return summary.manifest["statistics"]

@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from must_jax.fields import Description, Field, make_field
 from must_jax.fields.field import Tensors, require
 from must_jax.fields.maps import png_size
+from must_jax.quiet_tensorflow import tf
 from must_jax.types import MAX_PIXELS, MEAN_COLOR
 
 STATUSES = ("ok", "undecodable")

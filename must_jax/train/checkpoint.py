@@ -7,6 +7,7 @@ noticed. A converted one also has an `origin`: where its weights are from, and
 their licence.
 """
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -361,8 +362,9 @@ def load_variables(path: PathLike) -> dict[str, PyTree]:
 
 
 def _read_variables(path: Path) -> dict[str, PyTree]:
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
+  # (A Checkpointer would look for metadata that a part of a step has not.)
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    tree = handler.metadata(path).tree
     parts = ("ema",) if tree.get("ema") else ("params", "batch_stats")
     item = {
       part: jax.tree.map(
@@ -373,7 +375,7 @@ def _read_variables(path: Path) -> dict[str, PyTree]:
       for part in parts
       if part in tree  # a network without BatchNorm has no statistics
     }
-    return checkpointer.restore(
+    return handler.restore(
       path,
       args=ocp.args.PyTreeRestore(
         item=item,

@@ -65,6 +65,7 @@ def evaluate_checkpoint(
     metrics = evaluator(variables, lambda _: preemption.reached())
   if metrics is None:
     sys.exit(PREEMPTED)
+  logging.info("Result\n%s", runtime.metric_table(metrics))
   write_result(workdir, metrics)
   return metrics
 
@@ -207,7 +208,14 @@ class Evaluator:
       {"dataset/task/metric": value}; None if abandoned.
     """
     numbers = itertools.count(1)
+    life = runtime.SignOfLife()
     results: dict[str, float] = {}
+
+    def asks() -> bool:
+      number = next(numbers)
+      life.say("Evaluating: batch %d.", number)
+      return stop(number)
+
     for dataset, (tasks, predict) in self._steps.items():
       metrics = _evaluate(
         predict,
@@ -216,7 +224,7 @@ class Evaluator:
           self._config, dataset, self._quarantine, self._data[dataset]
         ),
         tasks,
-        lambda: stop(next(numbers)),
+        asks,
       )
       if metrics is None:
         return None

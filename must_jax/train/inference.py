@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from must_jax.models.must import MustModel
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
+from must_jax.train import runtime
 from must_jax.train.step import make_predict_step
 from must_jax.types import Labels, PyTree
 
@@ -46,7 +47,10 @@ class Predictor:
       map_stride: see `make_predict_step`.
     """
     self._mesh = mesh
-    self._step = make_predict_step(model, tasks, mesh, map_stride)
+    self._step = runtime.compiles_aloud(
+      f"the prediction of {', '.join(tasks)}",
+      make_predict_step(model, tasks, mesh, map_stride),
+    )
 
   def __call__(
     self, variables: PyTree, batch: Batch

@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   claim = Claim(config, workdir)
   config = claim.config
   program = build(config, _loss_weights(config))
+  train_step = runtime.compiles_aloud("the training step", program.train_step)
   options = config.train
   quarantine = runtime.open_quarantine(workdir)
   data = _TrainingData(program, quarantine)
@@ -101,7 +102,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       watchdog.moved(step, "waits for data")
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
-      state, metrics = program.train_step(state, batch)
+      state, metrics = train_step(state, batch)
       if step == 0:
         jax.block_until_ready(metrics)  # or whatever is wrong is said now
         claim.write()
@@ -150,6 +151,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       if found is None:
         sys.exit(PREEMPTED)
       final = found
+      logging.info("Result\n%s", runtime.metric_table(final))
   if final:
     write_result(workdir, final)
   return final

@@ -24,6 +24,7 @@ from must_jax.storage.path import (
   read_range,
 )
 from must_jax.train.guard import Streak
+from must_jax.train.runtime import duration, metric_table
 
 _METRICS = "metrics.jsonl"
 
@@ -40,6 +41,8 @@ class MetricLogger:
       first_step: of this start of it.
     """
     self._batch_size = config.data.batch_size
+    self._last_step = config.train.steps
+    self._tasks = sorted(config.tasks)
     self._max_skipped = config.train.max_skipped
     self._writer = MetricWriter(workdir, first_step)
     self._bar = tqdm(
@@ -77,6 +80,8 @@ class MetricLogger:
 
   def add(self, step: int, keys: Any, metrics: dict[str, Any]) -> None:
     """Remembers what a step will say, and the keys of its batch."""
+    if not self._steps:  # it may have waited for more than a step
+      self._clock = time.monotonic()
     self._unread.append((step, keys, metrics))
     self._steps += 1
     self._bar.update()
@@ -116,16 +121,37 @@ class MetricLogger:
     Raises:
       OSError: they cannot be written.
     """
-    seconds = time.monotonic() - self._clock
+    rate = self._steps / (time.monotonic() - self._clock)  # steps a second
     scalars = self._latest | {
       "unusable_examples": self._unusable,
-      "images_per_second": self._steps * self._batch_size / seconds,
+      "images_per_second": rate * self._batch_size,
       **more,
     }
     self._unusable = 0.0
     self._restart_clock()
     self._writer.write_scalars(step, scalars)
+    logging.info("%s", self._line(step, rate, scalars))
     self._bar.set_postfix(loss=f"{scalars['loss']:.4f}")
+
+  def _line(self, step: int, rate: float, scalars: Mapping[str, float]) -> str:
+    """How far the run is, and how well it goes."""
+    found = f"step {step}/{self._last_step}"
+    if step < self._last_step and rate:
+      found += f", {duration((self._last_step - step) / rate)} left"
+    shown = {
+      "loss": scalars["loss"],
+      **{
+        name: scalars[f"{name}/loss"]
+        for name in self._tasks
+        if len(self._tasks) > 1
+      },
+      "lr": scalars["lr"],
+      "images/s": scalars["images_per_second"],
+    }
+    words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    if self.is_skipping:
+      words += ", this step was skipped"
+    return f"{found}: {words}"
 
   def write_evaluation(self, step: int, metrics: dict[str, float]) -> None:
     """Writes an evaluation's metrics; its time counts for no step.
@@ -139,6 +165,7 @@ class MetricLogger:
     """
     if metrics:
       self._writer.write_scalars(step, metrics)
+      logging.info("Evaluation at step %d\n%s", step, metric_table(metrics))
     self._restart_clock()
 
 
@@ -158,11 +185,10 @@ class MetricWriter:
     # A bucket's files cannot grow: events are written here, and sent.
     self._temporary = tempfile.TemporaryDirectory()
     self._sends = self._is_first and not is_local(workdir)
-    self._events = metric_writers.create_default_writer(
-      self._temporary.name if self._sends else str(workdir),
-      just_logging=not self._is_first,
-      asynchronous=False,
-    )
+    if self._is_first:
+      self._events = metric_writers.SummaryWriter(
+        self._temporary.name if self._sends else str(workdir)
+      )
     self._open(step)
     if self._sends:
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
@@ -183,11 +209,12 @@ class MetricWriter:
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes a line, and an event for each of its numbers."""
+    if not self._is_first:
+      return
     with self._named_errors():
       self._events.write_scalars(step, scalars)
-      if self._is_first:
-        line = json.dumps({"step": step, **scalars}) + "\n"
-        self._lines.write(line.encode())
+      line = json.dumps({"step": step, **scalars}) + "\n"
+      self._lines.write(line.encode())
       self._send()
 
   def _send(self) -> None:
@@ -205,8 +232,8 @@ class MetricWriter:
     with self._named_errors(), self._temporary:
       if self._is_first:
         self._lines.close()
-      self._send()
-      self._events.close()
+        self._send()
+        self._events.close()
 
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:

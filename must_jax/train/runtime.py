@@ -3,11 +3,13 @@
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import socket
 import threading
 import time
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +20,8 @@ from must_jax.config import PREEMPTED
 from must_jax.input.quarantine import Quarantine
 from must_jax.signals import EndSignals
 from must_jax.storage.path import Path, PathLike, make_directory, publish
+
+T = TypeVar("T")
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -44,6 +48,59 @@ def report() -> str:
   )
 
 
+def compiles_aloud(name: str, function: Callable[..., T]) -> Callable[..., T]:
+  """A function that says when its first call begins and ends, which compiles.
+
+  Args:
+    name: of what is compiled.
+    function: compiled when it is called first.
+  """
+  is_compiled = False
+
+  def call(*args: Any) -> T:
+    nonlocal is_compiled
+    if is_compiled:
+      return function(*args)
+    logging.info("Compiling %s, which may take minutes.", name)
+    begin = time.monotonic()
+    result = function(*args)
+    logging.info("Compiled %s in %s.", name, duration(time.monotonic() - begin))
+    is_compiled = True
+    return result
+
+  return call
+
+
+class SignOfLife:
+  """Says now and then how far something is that takes long."""
+
+  def __init__(self, seconds: float = 30.0):
+    """The first time comes after `seconds`, as does each after the last."""
+    self._seconds, self._said = seconds, time.monotonic()
+
+  def say(self, message: str, *values: Any) -> None:
+    """Logs, if it is time to."""
+    now = time.monotonic()
+    if now - self._said >= self._seconds:
+      self._said = now
+      logging.info(message, *values)
+
+
+def duration(seconds: float) -> str:
+  """About how long, for people."""
+  for unit, length in (("days", 86400.0), ("hours", 3600.0), ("min", 60.0)):
+    if seconds >= 1.5 * length:
+      number = seconds / length
+      return f"{number:.{int(number < 10 and unit != 'min')}f} {unit}"
+  return f"{math.ceil(seconds)} s"
+
+
+def metric_table(metrics: Mapping[str, float]) -> str:
+  """Metrics as text, one a line."""
+  width = max(map(len, metrics), default=0)
+  return "\n".join(f"  {k:<{width}}  {v:.4f}" for k, v in metrics.items())
+
+
 def _name() -> str:
   return f"{socket.gethostname()} (pid {os.getpid()})"
 
@@ -53,11 +110,12 @@ def keep_tensorflow_off_accelerators() -> None:
 
   Where it has devices already, it is used for more, and keeps them.
   """
-  import tensorflow as tf
+  from must_jax.quiet_tensorflow import quiet, tf
 
-  for kind in ("GPU", "TPU"):
-    with contextlib.suppress(RuntimeError):
-      tf.config.set_visible_devices([], kind)
+  with quiet():
+    for kind in ("GPU", "TPU"):
+      with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], kind)
 
 
 def open_quarantine(workdir: PathLike) -> Quarantine:

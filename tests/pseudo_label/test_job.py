@@ -24,6 +24,7 @@ from must_jax.storage.path import list_names
 from must_jax.storage.sets import LabelSet
 from must_jax.storage.tfrecord import RecordWriter, plain_name
 from must_jax.storage.work_queue import Worker
+from must_jax.train.runtime import SignOfLife
 
 SHARD = "w-train-{:05d}-of-00003"
 
@@ -426,6 +427,19 @@ def test_status_estimates_the_time_to_go(
   found = status_lib.status(output)
   assert found.images_per_second == 4  # 40 in 10 s
   assert found.workers[0].silent_seconds == pytest.approx(3, abs=1)
+
+
+def test_a_worker_says_how_far_it_is_within_a_shard(
+  fake, images, tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setattr(job_lib, "SignOfLife", lambda: SignOfLife(0.0))
+  caplog.set_level("INFO")
+  fake.run(fake.make_job(images, tmp_path / "labels"))
+  said = [m for m in caplog.messages if "shards are done" in m]
+  assert len(said) >= 4  # batches are smaller than shards
+  counts = [m.partition(": ")[2].partition(";")[0] for m in said]
+  assert counts[0] == "2 of 5 images"
+  assert all(len(message) < 160 for message in caplog.messages)
 
 
 def test_with_the_data_pipeline(fake, tmp_path):

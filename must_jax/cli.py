@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     "doctor", help="check machine, workdir and config before a run"
   )
   doctor.add_arguments(checker)
-  checker.set_defaults(run=_doctor)
+  checker.set_defaults(run=_doctor, overrides=())
 
   from must_jax.lab import tables_command as tables
 

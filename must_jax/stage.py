@@ -1,6 +1,7 @@
 """The stages of a config, see `main`, and what their libraries need."""
 
 import logging as std_logging
+import sys
 from typing import Any
 
 from absl import logging
@@ -34,13 +35,22 @@ def run(config: ConfigDict, workdir: str) -> Any:
 def quiet_libraries() -> None:
   """Keeps orbax's account of its every step out of the log.
 
-  Its tracebacks, too: `train.checkpoint` says what they mean.
+  Its tracebacks, too, and those of its tasks: `train.checkpoint` says what they
+  mean.
   """
   handler = logging.get_absl_handler()
   handler.addFilter(
     lambda record: (
       record.levelno >= std_logging.WARNING and not record.exc_info
-      if "orbax" in record.pathname
+      if "orbax" in record.pathname or record.name == "asyncio"
       else True
     )
   )
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    # Writes of a save that has failed say so, hundreds of them.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook

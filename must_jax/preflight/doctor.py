@@ -69,12 +69,14 @@ class Case:
     config_file: as given to `main.py`, FILE or FILE:ARG; empty for none.
     workdir: of the run; empty for none.
     processes: that the run shall have; None if it doesn't matter.
+    overrides: of the config's options, "--config.NAME=VALUE" each.
     environ: variables of the environment.
   """
 
   config_file: str = ""
   workdir: str = ""
   processes: int | None = None
+  overrides: tuple[str, ...] = ()
   environ: Mapping[str, str] = dataclasses.field(
     default_factory=lambda: os.environ
   )
@@ -83,9 +85,14 @@ class Case:
   def config(self) -> ConfigDict | None:
     """A valid config, or None; `check_config` says why."""
     try:
-      return load_config(self.config_file) if self.config_file else None
+      return load_config(self) if self.config_file else None
     except Exception:  # a config is a program: anything may go wrong in it
       return None
+
+  @functools.cached_property
+  def data(self) -> "Finding | None":
+    """What `check_data` finds."""
+    return attempt(find_data, self)
 
   @functools.cached_property
   def devices(self) -> "Devices":
@@ -93,11 +100,11 @@ class Case:
     return find_devices(self.environ)
 
 
-def load_config(text: str) -> ConfigDict:
-  """Loads and validates the config FILE or FILE:ARG, as `main.py` does."""
+def load_config(case: Case) -> ConfigDict:
+  """Loads and validates the config, as `main.py` does."""
   from must_jax import config as config_lib
 
-  config = config_lib.load(text)
+  config = config_lib.load(case.config_file, case.overrides)
   config_lib.validate(config)
   return config
 
@@ -434,12 +441,17 @@ def check_config(case: Case) -> Finding | None:
   """Whether the config loads and is valid."""
   if not case.config_file:
     return None
-  config = load_config(case.config_file)
+  config = load_config(case)
   return Finding(OK, f"{case.config_file} is valid, stage {config.stage!r}")
 
 
 def check_data(case: Case) -> Finding | None:
   """Whether all that the config reads is there."""
+  return case.data
+
+
+def find_data(case: Case) -> Finding | None:
+  """Looks for all that the config reads."""
   config = case.config
   if config is None:
     return None
@@ -468,6 +480,8 @@ def check_compile(case: Case, compile_step: CompileStep) -> Finding | None:
   config = case.config
   if config is None or config.stage != "train" or case.devices.error:
     return None
+  if case.data and case.data.status == FAIL:
+    return Finding(WARN, "not tried, since it takes long and data are missing")
   import jax
 
   from must_jax.input import sources
@@ -505,7 +519,9 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of `must-jax doctor`."""
   parser.add_argument(
-    "--config", default="", help="FILE or FILE:ARG, as for main.py"
+    "--config",
+    default="",
+    help="FILE or FILE:ARG, as for main.py; --config.NAME=VALUE as well",
   )
   parser.add_argument("--workdir", default="", help="of the run")
   parser.add_argument(
@@ -517,7 +533,11 @@ def run(
   args: argparse.Namespace, compile_step: CompileStep | None = None
 ) -> int:
   """Prints a line for each check; returns 1 if any failed."""
-  case = Case(args.config, args.workdir, args.processes)
+  case = Case(args.config, args.workdir, args.processes, tuple(args.overrides))
+  if args.overrides and not args.config:
+    raise ValueError(
+      f"{args.overrides[0]} sets an option of no config; give --config, too."
+    )
   checks = list(CHECKS)
   if compile_step is not None:
     checks.append(

@@ -455,8 +455,10 @@ def publish(
       file.flush()
       os.fsync(file.fileno())
     temp.replace(final() if final else path)
-  except BaseException:
+  except BaseException as error:
     temp.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.filename is None:
+      error.filename = os.fspath(path)  # else a full disk has no name
     raise
   # A rename lasts once its directory is synced.
   directory = os.open(path.parent, os.O_RDONLY)

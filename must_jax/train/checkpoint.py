@@ -130,17 +130,21 @@ class Checkpoints:
     self._manager.reload()
     directory, steps = self._manager.directory, self._manager.all_steps()
     reason = str(error).split(" [tensorstore_spec")[0]  # pages long
+    if len(reason) > 300:  # what was done, and at the end why it failed
+      reason = f"{reason[:150]} ... {reason[-150:]}"
     good = (
-      f"that of step {max(steps)}, is intact" if steps else "does not exist"
+      f"The last one, that of step {max(steps)}, is intact."
+      if steps
+      else "There is none before it."
     )
     room = f"One needs up to {self._num_bytes / 1e6:.1f} MB"
     if is_local(directory) and directory.exists():
       free = shutil.disk_usage(directory).free
       room += f", and {free / 1e6:.1f} MB are free"
     return CheckpointNotSavedError(
-      f"A checkpoint could not be saved in {directory}: {reason}\n{room}. The"
-      f" last one, {good}. Free some space, or mend what the message says; the"
-      " same command goes on."
+      f"A checkpoint could not be saved in {directory}:"
+      f" {reason}\n{room}. {good} Free some space, or mend what the message"
+      " says; the same command goes on."
     )
 
   def restore(

@@ -338,7 +338,7 @@ def test_the_size_of_a_checkpoint_is_at_least_parameters_and_momentum(
   from must_jax.input import sources
   from must_jax.train import build
 
-  config = doctor.load_config(training)
+  config = doctor.load_config(Case(training))
   state = build.build(sources.resolve(config)).create_state()
   arrays = jax.tree.leaves((state.params, state.params, state.batch_stats))
   least = sum(a.nbytes for a in arrays)
@@ -430,6 +430,22 @@ def test_compiling_tells_memory(training):
   assert "needs 0.50 GB a device" in found.detail  # in and out
 
 
+def test_nothing_is_compiled_for_data_that_are_missing(config_file):
+  def compile_step(config):
+    raise AssertionError("takes a minute")
+
+  config = config_file(
+    "config.datasets.all = dataset('no/images', 'train')",
+    "config.train_on = ('all',)",
+    "config.tasks.depth = task('depth', labels={'all': 'supervised'})",
+    "config = smoke(config)",
+  )
+  case = Case(config)
+  assert doctor.check_data(case).status == FAIL
+  found = doctor.check_compile(case, compile_step)
+  assert found.status == WARN and "not tried" in found.detail
+
+
 def test_what_does_not_compile_is_a_failure(training):
   def compile_step(config):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
@@ -447,7 +463,9 @@ def test_what_does_not_compile_is_a_failure(training):
 def run(capsys, *options):
   parser = argparse.ArgumentParser()
   doctor.add_arguments(parser)
-  status = doctor.run(parser.parse_args(options))
+  args, overrides = parser.parse_known_args(options)
+  args.overrides = overrides
+  status = doctor.run(args)
   lines = capsys.readouterr().out.splitlines()
   return status, collections.Counter(line.split()[0] for line in lines)
 
@@ -463,6 +481,20 @@ def test_one_failure_fails_and_stops_no_other_check(capsys, training, tmp_path):
   assert bad[FAIL] == 2  # the config, the number of processes
   # One more, the port; one less, the data of a config that isn't there.
   assert bad.total() == good.total()
+
+
+def test_options_are_set_as_in_a_run(capsys, training):
+  case = Case(training, overrides=("--config.train.steps=77",))
+  assert case.config.train.steps == 77
+  option = "--config.train.accumulate=0"
+  found = doctor.attempt(
+    doctor.check_config, Case(training, overrides=(option,))
+  )
+  assert found.status == FAIL
+  assert "train.accumulate is 0; expected 1 or more" in found.detail
+  assert run(capsys, "--config", training, option)[0] == 1
+  with pytest.raises(ValueError, match="sets an option of no config"):
+    run(capsys, option)
 
 
 def test_a_line_says_status_name_detail_and_mend():

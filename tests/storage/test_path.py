@@ -1,5 +1,6 @@
 """The one way to files keeps its promises on a disk and in a bucket."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -196,6 +197,16 @@ def test_what_was_appended_is_there(root):
   lines = path_lib.read_appended(path).splitlines()
   assert lines == [*(f"line {i}".encode() for i in range(6)), b"again"]
   assert path_lib.read_appended(root / "none") == b""
+
+
+def test_a_full_disk_says_which_file(tmp_path, monkeypatch):
+  def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match=f"No space .*: '{tmp_path}/m.json'"):
+    path_lib.publish_json(tmp_path / "m.json", 1)
+  assert not list(tmp_path.iterdir())
 
 
 def test_lines_are_dropped_wherever_they_are(root):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 from itertools import count
@@ -83,6 +84,25 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
   # Steps 4 and 5 were written before the end, and come again.
   assert steps(tmp_path / "broken") == steps(tmp_path / "whole")
   assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_the_log_says_how_far_a_run_is(make_config, tmp_path, caplog):
+  caplog.set_level("INFO")
+  config = make_config(*ALL, evaluate_on=("all",))
+  loop.train(config, tmp_path)
+  log = [r.getMessage() for r in caplog.records if "orbax" not in r.pathname]
+  assert "Compiling the training step, which may take minutes." in log
+  assert any(m.startswith("Compiled the training step in ") for m in log)
+  steps = [m for m in log if m.startswith("step ")]
+  assert len(steps) == 6
+  for i, line in enumerate(steps[:-1], 1):
+    assert re.match(rf"step {i}/6, \d+ (s|min) left: loss [\d.]+, ", line), line
+    assert all(f" {kind} " in line for kind in ALL)
+  assert steps[-1].startswith("step 6/6: loss ")
+  (evaluation,) = [m for m in log if m.startswith("Evaluation at step 6\n")]
+  assert "  all/classification/top1 " in evaluation
+  # No line is longer than what stands on a screen.
+  assert max(len(line) for m in log for line in m.splitlines()) < 200
 
 
 def test_mixture_and_bad_records_are_counted(make_config, world, tmp_path):

@@ -265,18 +265,18 @@ def test_two_processes_share_a_bucket(config_file, two, bucket, tmp_path):
 
 # Both processes wait for data while the signal comes, so that they are as far.
 @pytest.mark.slow
-def test_sigterm_to_one_process_ends_both_at_one_step(
+def test_a_signal_to_one_process_ends_both_at_one_step(
   config_file, two, tmp_path
 ):
   workdir = tmp_path / "run"
 
-  def end(kind, batch, process, step):
+  def end(kind, batch, process, step, number=signal.SIGTERM):
     """Signals one process before a batch; both save the step."""
     held = tmp_path / f"{kind}{batch}"
     hold = f"{kind}:01:{batch}:{held}"
     with Run(config_file, workdir, 2, 2, hold=hold) as run:
       run.wait_for(lambda: all(map(os.path.exists, (f"{held}.0", f"{held}.1"))))
-      run.signal(process, signal.SIGTERM)
+      run.signal(process, number)
       run.wait_for(
         lambda: all("sync counter is set" in run.log(i) for i in (0, 1))
       )
@@ -287,7 +287,7 @@ def test_sigterm_to_one_process_ends_both_at_one_step(
 
   # In training; in the evaluation after it; in that of a finished run.
   end("train_batches", 4, process=1, step=5)
-  end("eval_batches", 0, process=0, step=6)
+  end("eval_batches", 0, process=0, step=6, number=signal.SIGINT)
   end("eval_batches", 1, process=1, step=6)
   with Run(config_file, workdir, 2, 2) as run:
     run.succeed()
@@ -332,6 +332,38 @@ def test_stuck_process_is_named_by_the_other_and_the_run_given_up(
       assert "computes at step 4" in second
     # Where in the code it is.
     assert "in held\n" in run.log(1)
+
+
+# Unit tests: signs of life.
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [
+    (0, "0 s"),
+    (0.2, "1 s"),
+    (89, "89 s"),
+    (90, "2 min"),
+    (720, "12 min"),
+    (5340, "89 min"),
+    (5400, "1.5 hours"),
+    (86400, "24 hours"),
+    (200_000, "2.3 days"),
+    (2_000_000, "23 days"),
+  ],
+)
+def test_durations_are_for_people(seconds, text):
+  assert runtime.duration(seconds) == text
+
+
+def test_signs_of_life_come_now_and_then(monkeypatch, caplog):
+  caplog.set_level("INFO")
+  now = 0.0
+  monkeypatch.setattr(time, "monotonic", lambda: now)
+  life = runtime.SignOfLife(30.0)
+  for now in range(100):  # the clock reads it
+    life.say("at %d", now)
+  assert caplog.messages == ["at 30", "at 60", "at 90"]
 
 
 # Unit tests of the watchdog.

@@ -5,6 +5,7 @@ import gc
 import inspect
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -529,6 +530,25 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(full_disk):
   with opened(workdir) as checkpoints:
     checkpoints.save(small_state(6, size=256))
   assert saved_steps(workdir) == [3, 6]
+
+
+@pytest.mark.slow
+def test_a_full_disk_has_the_last_word(config, tmp_path, write_config_file):
+  """Its message is not lost among those of all that was being written."""
+  words = [sys.executable, "main.py", f"--workdir={tmp_path / 'run'}"]
+  words += [f"--config={write_config_file(tmp_path, config)}"]
+  done = subprocess.run(
+    ["bash", "-c", 'ulimit -f 60; exec "$@"', "-", *words],
+    cwd=pathlib.Path(must_jax.__file__).parents[1],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  *_, what, mend = done.stderr.splitlines()
+  assert what.startswith("error: A checkpoint could not be saved in")
+  assert len(what) < 600
+  assert "Free some space" in mend
+  assert "Traceback" not in done.stderr
 
 
 def test_metrics_on_a_full_disk_say_so_and_go_on_with_whole_lines(full_disk):

@@ -176,10 +176,10 @@ def _main(argv: list[str]) -> None:
   logging.set_verbosity(logging.INFO)
   from must_jax.train.guard import TrainingDiverged
 
-  workdir = _WORKDIR.value
-  assert workdir is not None  # a required flag
+  file, workdir = _CONFIG.value, _WORKDIR.value
+  assert file is not None and workdir is not None  # required flags
   try:
-    config = config_lib.load(_CONFIG.value, argv[1:])
+    config = config_lib.load(file, argv[1:])
     if config.stage != "label":  # whose workers need nobody
       initialize_distributed()
     keep_compiled_programs(_COMPILATION_CACHE.value, workdir)

@@ -9,8 +9,8 @@ and process p of P makes rows p/P to (p+1)/P of every global batch.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
+from must_jax.quiet_tensorflow import tf
 from must_jax.input.examples import example_graph
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import NO_RECORD, Batch, Loader, ReadOptions, Rows

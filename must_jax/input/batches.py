@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from must_jax.quiet_tensorflow import tf
 from must_jax.input.examples import example_graph
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import NO_RECORD, Batch, Loader, ReadOptions, Rows
 from must_jax.input.order import Mixture
 from must_jax.input.origins import Source
 from must_jax.input.union import TaskFields, Union
+from must_jax.quiet_tensorflow import tf
 from must_jax.storage import records
 
 _NO_AUGMENTATION = AugmentOptions()

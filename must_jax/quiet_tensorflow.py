@@ -39,4 +39,6 @@ def quiet() -> Iterator[None]:
 with quiet():
   import tensorflow as tf
 
+  tf.config.list_physical_devices()  # it looks for them once
+
 __all__ = ["quiet", "tf"]

@@ -174,3 +174,37 @@ def test_import_starts_neither_tensorflow_nor_a_backend():
     "assert not xla_bridge._backends, 'a JAX backend was started'\n"
   )
   assert result.returncode == 0, result.stderr
+
+
+def test_tensorflow_is_imported_quietly():
+  result = run(
+    "import must_jax.pseudo_label.worker, must_jax.train.loop\n"
+    "import must_jax.importers.parts, must_jax.storage.verify\n"
+    "from must_jax.quiet_tensorflow import tf\n"
+    "tf.constant(0)\n"
+  )
+  assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_one_module_imports_tensorflow():
+  """But for the core, whose kinds of field are asked by the others."""
+  found = {
+    str(path.relative_to(PACKAGE))
+    for path in files()
+    if room(path) not in CORE
+    and any(name.split(".")[0] == "tensorflow" for name in imports(path))
+  }
+  assert found == {"quiet_tensorflow.py"}
+
+
+def test_what_fails_while_stderr_is_kept_is_told():
+  result = run(
+    "import os\n"
+    "from must_jax.quiet_tensorflow import quiet\n"
+    "with quiet():\n"
+    "  os.write(2, b'a greeting')\n"
+    "with quiet():\n"
+    "  os.write(2, b'a reason')\n"
+    "  raise SystemExit(3)\n"
+  )
+  assert (result.returncode, result.stderr) == (3, "a reason")

@@ -401,7 +401,7 @@ def _check_readable(data: bytes, size: tuple[int, int], is_png: bool) -> None:
   TensorFlow refuses some broken files that Pillow reads. Of JPEGs it refuses
   all that Pillow does, so that one decoding is enough.
   """
-  import tensorflow as tf
+  from must_jax.quiet_tensorflow import tf
 
   try:
     if is_png:
@@ -632,7 +632,7 @@ def _png_depth(data: bytes) -> tuple[int, int]:
 def _decode_png(data: bytes) -> np.ndarray:
   depth, colour = _png_depth(data)
   if depth == 16 and colour != 0:  # Pillow keeps 8 bits of these
-    import tensorflow as tf
+    from must_jax.quiet_tensorflow import tf
 
     try:
       return tf.io.decode_png(data, dtype=tf.uint16).numpy()

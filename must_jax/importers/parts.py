@@ -259,7 +259,7 @@ def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
 
 
 def _key_of(record: bytes) -> bytes:
-  import tensorflow as tf
+  from must_jax.quiet_tensorflow import tf
 
   example = tf.train.Example.FromString(record)
   return example.features.feature["key"].bytes_list.value[0]

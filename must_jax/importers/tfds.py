@@ -339,8 +339,9 @@ def _cut(parts: Sequence[ExampleRange], count: int) -> list[list[ExampleRange]]:
 
 
 def _examples(part: ExampleRange) -> Iterator[Mapping[str, Any]]:
-  import tensorflow as tf
   import tensorflow_datasets as tfds
+
+  from must_jax.quiet_tensorflow import tf
 
   dataset = _builder_in(part.directory).as_dataset(
     split=tfds.core.ReadInstruction(

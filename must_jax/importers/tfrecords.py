@@ -254,7 +254,7 @@ class RecordReader:
 
 
 def _find(globs: list[str]) -> list[str]:
-  import tensorflow as tf  # its globs reach object stores
+  from must_jax.quiet_tensorflow import tf  # its globs reach object stores
 
   paths = set()
   for glob in globs:
@@ -317,8 +317,9 @@ def _scan(path: PathLike) -> Iterator[tuple[bytes | None, str]]:
 
 def _features(record: bytes) -> dict[str, list]:
   """{feature: values} of a serialised `tf.train.Example`."""
-  import tensorflow as tf
   from google.protobuf import message
+
+  from must_jax.quiet_tensorflow import tf
 
   try:
     example = tf.train.Example.FromString(record)

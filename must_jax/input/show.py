@@ -110,8 +110,7 @@ class _Reader:
   """Reads a record and measures its image and labels."""
 
   def __init__(self, images: ImageSet):
-    import tensorflow as tf
-
+    from must_jax.quiet_tensorflow import tf
     from must_jax.storage import records
 
     self._images = images

@@ -476,8 +476,7 @@ class _ImageChecker(_Checker):
   HEAD = frozenset({"key", "image", "height", "width"})
 
   def __init__(self, *args: Any):
-    import tensorflow as tf
-
+    from must_jax.quiet_tensorflow import tf
     from must_jax.storage import records
 
     super().__init__(*args)
@@ -556,7 +555,7 @@ def _doubles(
 
 def _key_and_names(record: bytes) -> tuple[bytes, set[str]]:
   """Key of a record, empty if it has none, and names of its features."""
-  import tensorflow as tf
+  from must_jax.quiet_tensorflow import tf
 
   features = tf.train.Example.FromString(record).features.feature
   names = set(features)  # before a look for the key adds it

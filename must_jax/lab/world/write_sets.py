@@ -156,7 +156,7 @@ def _examples(
   name: str, split: str, count: int, image_size: int, seed: int
 ) -> Iterator[dict[str, Any]]:
   """Arguments of `records.encode_example`."""
-  import tensorflow as tf  # all but writing works without
+  from must_jax.quiet_tensorflow import tf  # all but writing works without
 
   for index in range(count):
     example = render_example(name, split, index, image_size, seed)

@@ -31,6 +31,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -272,7 +273,11 @@ def _pool(
 
 
 def _start_worker(turns: Any, jobs: int, cache: str) -> None:
-  """Gives the worker its share of the cores and the compilation cache."""
+  """Gives the worker its share of the cores and the compilation cache.
+
+  Ctrl-C is for the process that waits: it ends the others.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   # On CPUs, stages side by side with a share of the cores each are faster
   # than one stage on all: small programs do not scale over threads.
   if jobs > 1 and hasattr(os, "sched_setaffinity"):

@@ -208,7 +208,8 @@ def test_labels_of_own_teachers_are_drawn_and_measured(
   for metric in ("depth/aligned_delta1", "normals/within_30"):
     assert metric in printed
   # Of each field the same images.
-  width, height = Image.open(gallery).size
+  with Image.open(gallery) as drawn:
+    width, height = drawn.size
   pairs = list(inspect.draw_labels(labels, images, 3, (48, 48)))
   assert len(pairs) == 6 and width > 0 and height > 0
   np.testing.assert_array_equal(pairs[0][0], pairs[3][0])

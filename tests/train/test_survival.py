@@ -187,6 +187,10 @@ def test_goes_back_and_on_with_the_data_behind_the_bad(
   counters = {"rollbacks": 1, "batches_left_out": 4}
   for part, value in counters.items():
     assert found[part] == checkpoint.digest(np.int32(value)), part
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  written = [json.loads(line)["step"] for line in lines]
+  every = config.train.log_every
+  assert written == list(range(every, STEPS + 1, every))
 
 
 def test_interrupted_around_a_roll_back_ends_with_the_same_bits(

@@ -44,9 +44,8 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
     TrainingDiverged: with the steps, the tasks' losses and the batch's keys.
     OSError: a checkpoint or the metrics cannot be written.
     SystemExit: with code 42 on SIGTERM, Ctrl-C or a notice of preemption, after
-      saving;
-      within a streak of skipped steps nothing is saved, and the last checkpoint
-      is gone on from.
+      saving; within a streak of skipped steps nothing is saved, and the last
+      checkpoint is gone on from.
   """
   workdir = Path(workdir)
   make_directory(workdir)

@@ -40,12 +40,16 @@ class Streak:
 
   def describe(self) -> str:
     """Names the last step, its losses and the examples in its batch."""
-    losses = {k: v for k, v in self.metrics.items() if k.endswith("/loss")}
-    shown = b", ".join(self.keys[:8]).decode(errors="replace")
+    losses = ", ".join(
+      f"{name} {value:.4g}"
+      for name, value in self.metrics.items()
+      if name.endswith("/loss")
+    )
+    shown = b", ".join(self.keys[:4]).decode(errors="replace")
     return (
-      f"step {self.step}: loss {self.metrics['loss']}, gradient norm"
-      f" {self.metrics['grad_norm']}; losses of the tasks {losses}; the batch"
-      f" begins with the keys {shown}."
+      f"step {self.step}: loss {self.metrics['loss']:.4g}, gradient norm"
+      f" {self.metrics['grad_norm']:.4g}; {losses}; the batch begins with the"
+      f" keys {shown}."
     )
 
 

@@ -35,6 +35,11 @@ class Classification(Task):
   top_k: int = 0
 
   post_processing = ("top_k",)
+  ranges: ClassVar = {
+    "label_smoothing": DECAY,
+    "dropout": DECAY,
+    "top_k": NOT_NEGATIVE,
+  }
 
   ranges: ClassVar = {
     "label_smoothing": DECAY,

@@ -50,6 +50,16 @@ class Task(abc.ABC):
   # Options of predicting alone. Nothing that is learned depends on either, so a
   # run that goes on may change them.
   post_processing: ClassVar[tuple[str, ...]] = ()
+  # Which numbers options take; others need only be finite.
+  ranges: ClassVar[Mapping[str, Interval]] = {}
+
+  def __post_init__(self) -> None:
+    """Checks the options.
+
+    Raises:
+      ValueError: one has a value that it does not take.
+    """
+    check(vars(self), self.ranges, f"Task {self.name!r}: ")
 
   # Which numbers options take; others need only be finite.
   ranges: ClassVar[Mapping[str, Interval]] = {}

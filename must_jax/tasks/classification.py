@@ -41,12 +41,6 @@ class Classification(Task):
     "top_k": NOT_NEGATIVE,
   }
 
-  ranges: ClassVar = {
-    "label_smoothing": DECAY,
-    "dropout": DECAY,
-    "top_k": NOT_NEGATIVE,
-  }
-
   @property
   def fields(self):
     return {"label": ClassVector(self.num_classes)}

@@ -59,20 +59,6 @@ class Detection(rcnn.RCNNOptions, Task):
     "roi_canonical_size": POSITIVE,
   }
 
-  ranges: ClassVar = {
-    "min_score": FRACTION,
-    "score_threshold": FRACTION,
-    "nms_iou": FRACTION,
-    **dict.fromkeys(("anchor_scale", "aspect_ratios"), POSITIVE),
-    **dict.fromkeys(("rpn_convs", "head_convs"), NOT_NEGATIVE),
-    **dict.fromkeys(("rpn_min_side", "min_side"), NOT_NEGATIVE),
-    **dict.fromkeys(("max_boxes", "max_detections", "pre_nms"), AT_LEAST_1),
-    **dict.fromkeys(("rpn_pre_nms", "rpn_post_nms"), AT_LEAST_1),
-    **dict.fromkeys(("rpn_samples", "num_rois", "fc_dims"), AT_LEAST_1),
-    **dict.fromkeys(("roi_samples_per_bin", "roi_max_level"), AT_LEAST_1),
-    "roi_canonical_size": POSITIVE,
-  }
-
   def __post_init__(self):
     super().__post_init__()
     if self.metric not in METRICS:

@@ -61,17 +61,6 @@ class Task(abc.ABC):
     """
     check(vars(self), self.ranges, f"Task {self.name!r}: ")
 
-  # Which numbers options take; others need only be finite.
-  ranges: ClassVar[Mapping[str, Interval]] = {}
-
-  def __post_init__(self) -> None:
-    """Checks the options.
-
-    Raises:
-      ValueError: one has a value that it does not take.
-    """
-    check(vars(self), self.ranges, f"Task {self.name!r}: ")
-
   @property
   def num_classes(self) -> int:
     """Number of classes, 0 for maps of values."""

@@ -1,13 +1,15 @@
 """The README's example of a task is real: it trains, predicts and labels."""
 
+import argparse
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 from must_jax import config as config_lib
-from must_jax import tasks
+from must_jax import importers, tasks
 from must_jax.config import base_config, dataset, task
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -82,3 +84,40 @@ def test_configs_of_commands_load(page, monkeypatch):
 def test_links_lead_somewhere():
   for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()):
     assert (README.parent / target).exists(), target
+
+
+def test_config_of_several_datasets_is_valid():
+  page = README.parent / "docs" / "your-own-data.md"
+  code = re.search(
+    r"<!-- test: several datasets -->\n```python\n(.*?)```",
+    page.read_text(),
+    re.DOTALL,
+  ).group(1)
+  names = {}
+  exec(compile(code, str(page), "exec"), names)
+  config_lib.validate(names["get_config"]())
+
+
+@pytest.mark.parametrize(
+  "page", ["README.md", "docs/your-own-data.md", "docs/datasets.md"]
+)
+def test_import_commands_are_understood(page):
+  parser = argparse.ArgumentParser()
+  importers.add_arguments(parser.add_subparsers(dest="kind", required=True))
+  text = (README.parent / page).read_text()
+  blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+  lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+  commands = [
+    shlex.split(line, comments=True)
+    for line in map(str.strip, lines)
+    if line.startswith("must-jax import ") and "NAME[" not in line
+  ]
+  assert commands
+  for words in commands:
+    # A split may be a variable of the shell.
+    named = {"$split": "train"}
+    names = [named.get(word, word) for word in words[2:]]
+    if names[0] in importers.datasets.DATASETS:
+      splits = importers.datasets.DATASETS[names[0]].splits
+      names = [next(iter(splits)) if w == "train" else w for w in names]
+    parser.parse_args(names)

@@ -8,17 +8,21 @@ import argparse
 import sys
 
 from must_jax.importers import (
+  aligned,
   arguments,
   coco_json,
+  cvat,
   datasets,
   depth,
   folder,
+  label_studio,
   masks,
   normals,
   tfds,
   tfrecords,
   voc,
   write,
+  yolo,
 )
 
 __all__ = ["IMPORTERS", "add_arguments", "run"]
@@ -26,6 +30,9 @@ __all__ = ["IMPORTERS", "add_arguments", "run"]
 IMPORTERS = {
   "coco": coco_json,
   "voc": voc,
+  "yolo": yolo,
+  "cvat": cvat,
+  "label_studio": label_studio,
   "folder": folder,
   "masks": masks,
   "depth": depth,
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     then no image set was written.
   """
   try:
-    write.write(args)
+    (aligned if args.labels_for else write).write(args)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1 if isinstance(error, write.TooManyRejected) else 2

@@ -28,12 +28,24 @@ def add_output_arguments(
     splits: that there are, of a dataset that is known.
   """
   add = parser.add_argument
-  add("--out", type=Path, required=True, help="directory of the image set")
   add(
+    "--out",
+    type=Path,
+    required=True,
+    help="directory of the image set, or label set",
+  )
+  target = parser.add_mutually_exclusive_group(required=name is None)
+  target.add_argument(
     "--name",
     default=name,
-    required=name is None,
     help="name of the image set" + ("; default %(default)s" if name else ""),
+  )
+  target.add_argument(
+    "--labels-for",
+    type=Path,
+    metavar="DIR",
+    help="an image set that is imported already: write the labels alone to"
+    " --out, as a label set of its --split, matched by key",
   )
   add("--split", required=True, choices=splits, help="such as train, val, test")
   add(

@@ -249,7 +249,7 @@ def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   def key(place: int) -> bytes:
     part = int(np.searchsorted(ends, place, side="right"))
     reader = ShardReader(paths[part])
-    return _key_of(reader.read(int(place - ends[part]) + len(hashes[part])))
+    return key_of(reader.read(int(place - ends[part]) + len(hashes[part])))
 
   for i in np.flatnonzero(flat[order][1:] == flat[order][:-1]):
     # Different keys may have one hash.
@@ -258,7 +258,8 @@ def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   return None
 
 
-def _key_of(record: bytes) -> bytes:
+def key_of(record: bytes) -> bytes:
+  """The key of a record."""
   from must_jax.quiet_tensorflow import tf
 
   example = tf.train.Example.FromString(record)

@@ -18,11 +18,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from must_jax.importers import files, lists, objects
+from must_jax.importers import files, lists, objects, xml_files
 from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.names import nfc
-from must_jax.storage.path import Path, read_range
+from must_jax.storage.path import Path
 
 HELP = "objects from XML files in the format of PASCAL VOC"
 
@@ -175,30 +175,8 @@ def _names_in(path: Path) -> tuple[set[str], str | None]:
 
 
 def _parse(path: Path) -> ElementTree.Element:
-  """Reads an annotation.
-
-  Entities of a few bytes can stand for gigabytes, so declarations of them are
-  refused. They are spelled in ASCII unless zero bytes tell of UTF-16.
-  """
-  try:
-    data = read_range(path, 0, _MAX_BYTES + 1)
-  except OSError as error:
-    raise Rejected(f"{path.name} cannot be read: {error}") from None
-  if len(data) > _MAX_BYTES:
-    raise Rejected(f"{path.name} has more than {_MAX_BYTES} bytes")
-  if b"\0" in data:
-    raise Rejected(f"{path.name} is no UTF-8, but UTF-16 or no text at all")
-  if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-    raise Rejected(
-      f"{path.name} declares a document type; expected a plain annotation"
-    )
-  try:
-    root = ElementTree.fromstring(data)
-  except (ElementTree.ParseError, ValueError, LookupError) as error:
-    raise Rejected(f"{path.name} is not valid XML: {error}") from None
-  if root.tag != "annotation":
-    raise Rejected(f"{path.name} is <{root.tag}>; expected <annotation>")
-  return root
+  """Reads an annotation."""
+  return xml_files.parse(path, "annotation", _MAX_BYTES)
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -31,6 +31,7 @@ from must_jax.importers.items import Plan
 from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
 from must_jax.storage import set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
+from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import (
   Path,
   list_names,
@@ -68,15 +69,9 @@ def write(args: argparse.Namespace) -> None:
     TooManyRejected: more images were rejected than `--max-rejected`; all
       parts are kept.
   """
-  _check_options(args)
+  check_options(args)
   start = time.monotonic()
-  plan = args.plan(args).with_images(
-    ImageOptions(
-      tuple(args.code_range) if args.code_range else None,
-      args.labels_of_turned,
-    )
-  )
-  plan = dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
+  plan = plan_of(args)
   if plan.shard_per_item and args.shards not in (None, len(plan.items)):
     raise ValueError(
       f"--shards is {args.shards}; the source has {len(plan.items)}, which stay"
@@ -103,10 +98,10 @@ def write(args: argparse.Namespace) -> None:
     counts: collections.Counter[str] = collections.Counter()
     for commit in commits:
       counts.update(commit.counts)
-    warnings = _warnings(plan, commits, counts)
+    warnings = warnings_of(plan, commits, counts)
     image_set = _publish(target, job, commits, args.max_rejected, warnings)
   rejected = [entry for commit in commits for entry in commit.rejected]
-  _show_rejected(rejected)
+  show_rejected(rejected)
   notes = [*plan.notes, *files.summarize(counts), *plan.summarize(counts)]
   for line in (*notes, *(f"warning: {text}" for text in warnings)):
     print(f"  {line}")
@@ -119,7 +114,19 @@ def write(args: argparse.Namespace) -> None:
   )
 
 
-def _check_options(args: argparse.Namespace) -> None:
+def plan_of(args: argparse.Namespace) -> Plan:
+  """What to import, with the options of all importers of image files."""
+  plan = args.plan(args).with_images(
+    ImageOptions(
+      tuple(args.code_range) if args.code_range else None,
+      args.labels_of_turned,
+    )
+  )
+  return dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
+
+
+def check_options(args: argparse.Namespace) -> None:
+  """Raises `ValueError` for options that no importer can follow."""
   for option in ("shards", "records_per_shard", "workers"):
     if getattr(args, option) is not None and getattr(args, option) < 1:
       raise ValueError(
@@ -332,8 +339,10 @@ def _live_until(end: Connection) -> None:
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _warnings(
-  plan: Plan, commits: Sequence[ImportCommit], counts: Mapping[str, float]
+def warnings_of(
+  plan: Plan,
+  commits: Sequence[ImportCommit | LabelCommit],
+  counts: Mapping[str, float],
 ) -> list[str]:
   """What looks wrong in all images and labels together."""
   sums: dict[str, Any] = {}
@@ -359,7 +368,7 @@ def _publish(
   num_rejected, num_images = _num_rejected(commits), _num_images(commits)
   shards = [commit.shard for commit in commits if commit.shard.num_records]
   if num_rejected > max_rejected * num_images:
-    _show_rejected(rejected)
+    show_rejected(rejected)
     fraction = num_rejected / num_images
     allow = (
       f", or allow more with --max-rejected {np.ceil(1000 * fraction) / 1000:g}"
@@ -380,7 +389,7 @@ def _publish(
   except ValueError as error:
     if shards:
       raise
-    _show_rejected(rejected)
+    show_rejected(rejected)
     raise _UselessParts(str(error)) from None
 
 
@@ -392,7 +401,8 @@ def _num_rejected(commits: Iterable[ImportCommit]) -> int:
   return len(set().union(*(commit.rejected_keys for commit in commits)))
 
 
-def _show_rejected(rejected: Sequence[Mapping[str, str]]) -> None:
+def show_rejected(rejected: Sequence[Mapping[str, str]]) -> None:
+  """Prints what was left out, some of it."""
   if not rejected:
     return
   print(f"{len(rejected)} rejected:", file=sys.stderr)

@@ -10,7 +10,8 @@ from PIL import Image
 
 import must_jax
 from must_jax.importers import files
-from must_jax.importers.files import Picture, Rejected
+from must_jax.storage import image_files
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path, make_directory, publish
 from must_jax.train.load import LoadedModel
 
@@ -43,7 +44,7 @@ def run(
   num_drawn = status = 0
   for path, name, is_named in found:
     try:
-      picture = files.read_image(path)
+      picture = image_files.read_image(path)
     except Rejected as error:
       print(f"passed over: {path}: {error}", file=sys.stderr)
       status |= is_named
@@ -80,13 +81,13 @@ def _find(images: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
     if not place.is_dir():
       yield place, place.name, True
       continue
-    wanted, others = files.find_files(place, files.IMAGE_SUFFIXES)
+    wanted, others = files.find_files(place, image_files.IMAGE_SUFFIXES)
     for name in others:
       print(f"passed over: {place / name}: no image", file=sys.stderr)
     if not wanted:
       raise ValueError(
         f"{place} has no images ({len(others)} other files); expected"
-        f" {', '.join(files.IMAGE_SUFFIXES)}."
+        f" {', '.join(image_files.IMAGE_SUFFIXES)}."
       )
     for name in wanted:
       yield place / name, name, False

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from must_jax.fields import check_descriptions, make_field
 from must_jax.fields.statistics import accumulate
-from must_jax.importers import files, parts
+from must_jax.importers import parts
 from must_jax.importers import write as write_lib
 from must_jax.importers.items import HasKey, Plan
-from must_jax.storage import label_sets
+from must_jax.storage import image_files, label_sets
 from must_jax.storage import path as path_lib
 from must_jax.storage.commits import JOB_FILE
 from must_jax.storage.label_sets import UNKNOWN_KEY, LabelCommit
@@ -98,7 +98,7 @@ def write(args: argparse.Namespace) -> None:
   for alarm in manifest["alarms"]:
     print(f"LABELS LOOK WRONG: {alarm}", file=sys.stderr)
   counts = reader.counts
-  notes = [*plan.notes, *files.summarize(counts), *plan.summarize(counts)]
+  notes = [*plan.notes, *image_files.summarize(counts), *plan.summarize(counts)]
   warnings = write_lib.warnings_of(plan, commits, counts)
   for line in (
     *notes,

@@ -9,6 +9,7 @@ from typing import Any
 from must_jax.importers import files
 from must_jax.importers.items import Item
 from must_jax.importers.names import nfc
+from must_jax.storage import image_files
 from must_jax.storage.path import Path
 
 
@@ -219,5 +220,5 @@ def partner(item: Item, what: str) -> Any:
     Rejected: it has none.
   """
   if item.label is None:
-    raise files.Rejected(f"has no {what}")
+    raise image_files.Rejected(f"has no {what}")
   return item.label

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from must_jax.importers import files, names, objects
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 
 HELP = "objects from a COCO JSON file"

@@ -28,8 +28,9 @@ from must_jax.importers import (
   xml_files,
 )
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage import image_files
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 from must_jax.types import MAX_PIXELS
 
@@ -168,7 +169,7 @@ def _items(
   args: argparse.Namespace, images: Sequence[ElementTree.Element]
 ) -> tuple[list[Item], list[str]]:
   """Images with their elements as plain values, and notes."""
-  paths, _ = files.find_files(args.images, files.IMAGE_SUFFIXES)
+  paths, _ = files.find_files(args.images, image_files.IMAGE_SUFFIXES)
   there = set(paths)
   items: dict[str, Item] = {}
   for image in images:

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from must_jax.importers import arguments, files
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.image_files import Picture, Rejected
 
 HELP = "a 16-bit PNG or .npy of depth for each image"
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from must_jax.importers import arguments, depth, diode, files
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.image_files import Picture, Rejected
 
 HELP = "depth maps of DIODE"
 

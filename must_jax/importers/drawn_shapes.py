@@ -15,9 +15,10 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from must_jax.importers import objects, orientation, polygons
-from must_jax.importers.files import Picture, Rejected
+from must_jax.importers import objects, polygons
 from must_jax.importers.items import Labels
+from must_jax.storage import orientation
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.types import IGNORE_LABEL
 
 BACKGROUND = "background"

@@ -3,9 +3,9 @@
 import argparse
 
 from must_jax.importers import files, lists
-from must_jax.importers.files import Picture
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.names import nfc
+from must_jax.storage.image_files import Picture
 from must_jax.storage.path import Path
 
 HELP = "images in a folder per class, or unlabelled"

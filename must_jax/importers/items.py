@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from must_jax.importers import files
-from must_jax.importers.files import ImageOptions, Picture, Rejected
+from must_jax.storage import image_files
+from must_jax.storage.image_files import ImageOptions, Picture, Rejected
 from must_jax.storage.path import Path
 
 
@@ -102,7 +102,7 @@ class ReadFiles:
   def __call__(self, item: Item) -> Iterator[Imported]:
     """The image, if only to say why it is rejected."""
     try:
-      picture = files.read_image(item.image, self.images)
+      picture = image_files.read_image(item.image, self.images)
       yield Imported(item.key, picture, self.read_labels(item, picture))
     except Rejected as error:
       yield Imported(item.key, None, Labels({}, [str(error)]))

@@ -28,8 +28,9 @@ import numpy as np
 
 from must_jax.importers import drawn_shapes, files, lists, objects, polygons
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage import image_files
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 
 HELP = "boxes, polygons, brush masks and choices from Label Studio's JSON"
@@ -290,7 +291,7 @@ def _place(args: argparse.Namespace, task: Mapping[str, Any]) -> str:
     and value.lower()
     .split("?d=")[-1]
     .split("?")[0]
-    .endswith(files.IMAGE_SUFFIXES)
+    .endswith(image_files.IMAGE_SUFFIXES)
   ]
   key = args.image_key or (known[0] if len(known) == 1 else None)
   if not isinstance(data.get(key), str) or not list(_possible_names(data[key])):

@@ -14,8 +14,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from must_jax.importers import files
-from must_jax.importers.files import Rejected
 from must_jax.importers.names import nfc
+from must_jax.storage import image_files
+from must_jax.storage.image_files import Rejected
 from must_jax.storage.path import Path
 
 _NAME_HEADERS = (
@@ -288,7 +289,7 @@ def _find(line: str, known: AbstractSet[str]) -> tuple[str, str] | None:
     return None
   for i in range(len(parts)):
     name = "/".join(parts[i:])
-    is_file = name.lower().endswith((*files.IMAGE_SUFFIXES, ".xml"))
+    is_file = name.lower().endswith((*image_files.IMAGE_SUFFIXES, ".xml"))
     for key in (name, files.key_of(name) if is_file else name):
       if key in known:
         return key, line[: len(path.anchor)] + "".join(

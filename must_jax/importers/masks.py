@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from must_jax.importers import arguments, files, lists
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.types import IGNORE_LABEL
 
 HELP = "a PNG of class ids for each image"

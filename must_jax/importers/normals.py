@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from must_jax.importers import arguments, files, orientation
-from must_jax.importers.files import Picture, Rejected
+from must_jax.importers import arguments, files
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage import orientation
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 
 HELP = "a colour PNG or .npy of surface normals for each image"

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from must_jax.importers import orientation
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Labels
+from must_jax.storage import orientation
+from must_jax.storage.image_files import Picture, Rejected
 
 _SLACK = 1.0  # pixels that a box may lie outside without being counted
 _MAX_CLIPPED = 0.1  # of the boxes, else something is wrong

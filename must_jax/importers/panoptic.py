@@ -19,10 +19,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from must_jax.importers import files, names
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.names import nfc
 from must_jax.importers.voc_segmentation import class_map
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 from must_jax.types import IGNORE_LABEL
 

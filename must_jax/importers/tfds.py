@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.importers import files, orientation
-from must_jax.importers.files import ImageOptions, Picture, Rejected
+from must_jax.importers import files
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.importers.names import nfc
+from must_jax.storage import image_files, orientation
+from must_jax.storage.image_files import ImageOptions, Picture, Rejected
 from must_jax.storage.path import Path
 
 HELP = "datasets of TensorFlow Datasets, such as voc/2007"
@@ -187,7 +188,7 @@ class ExampleReader:
         key = _key(example, part.split, index)
         key = f"{part.dataset}/{key}" if self.prefixed else key
         try:
-          picture = files.picture_of(example["image"], self.images)
+          picture = image_files.picture_of(example["image"], self.images)
           yield Imported(key, picture, self._labels(part, example, picture))
         except Rejected as error:
           yield Imported(key, None, Labels({}, [str(error)]))
@@ -368,7 +369,7 @@ def _key(example: Mapping[str, Any], split: str, index: int) -> str:
     if value is None:
       continue
     key = value.decode() if isinstance(value, bytes) else str(value)
-    is_file = key.lower().endswith(files.IMAGE_SUFFIXES)
+    is_file = key.lower().endswith(image_files.IMAGE_SUFFIXES)
     return files.key_of(key) if is_file else nfc(key)
   return f"{split}/{index:08d}"
 

@@ -13,11 +13,11 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from must_jax.importers import files, lists
-from must_jax.importers.files import ImageOptions, Rejected
+from must_jax.importers import lists
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.importers.names import nfc
-from must_jax.storage import tfrecord
+from must_jax.storage import image_files, tfrecord
+from must_jax.storage.image_files import ImageOptions, Rejected
 from must_jax.storage.path import Path, PathLike
 
 HELP = "TFRecord files with an image and a list of classes per record"
@@ -157,7 +157,9 @@ class RecordReader:
           raise Rejected(reason)
         values = _features(record)
         key = self._key(values) if self.key else key
-        picture = files.picture_of(_one(values, self.image, bytes), self.images)
+        picture = image_files.picture_of(
+          _one(values, self.image, bytes), self.images
+        )
         yield Imported(key, picture, self._labels(values))
       except Rejected as error:
         yield Imported(key, None, Labels({}, [str(error)]))

@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from must_jax.importers import files, lists, objects, xml_files
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.importers.names import nfc
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path
 
 HELP = "objects from XML files in the format of PASCAL VOC"

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from must_jax import fields
 from must_jax.fields import statistics
-from must_jax.importers import files, names, parts
-from must_jax.importers.files import ImageOptions
+from must_jax.importers import names, parts
 from must_jax.importers.items import Plan
 from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
-from must_jax.storage import set_writer
+from must_jax.storage import image_files, set_writer
 from must_jax.storage.commits import JOB_FILE, CommitDirectory, Lease
+from must_jax.storage.image_files import ImageOptions
 from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import (
   Path,
@@ -102,7 +102,7 @@ def write(args: argparse.Namespace) -> None:
     image_set = _publish(target, job, commits, args.max_rejected, warnings)
   rejected = [entry for commit in commits for entry in commit.rejected]
   show_rejected(rejected)
-  notes = [*plan.notes, *files.summarize(counts), *plan.summarize(counts)]
+  notes = [*plan.notes, *image_files.summarize(counts), *plan.summarize(counts)]
   for line in (*notes, *(f"warning: {text}" for text in warnings)):
     print(f"  {line}")
   print(
@@ -138,11 +138,11 @@ def check_options(args: argparse.Namespace) -> None:
       f"--max-rejected is {args.max_rejected}; expected a fraction from 0 to 1."
     )
   if args.code_range and not (
-    0 <= args.code_range[0] < args.code_range[1] <= files.MAX_CODE
+    0 <= args.code_range[0] < args.code_range[1] <= image_files.MAX_CODE
   ):
     raise ValueError(
       f"--code-range is {args.code_range}; expected two codes in order, from 0"
-      f" to {files.MAX_CODE}."
+      f" to {image_files.MAX_CODE}."
     )
   if args.beam_options and not args.runner:
     raise ValueError(
@@ -350,7 +350,7 @@ def warnings_of(
     statistics.accumulate(sums, commit.statistics)
   return [
     *plan.warnings,
-    *files.warn(counts),
+    *image_files.warn(counts),
     *plan.warn(counts),
     *fields.warnings(plan.fields, sums),
   ]

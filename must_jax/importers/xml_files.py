@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from must_jax.importers.files import Rejected
+from must_jax.storage.image_files import Rejected
 from must_jax.storage.path import Path, read_range
 
 

@@ -29,8 +29,8 @@ import yaml
 
 from must_jax.importers import drawn_shapes, files, lists, objects, polygons
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
-from must_jax.importers.files import Picture, Rejected
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
+from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path, list_names, read_files, read_range
 
 HELP = "boxes and polygons in the format of YOLO"

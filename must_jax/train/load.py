@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from must_jax.fields.maps import encode_png
 from must_jax.input.preprocess import RULES
 from must_jax.models.must import MustModel
+from must_jax.storage import image_files
 from must_jax.storage.path import Path, PathLike
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
@@ -25,7 +26,7 @@ from must_jax.train.inference import Predictor, labels_of, take
 from must_jax.types import PyTree
 
 if TYPE_CHECKING:
-  from must_jax.importers.files import Picture
+  from must_jax.storage.image_files import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class LoadedModel:
     Args:
       images: each a uint8 array [h, w, 3] (RGB) or [h, w] (grey), the path of
         a file that could be imported, local or in a bucket, or one that was
-        read by `importers.files.read_image`.
+        read by `storage.image_files.read_image`.
       tasks: names of the tasks to predict; all by default.
       batch_size: photos that the network gets at a time.
 
@@ -229,14 +230,12 @@ def _encode(
   Raises:
     ValueError: it could not be.
   """
-  from must_jax.importers import files
-
   if isinstance(image, str | os.PathLike):
     try:
-      image = files.read_image(Path(image))
-    except files.Rejected as error:
+      image = image_files.read_image(Path(image))
+    except image_files.Rejected as error:
       raise ValueError(f"{name}, {image}: {error}.") from None
-  if isinstance(image, files.Picture):
+  if isinstance(image, image_files.Picture):
     return image.data, image.size
   array = np.asarray(image)
   if (

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from must_jax import importers
-from must_jax.importers import arguments, files
+from must_jax.importers import arguments
+from must_jax.storage import image_files
 from must_jax.storage.sets import ImageSet
 
 
@@ -52,13 +53,13 @@ def run_plan(tmp_path, capsys):
 def reads(monkeypatch):
   """Names of the image files that are read in this process."""
   names = []
-  read_image = files.read_image
+  read_image = image_files.read_image
 
   def counted(path, *options):
     names.append(path.name)
     return read_image(path, *options)
 
-  monkeypatch.setattr(files, "read_image", counted)
+  monkeypatch.setattr(image_files, "read_image", counted)
   return names
 
 

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from must_jax.importers import cvat, files, label_studio, yolo
+from must_jax.storage import image_files
 
 STRANGE = (
   *(None, True, -1, 0, 1.5, 10**400, float("nan"), "", "x", "1e400", "é"),
@@ -147,7 +148,7 @@ def test_yolo(read, tmp_path):
 
 def test_names_never_lead_out_of_images(tmp_path):
   for name in ("../a.jpg", "/a.jpg", "a/../../b.jpg", "..\\a.jpg"):
-    with pytest.raises(files.Rejected):
+    with pytest.raises(image_files.Rejected):
       files.inside(tmp_path, name)
     for found in label_studio._possible_names(name):
       files.inside(tmp_path, found)

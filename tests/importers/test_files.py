@@ -10,9 +10,9 @@ import tensorflow as tf
 from etils import epath
 from PIL import Image, ImageOps
 
-from must_jax.importers import files, orientation
-from must_jax.importers.files import ImageOptions, Picture, Rejected
-from must_jax.storage import records
+from must_jax.importers import files
+from must_jax.storage import image_files, orientation, records
+from must_jax.storage.image_files import ImageOptions, Picture, Rejected
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 3)).astype(np.uint8)
@@ -65,7 +65,7 @@ def decode(picture):
 def test_plain_images_keep_their_bytes(tmp_path, name, mode, options):
   path = tmp_path / name
   data = save(Image.fromarray(PIXELS).convert(mode), path, **options)
-  assert files.read_image(path) == Picture(data, (24, 32))
+  assert image_files.read_image(path) == Picture(data, (24, 32))
 
 
 # Colours at top left, top right, bottom left, bottom right, once upright, from
@@ -89,7 +89,7 @@ def test_exif_rotation_is_carried_out(tmp_path, orientation, form):
   exif[0x0112] = orientation
   path = tmp_path / f"a.{form}"
   save(Image.fromarray(BLOCKS), path, exif=exif)
-  picture = files.read_image(path)
+  picture = image_files.read_image(path)
   assert picture.turned
   size = (48, 32) if orientation > 4 else (32, 48)
   assert picture.size == size
@@ -106,7 +106,7 @@ def test_upright_exif_keeps_the_bytes(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 1
   path = tmp_path / "a.jpg"
-  assert files.read_image(path_of(path, exif)).data == path.read_bytes()
+  assert image_files.read_image(path_of(path, exif)).data == path.read_bytes()
 
 
 def path_of(path, exif):
@@ -117,7 +117,7 @@ def path_of(path, exif):
 def test_cmyk_becomes_rgb(tmp_path):
   path = tmp_path / "a.jpg"
   save(Image.fromarray(BLOCKS).convert("CMYK"), path, quality=95)
-  picture = files.read_image(path)
+  picture = image_files.read_image(path)
   assert Image.open(io.BytesIO(picture.data)).mode == "RGB"
   np.testing.assert_allclose(decode(picture)[8, 12], R, atol=12)
 
@@ -127,28 +127,28 @@ def test_palette_becomes_rgb(tmp_path):
   image.putpalette([10, 20, 30, 40, 50, 60])
   image.putdata([1, 0])
   save(image, tmp_path / "a.png")
-  given = decode(files.read_image(tmp_path / "a.png"))
+  given = decode(image_files.read_image(tmp_path / "a.png"))
   np.testing.assert_array_equal(given, [[[40, 50, 60], [10, 20, 30]]])
 
 
 def test_transparent_becomes_white(tmp_path):
   rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
   save(Image.fromarray(rgba), tmp_path / "a.png")
-  given = decode(files.read_image(tmp_path / "a.png"))
+  given = decode(image_files.read_image(tmp_path / "a.png"))
   np.testing.assert_array_equal(given, [[[10, 20, 30], [255, 255, 255]]])
   image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
   save(image, tmp_path / "b.png", transparency=(1, 2, 3))
-  given = decode(files.read_image(tmp_path / "b.png"))
+  given = decode(image_files.read_image(tmp_path / "b.png"))
   np.testing.assert_array_equal(given, [[[255, 255, 255], [4, 5, 6]]])
 
 
 def test_16_bits_become_8(tmp_path, rgb16):
   codes = np.array([[0, 255, 256, 65535]], np.uint16)
   save(Image.fromarray(codes), tmp_path / "a.png")
-  given = decode(files.read_image(tmp_path / "a.png"))
+  given = decode(image_files.read_image(tmp_path / "a.png"))
   np.testing.assert_array_equal(given, [[0, 0, 1, 255]])
   (tmp_path / "b.png").write_bytes(rgb16(PIXELS.astype(np.uint16) * 256 + 7))
-  picture = files.read_image(tmp_path / "b.png")
+  picture = image_files.read_image(tmp_path / "b.png")
   np.testing.assert_array_equal(decode(picture), PIXELS)
   assert picture.data[24] == 8  # bits, as the header says
 
@@ -156,7 +156,7 @@ def test_16_bits_become_8(tmp_path, rgb16):
 @pytest.mark.parametrize("array", [PIXELS, PIXELS[..., 0]])
 def test_arrays_become_png(tmp_path, array):
   np.save(tmp_path / "a.npy", array)
-  picture = files.read_image(tmp_path / "a.npy")
+  picture = image_files.read_image(tmp_path / "a.npy")
   assert picture.size == (24, 32)
   np.testing.assert_array_equal(decode(picture), array)
 
@@ -170,13 +170,13 @@ def test_truncated_images_are_rejected(tmp_path, name, cut):
     cut += 16  # the end of a PNG holds no pixels
   path.write_bytes(data[:-cut])
   with pytest.raises(Rejected, match="cannot be decoded"):
-    files.read_image(path)
+    image_files.read_image(path)
 
 
 def test_other_bad_images_are_rejected(tmp_path):
   def reason(name):
     with pytest.raises(Rejected) as error:
-      files.read_image(tmp_path / name)
+      image_files.read_image(tmp_path / name)
     return str(error.value)
 
   Image.fromarray(PIXELS).save(tmp_path / "a.jpg", format="WEBP")
@@ -203,9 +203,9 @@ def test_other_bad_images_are_rejected(tmp_path):
 
 def test_pictures_are_read_from_bytes(tmp_path):
   data = save(Image.fromarray(PIXELS), tmp_path / "a.png")
-  assert files.picture_of(data) == Picture(data, (24, 32))
+  assert image_files.picture_of(data) == Picture(data, (24, 32))
   with pytest.raises(Rejected, match="cannot be decoded"):
-    files.picture_of(data[:-30])
+    image_files.picture_of(data[:-30])
 
 
 def test_exif_after_the_pixels_of_a_png_is_carried_out(tmp_path):
@@ -213,7 +213,7 @@ def test_exif_after_the_pixels_of_a_png_is_carried_out(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 3
   tag = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
-  picture = files.picture_of(data[:-12] + tag + data[-12:])
+  picture = image_files.picture_of(data[:-12] + tag + data[-12:])
   assert picture.turned
   np.testing.assert_array_equal(decode(picture), PIXELS[::-1, ::-1])
 
@@ -238,7 +238,7 @@ def test_fuzzed_files_are_rejected_or_read(tmp_path):
       data = data[: rng.integers(len(data))]
     (tmp_path / name).write_bytes(data)
     try:
-      picture = files.read_image(tmp_path / name)
+      picture = image_files.read_image(tmp_path / name)
     except Rejected:
       outcomes["rejected"] += 1
       continue
@@ -319,7 +319,7 @@ def test_find(tmp_path):
   for name in ("b/x.jpg", "a.PNG", ".hidden.jpg", ".git/c.jpg", "b/notes.txt"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-  wanted, others = files.find_files(tmp_path, files.IMAGE_SUFFIXES)
+  wanted, others = files.find_files(tmp_path, image_files.IMAGE_SUFFIXES)
   assert wanted == ["a.PNG", "b/x.jpg"]
   assert others == ["b/notes.txt"]
   images, notes = files.find_images(tmp_path, "b/*")
@@ -331,16 +331,18 @@ def test_find_on_an_object_store(tmp_path, monkeypatch):
   for name in ("b/c/x.jpg", "a.PNG", ".hidden.jpg", ".git/c.jpg", "b/y.txt"):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-  monkeypatch.setattr(files, "is_local", lambda path: False)
-  wanted, others = files.find_files(epath.Path(tmp_path), files.IMAGE_SUFFIXES)
+  monkeypatch.setattr(image_files, "is_local", lambda path: False)
+  wanted, others = files.find_files(
+    epath.Path(tmp_path), image_files.IMAGE_SUFFIXES
+  )
   assert wanted == ["a.PNG", "b/c/x.jpg"]
   assert others == ["b/y.txt"]
 
 
 def test_arrays_on_an_object_store(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "is_local", lambda path: False)
+  monkeypatch.setattr(image_files, "is_local", lambda path: False)
   np.save(tmp_path / "a.npy", PIXELS)
-  given = decode(files.read_image(epath.Path(tmp_path / "a.npy")))
+  given = decode(image_files.read_image(epath.Path(tmp_path / "a.npy")))
   np.testing.assert_array_equal(given, PIXELS)
   given = read_map(epath.Path(tmp_path / "a.npy"), (24, 32))
   np.testing.assert_array_equal(given, PIXELS)
@@ -425,7 +427,7 @@ def with_xmp(path, form, xmp, exif=None):
 def test_xmp_rotation_is_carried_out_where_exif_has_none(tmp_path, form, kind):
   path = tmp_path / f"a.{form}"
   with_xmp(path, form, XMP.format(kind.format(6)))
-  picture = files.read_image(path)
+  picture = image_files.read_image(path)
   assert (picture.orientation, picture.size) == (6, (48, 32))
   pixels = decode(picture).astype(int)
   given = [pixels[12, 8], pixels[12, -8], pixels[-12, 8], pixels[-12, -8]]
@@ -433,9 +435,9 @@ def test_xmp_rotation_is_carried_out_where_exif_has_none(tmp_path, form, kind):
   exif = Image.Exif()
   exif[0x0112] = 3
   with_xmp(path, form, XMP.format(kind.format(6)), exif)
-  assert files.read_image(path).orientation == 3
+  assert image_files.read_image(path).orientation == 3
   with_xmp(path, form, XMP.format(kind.format(9)))
-  assert files.read_image(path).orientation == 1
+  assert image_files.read_image(path).orientation == 1
 
 
 def test_turns_agree_with_pillow():
@@ -536,7 +538,7 @@ def test_12_and_14_bits_in_16(bits, chunks, code_range, levels, colour):
   if colour and chunks:
     chunks = chunk(b"sBIT", chunks[8:9] * 3)
   data = of_16_bits(codes, chunks, colour)
-  picture = files.picture_of(data, ImageOptions(code_range))
+  picture = image_files.picture_of(data, ImageOptions(code_range))
   top = 2**bits if code_range is None and levels != 256 else None
   if top is None:
     low, high = code_range or (0, 2**bits - 1)
@@ -561,31 +563,31 @@ def test_dark_images_that_are_spread_stay_dark(bits, rule):
     "round": np.rint(codes * 65535 / (2**bits - 1)).astype(int),
   }[rule]
   said = chunk(b"sBIT", bytes([bits]))
-  picture = files.picture_of(of_16_bits(spread, said))
+  picture = image_files.picture_of(of_16_bits(spread, said))
   np.testing.assert_array_equal(decode(picture), spread >> 8)
   assert picture.top is None
 
 
 def test_alpha_of_16_bits_becomes_white():
   codes = np.array([[[1000, 40000, 65535, 65535], [9, 9, 9, 0]]])
-  given = decode(files.picture_of(of_16_bits(codes, colour=6)))
+  given = decode(image_files.picture_of(of_16_bits(codes, colour=6)))
   np.testing.assert_array_equal(given, [[[3, 156, 255], [255] * 3]])
   codes = np.array([[[40000, 65535], [9, 0]]])
-  given = decode(files.picture_of(of_16_bits(codes, colour=4)))
+  given = decode(image_files.picture_of(of_16_bits(codes, colour=4)))
   np.testing.assert_array_equal(given, [[[156] * 3, [255] * 3]])
   clear = chunk(b"tRNS", struct.pack(">H", 300))
   codes = np.array([[300, 40000, 301]])
-  given = decode(files.picture_of(of_16_bits(codes, clear)))
+  given = decode(image_files.picture_of(of_16_bits(codes, clear)))
   np.testing.assert_array_equal(given, [[[255] * 3, [156] * 3, [1] * 3]])
 
 
 def test_images_of_few_levels_are_told():
-  assert files.warn({"objects": 3}) == []
+  assert image_files.warn({"objects": 3}) == []
   counts = collections.Counter()
   for bits in (12, 12, 14, 16):
     codes = RAMP.astype(np.int64) * (2**bits - 1) // 63
-    counts.update(files.picture_of(of_16_bits(codes)).counts)
-  (warning,) = files.warn(counts)
+    counts.update(image_files.picture_of(of_16_bits(codes)).counts)
+  (warning,) = image_files.warn(counts)
   assert warning.startswith("3 images of 16 bits have at most 64 of 256")
   assert "2 up to 4095, 1 up to 16383. Give --code-range" in warning
   assert "such as 0 4095" in warning

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from must_jax.importers import label_studio
-from must_jax.importers.files import Rejected
+from must_jax.storage.image_files import Rejected
 
 SIZE = (40, 100)  # height and width
 LENGTHS = (3, 4, 8, 16)  # bits

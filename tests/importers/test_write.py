@@ -17,10 +17,10 @@ import tensorflow as tf
 from PIL import Image
 
 from must_jax.importers import write
-from must_jax.importers.files import Picture
 from must_jax.importers.items import Imported, Labels, Plan
 from must_jax.storage import set_writer
 from must_jax.storage.commits import Commit, CommitDirectory
+from must_jax.storage.image_files import Picture
 from must_jax.storage.path import Path
 
 FOLDER = "folder", "--unlabelled", "--images"
@@ -361,10 +361,10 @@ def test_licence(run_import, read_back, pile):
 INTERRUPTED = """
 import os, sys
 from must_jax import cli
-from must_jax.importers import files
+from must_jax.storage import image_files
 
 left, number, *words = sys.argv[1:]
-read_image = files.read_image
+read_image = image_files.read_image
 count = 0
 
 def read(path, *options):
@@ -374,7 +374,7 @@ def read(path, *options):
     os.kill(os.getpid(), int(number))
   return read_image(path, *options)
 
-files.read_image = read
+image_files.read_image = read
 sys.exit(cli.main(words))
 """
 

@@ -761,9 +761,9 @@ def _check_numbers(config: ConfigDict) -> None:
   """Every number is in its range, and tuples are as long as the default."""
   values, defaults = options(config), options(base_config())
   ranges.check({name: values[name] for name in RANGES}, RANGES)
-  for name, default in defaults.items():
-    value = values[name]
-    if isinstance(default, tuple) and name in RANGES:
+  for name in RANGES:
+    value, default = values[name], defaults[name]
+    if isinstance(default, tuple):
       kind = int if isinstance(default[0], int) else float
       fits = len(value) == len(default) or name == "optimizer.boundaries"
       if not fits or any(kind(number) != number for number in value):

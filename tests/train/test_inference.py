@@ -69,14 +69,14 @@ def all_tasks():
     "max_detections": 8,
     "score_threshold": 0.0,
     "anchor_scale": 3.5,
-    "roi_canonical_size": 32.0,
+    **{"roi_canonical_size": 32.0, "min_score": 0.0},
   }
   names = {"classes": ("cat", "dog")}
   return {
     "boxes": task("detection", labels={}, **names, **detector),
     "classes": task("classification", labels={}, **names),
     "distance": task("depth", labels={}),
-    "mask": task("segmentation", labels={}, **names),
+    "mask": task("segmentation", labels={}, min_score=0.0, **names),
     "slope": task("normals", labels={}),
   }
 

@@ -3,7 +3,8 @@
   WORKDIR/config.json  all options of the run, class names included
   WORKDIR/run.json     what its data were, and the defaults of its options
 
-Both are written after the first step: a run that made none claims nothing.
+Both are written after the first step: a run that made none claims nothing, and
+of two that begin at the same time only the first to make a step goes on.
 What the run has learned from counts, not where that lies: places are compared
 as places, and data that were moved are the same if their index is.
 """
@@ -23,32 +24,37 @@ from must_jax.storage.path import (
   Path,
   PathLike,
   is_same,
-  publish,
   publish_json,
   read_files,
+  read_version,
+  replace_json,
 )
 from must_jax.storage.sets import content_digest, read_index, read_manifest
 from must_jax.tasks import TASKS, task_options
 from must_jax.train import checkpoint
 
 # Options that a run may change when it goes on: they suit the machines, say
-# how it is measured, or belong to another stage. They make no other run of it.
+# how it is measured or when it gives up, or belong to another stage. They make
+# no other run of it.
 _MAY_CHANGE = (
   "stage",
   "label",
   "mesh",
   "evaluate_on",
+  "evaluate_from",
   "model.remat",
   "data.num_threads",
   "data.eval_batch_size",
   "data.eval_resize",
+  "data.max_bad",
   "train.log_every",
   "train.evaluate_every",
   "train.checkpoint_every",
   "train.keep_checkpoints",
+  "train.max_rollbacks",
   "train.stuck_seconds",
 )
-_RUN_FILE = "run.json"
+_CONFIG_FILE, _RUN_FILE = "config.json", "run.json"
 
 _Json = dict[str, Any]
 
@@ -72,17 +78,17 @@ class Claim:
       ValueError: it is another run; names what differs.
     """
     self._dir = Path(workdir)
-    text, record = read_files(
-      [self._dir / "config.json", self._dir / _RUN_FILE]
-    )
+    self._before = read_version(self._dir / _CONFIG_FILE)
+    (record,) = read_files([self._dir / _RUN_FILE])
     new = _as_json(config)
     self._record: _Json = json.loads(record) if record else {}
     defaults = _defaults(config)
     # Of runs that began before there were records, none are known.
     known = self._record.get("defaults", {})
-    if text is not None:
+    if self._before is not None:
       # An option that did not exist then had what is its default now.
-      old = _as_json(config_lib.from_json(text.decode()))
+      text = json.dumps(self._before.value)
+      old = _as_json(config_lib.from_json(text))
       kept = _inherit(old, new, known, defaults)
       if changed := config_lib.differences(kept, new):
         logging.warning(
@@ -94,7 +100,7 @@ class Claim:
         config, new = config_lib.from_json(json.dumps(kept)), kept
     sources = {name: _digest(*place) for name, place in _places(new).items()}
     start = _fingerprint(config.init_from)
-    if text is not None:
+    if self._before is not None:
       different = config_lib.differences(_identity(old), _identity(new))
       different += _other_sources(
         old, new, self._record.get("sources", {}), sources
@@ -121,11 +127,20 @@ class Claim:
     }
 
   def write(self) -> None:
-    """Makes the workdir the run's own; called once a step was made."""
+    """Makes the workdir the run's own; called once a step was made.
+
+    Raises:
+      ValueError: another run has done so since this one began.
+    """
     if jax.process_index():
       return
-    with publish(self._dir / "config.json") as file:
-      file.write(config_lib.to_json(self.config).encode())
+    path = self._dir / _CONFIG_FILE
+    self._before = replace_json(path, self._before, _as_json(self.config))
+    if self._before is None:
+      raise ValueError(
+        f"Another run that began at the same time has taken {self._dir}; choose"
+        " another --workdir, or start the same command once only."
+      )
     publish_json(self._dir / _RUN_FILE, self._record)
 
 

@@ -149,6 +149,7 @@ def test_how_a_run_is_measured_may_change(make_config, make, run, data):
   config.data.update({"eval_resize": "center_crop", "crop_fraction": 0.9})
   config.data.eval_batch_size = 3
   config.label.batch_size = 3
+  config.evaluate_from = "elsewhere"
   Claim(sources.resolve(config), run).write()
   Claim(make(), run)
   config.data.train_resize = "center_crop"
@@ -184,11 +185,15 @@ def test_a_run_keeps_its_defaults_when_those_of_a_version_change(
       config.optimizer.novelty = 1
     return config
 
+  # Of files that say nothing of the novelty.
+  texts = {
+    momentum: config_lib.to_json(make(**{"optimizer.momentum": momentum}))
+    for momentum in (0.8, 0.7)
+  }
   monkeypatch.setattr(config_lib, "base_config", newer)
 
-  def config(momentum):  # of a file that says nothing of the novelty
-    text = config_lib.to_json(make(**{"optimizer.momentum": momentum}))
-    return config_lib.from_json(text)
+  def config(momentum):
+    return config_lib.from_json(texts[momentum])
 
   assert original().optimizer.momentum == 0.9
   for _ in range(2):
@@ -198,6 +203,32 @@ def test_a_run_keeps_its_defaults_when_those_of_a_version_change(
     made.write()
   with pytest.raises(ValueError, match=r"momentum was 0.9, is 0.7"):
     Claim(config(0.7), run)
+
+
+def test_a_run_may_give_up_later(make, run):
+  # As the messages advise when it has given up.
+  options = {"data.max_bad": 0.5, "train.max_rollbacks": 100}
+  Claim(make(**options), run).write()
+  assert json.loads((run / "config.json").read_text())["data"]["max_bad"] == 0.5
+
+
+def test_of_two_runs_that_begin_together_one_goes_on(make, tmp_path, run):
+  first, second = (
+    Claim(make(**{"optimizer.lr": lr}), tmp_path) for lr in (0.1, 0.2)
+  )
+  first.write()
+  first.write()
+  with pytest.raises(ValueError, match=r"Another run .* has taken"):
+    second.write()
+  assert (
+    json.loads((tmp_path / "config.json").read_text())["optimizer"]["lr"] == 0.1
+  )
+  Claim(make(**{"optimizer.lr": 0.1}), tmp_path).write()
+  # Two that go on: the later one is told, too.
+  first, second = (Claim(make(**{"data.num_threads": n}), run) for n in (1, 2))
+  first.write()
+  with pytest.raises(ValueError, match=r"Another run .* has taken"):
+    second.write()
 
 
 def test_what_was_chosen_is_not_taken_for_a_default(make, tmp_path):

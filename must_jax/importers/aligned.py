@@ -18,7 +18,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,7 @@ def write(args: argparse.Namespace) -> None:
       " images and labels together, without --labels-for."
     )
   reader = _Reader(images, plan, args.workers)
-  stage = args.out / _STAGE
-  path_lib.make_directory(stage)
-  try:
+  with _stage(args.out) as stage:
     commits = []
     with tqdm(
       total=images.num_records,
@@ -91,9 +88,6 @@ def write(args: argparse.Namespace) -> None:
         bar.update(shard.num_records)
     reader.check(args.max_rejected)
     manifest = _publish(args, images, plan, commits, reader.rejected)
-  finally:
-    with contextlib.suppress(FileNotFoundError):  # a bucket's is gone by now
-      path_lib.remove_tree(stage)
   write_lib.show_rejected(reader.rejected)
   for alarm in manifest["alarms"]:
     print(f"LABELS LOOK WRONG: {alarm}", file=sys.stderr)
@@ -130,6 +124,23 @@ def _check_room(directory: Path, overwrite: bool) -> None:
       f"{directory} holds imported labels. Give --overwrite to replace them, or"
       " another --out."
     )
+
+
+@contextlib.contextmanager
+def _stage(directory: Path) -> Iterator[Path]:
+  """The directory of what is unfinished, for one import; it goes at the end.
+
+  Raises:
+    ValueError: another process imports labels to the same directory right now.
+  """
+  stage = directory / _STAGE
+  with write_lib.claim(stage) as lease:
+    try:
+      with lease.beating():
+        yield stage
+    finally:
+      with contextlib.suppress(FileNotFoundError):  # a bucket's is gone by now
+        path_lib.remove_tree(stage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +207,9 @@ class _Reader:
   def _labels(self, index: int) -> Iterator[_Labelled]:
     reader = self._images.reader(index)
     places = range(self._images.shards[index].num_records)
-    with futures.ThreadPoolExecutor(self._threads) as pool:
-      yield from pool.map(lambda place: self._label(reader, place), places)
+    yield from parts.map_in_order(
+      lambda place: self._label(reader, place), places, self._threads
+    )
 
   def _label(self, reader: ShardReader, place: int) -> _Labelled:
     """The labels of a record of the image set."""
@@ -297,9 +309,9 @@ def _publish(
   job = label_sets.describe_job(images, plan.fields, teacher, {})
   # Without a manifest, what is there is of an import that was broken off.
   old = path_lib.list_names(args.out) - {_STAGE, JOB_FILE}
-  path_lib.publish_json(args.out / JOB_FILE, job)
   for name in sorted(old, key=lambda name: name != MANIFEST_FILE):
     path_lib.remove(args.out / name)
+  path_lib.publish_json(args.out / JOB_FILE, job)
   for commit in found:
     file = commit.shard.file
     for name in (offsets_path(file).name, file):

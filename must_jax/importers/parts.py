@@ -302,15 +302,15 @@ def _encoded(
 
   if job.shard_per_item:
     (item,) = items
-    return _map_in_order(encode, job.read(item), threads)
+    return map_in_order(encode, job.read(item), threads)
   return itertools.chain.from_iterable(
-    _map_in_order(
+    map_in_order(
       lambda item: [encode(image) for image in job.read(item)], items, threads
     )
   )
 
 
-def _map_in_order(
+def map_in_order(
   function: Callable[[Any], Any], values: Iterable[Any], threads: int
 ) -> Iterator[Any]:
   """Like `Executor.map`, but only so far ahead that memory stays small."""

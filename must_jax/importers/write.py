@@ -171,10 +171,10 @@ def _stage(directory: Path, split: str, digest: str) -> Iterator[Path]:
   make_directory(directory)
   for name in list_names(directory) - {stage.name}:
     if name.startswith(prefix):
-      with _claim(directory / name, digest):
+      with claim(directory / name, digest):
         print(f"{directory / name} is of another import; it is begun anew.")
         remove_tree(directory / name)
-  with _claim(stage, digest) as ours:
+  with claim(stage, digest) as ours:
     with ours.beating():
       for name in list_names(stage):
         if name.startswith("."):  # of a process that died
@@ -191,8 +191,12 @@ def _stage(directory: Path, split: str, digest: str) -> Iterator[Path]:
     raise useless
 
 
-def _claim(stage: Path, digest: str) -> Lease:
+def claim(stage: Path, digest: str = "") -> Lease:
   """Takes the lease of a stage: one process reads all parts, or hands them out.
+
+  Args:
+    stage: directory of what is unfinished.
+    digest: of the job that it is for.
 
   Raises:
     ValueError: another process has it.

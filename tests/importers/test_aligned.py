@@ -164,6 +164,17 @@ def test_imports_that_were_broken_off_begin_anew(import_masks, tmp_path):
   assert {p.name: p.read_bytes() for p in labels.iterdir()} == first
 
 
+def test_two_imports_at_a_time_do_not_mix(
+  import_masks, tmp_path, lease_of_another_host
+):
+  stage = tmp_path / "labels/.import"
+  lease_of_another_host(stage / "leases/job.json", 30)
+  status, _, err = import_masks("--max-rejected", 0.2)
+  assert status == 2
+  assert "is in use by another import (process 1 on elsewhere.example" in err
+  assert [p.name for p in stage.iterdir()] == ["leases"]
+
+
 def test_failed_imports_replace_nothing(import_masks, tmp_path):
   assert import_masks("--max-rejected", 0.2)[0] == 0
   labels = tmp_path / "labels"

@@ -114,7 +114,7 @@ class Grid:
       means = self.linear(values)
     else:
       weight = valid[..., None].astype(np.float32)
-      sums = self.linear(np.where(valid[..., None], values, 0) * weight)
+      sums = self.linear(np.where(valid[..., None], values, 0))
       means = sums / np.maximum(self.linear(weight), 0.1)
     return np.where(known[..., None], means, 0), known
 

@@ -59,12 +59,16 @@ class Predictor:
 
     Args:
       variables: of the model, on the mesh.
-      batch: with "image", "content_size" and "placement".
+      batch: with "image", "content_size" and "placement"; of examples that
+        are not "valid" no size is predicted that others do not have.
 
     Yields:
       Rows of the batch int [n], and their predictions.
     """
-    for rows, (height, width) in _groups(batch["placement"]["canvas"]):
+    groups = list(_groups(batch["placement"]["canvas"]))
+    if len(groups) > 1 and "valid" in batch:
+      groups = [g for g in groups if batch["valid"][g[0]].any()]
+    for rows, (height, width) in groups:
       inputs = batch["image"][:, :height, :width], batch["content_size"]
       padded = self._padded(rows, len(batch["image"]))
       if len(rows) < len(batch["image"]) or len(padded) > len(rows):

@@ -23,7 +23,7 @@ from must_jax.train import checkpoint
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.inference import Predictor, labels_of, take
-from must_jax.types import PyTree
+from must_jax.types import MAX_PIXELS, PyTree
 
 if TYPE_CHECKING:
   from must_jax.storage.image_files import Picture
@@ -234,7 +234,8 @@ def _encode(
     try:
       image = image_files.read_image(Path(image))
     except image_files.Rejected as error:
-      raise ValueError(f"{name}, {image}: {error}.") from None
+      reason = str(error).rstrip(".")
+      raise ValueError(f"{name}, {image}: {reason}.") from None
   if isinstance(image, image_files.Picture):
     return image.data, image.size
   array = np.asarray(image)
@@ -247,6 +248,11 @@ def _encode(
     raise ValueError(
       f"{name} is {array.dtype} {list(array.shape)}; expected a path, or uint8"
       " [h, w, 3] (RGB, 0 to 255) or [h, w]."
+    )
+  if array.shape[0] * array.shape[1] > MAX_PIXELS:
+    raise ValueError(
+      f"{name} has {array.shape[0]} x {array.shape[1]} pixels; expected at most"
+      f" {MAX_PIXELS} together."
     )
   return encode_png(array), array.shape[:2]
 

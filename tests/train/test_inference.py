@@ -69,14 +69,15 @@ def all_tasks():
     "max_detections": 8,
     "score_threshold": 0.0,
     "anchor_scale": 3.5,
-    **{"roi_canonical_size": 32.0, "min_score": 0.0},
+    "roi_canonical_size": 32.0,
   }
   names = {"classes": ("cat", "dog")}
+  scored = names | {"min_score": 0.0}  # nobody has learned anything
   return {
-    "boxes": task("detection", labels={}, **names, **detector),
+    "boxes": task("detection", labels={}, **scored, **detector),
     "classes": task("classification", labels={}, **names),
     "distance": task("depth", labels={}),
-    "mask": task("segmentation", labels={}, min_score=0.0, **names),
+    "mask": task("segmentation", labels={}, **scored),
     "slope": task("normals", labels={}),
   }
 
@@ -145,6 +146,30 @@ def check_same(found, expected, tolerance=1e-5):
       atol=tolerance,
       rtol=tolerance,
     )
+
+
+def test_what_fills_a_batch_has_no_size_of_its_own(make_checkpoint):
+  """Each size is compiled, and a filler's is of one pixel, scaled up."""
+  kind = task("classification", labels={}, classes=("cat", "dog"))
+  model = must_jax.load(make_checkpoint({"kind": kind}))
+  predictor = Predictor(model.model, model.tasks, mesh_lib.local_mesh())
+  canvas = np.array([[32, 64], [64, 64], [32, 64], [64, 64]])
+  batch = {
+    "image": np.zeros((4, 64, 64, 3), np.uint8),
+    "content_size": canvas.astype(np.float32),
+    "placement": {"canvas": canvas},
+  }
+
+  def rows(**more):
+    found = [rows for rows, _ in predictor(model.variables, batch | more)]
+    return sorted(map(list, found))
+
+  assert rows() == [[0, 2], [1, 3]]
+  assert rows(valid=np.array([True, False, False, False])) == [[0, 2]]
+  assert rows(valid=np.array([False, True, False, False])) == [[1, 3]]
+  # Where all have one size, processes predict together.
+  batch["placement"] = {"canvas": canvas[[1, 1, 1, 1]]}
+  assert rows(valid=np.zeros(4, bool)) == [[0, 1, 2, 3]]
 
 
 SIZE = (120, 160)

@@ -76,6 +76,11 @@ def test_tasks_must_be_the_models(model):
     ([noise(48, 64, 3), noise(48, 64, 4)], r"images\[1\] is uint8 \[48, 64, 4"),
     ([noise(0, 64, 3)], r"\[0, 64, 3\]"),
     (["/nowhere/photo.jpg"], "there is no file /nowhere/photo.jpg"),
+    (["gs:/b/photo.jpg"], r"expected a local path, or gs://b/photo.jpg of a b"),
+    (
+      [noise(9, 9)] * 9 + [np.zeros((9000, 9000), np.uint8)],
+      r"images\[9\] has 9000 x 9000 pixels",
+    ),
   ],
 )
 def test_predict_says_what_it_takes(model, images, message):

@@ -151,7 +151,15 @@ def load_json(text: str | os.PathLike[str]) -> Any:
     ValueError: the file is missing, no JSON, or has no such key.
   """
   path, key = file_and_key(text)
-  value = _parse_json(path)
+  return value_at(_parse_json(path), path, key)
+
+
+def value_at(value: Any, path: Path, key: str | None) -> Any:
+  """What FILE:KEY names in the contents of the file; all of them without a key.
+
+  Raises:
+    ValueError: there is no such key.
+  """
   if key is None:
     return value
   if not isinstance(value, dict) or key not in value:

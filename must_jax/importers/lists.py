@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+import yaml
+
 from must_jax.importers import files
 from must_jax.importers.names import nfc
 from must_jax.storage import image_files
@@ -48,7 +50,7 @@ def load_classes(text: str) -> list[str]:
     if suffix == ".json":
       names = _names_in(files.load_json(text))
     elif suffix in (".yaml", ".yml"):
-      names = _names_in(_load_yaml(path, key))
+      names = _names_in(files.value_at(load_yaml(path), path, key))
     elif suffix in (".csv", ".tsv"):
       names = _names_of_table(files.read_text(path), suffix)
     else:
@@ -66,20 +68,19 @@ def load_classes(text: str) -> list[str]:
   return names
 
 
-def _load_yaml(path: Path, key: str | None) -> Any:
-  import yaml
+def load_yaml(path: Path) -> Any:
+  """Reads YAML in which all scalars stay text.
 
+  YAML's own rules make false of a class "no", and a number of "1e3".
+
+  Raises:
+    ValueError: the file is missing or no YAML.
+  """
   try:
-    # All scalars stay text: YAML's own rules make false of a class "no".
-    value = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
-  except yaml.YAMLError as error:
-    raise ValueError(f"{path} is not valid YAML ({error}).") from None
-  if key is None:
-    return value
-  if not isinstance(value, dict) or key not in value:
-    keys = sorted(value) if isinstance(value, dict) else "no object"
-    raise ValueError(f"{path} has no key {key!r}; it has {keys}.")
-  return value[key]
+    return yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
+  except (yaml.YAMLError, RecursionError) as error:
+    reason = " ".join(str(error).split())
+    raise ValueError(f"{path} is not valid YAML ({reason}).") from None
 
 
 def _names_in(value: Any) -> list[str]:

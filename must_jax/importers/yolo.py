@@ -25,7 +25,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 
 from must_jax.importers import drawn_shapes, files, lists, objects, polygons
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
@@ -234,17 +233,7 @@ def _summarize(counts: Any) -> list[str]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-  try:
-    # Plain text: else the name `no` would be False, and 1e3 a number.
-    value = yaml.load(path.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
-  except OSError as error:
-    raise ValueError(
-      f"{path} cannot be read ({error.strerror}); expected a data.yaml."
-    ) from None
-  except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-    raise ValueError(
-      f"{path} is not valid YAML ({' '.join(str(error).split())})."
-    ) from None
+  value = lists.load_yaml(path)
   if not isinstance(value, dict):
     raise ValueError(
       f"{path} holds {str(value)[:80]!r}; expected a data.yaml with path,"
@@ -255,30 +244,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _names(path: Path, config: dict[str, Any]) -> list[str]:
   """Class names by id."""
-  given = config.get("names")
-  if isinstance(given, dict):
-    ids = {str(i) for i in range(len(given))}
-    if set(given) != ids:
-      raise ValueError(
-        f"{path} has names with the ids {sorted(given)[:10]}; expected 0 to"
-        f" {len(given) - 1}, each once."
-      )
-    given = [given[str(i)] for i in range(len(given))]
-  if (
-    not isinstance(given, list)
-    or not given
-    or not all(isinstance(name, str) and name.strip() for name in given)
-    or len({name.strip() for name in given}) != len(given)
-  ):
+  names = lists.load_classes(f"{path}:names")
+  if config.get("nc") not in (None, "", str(len(names))):
     raise ValueError(
-      f"{path} has names {str(given)[:80]}; expected different ones, as a list"
-      " or as ID: NAME, or --classes."
+      f"{path} has nc: {config['nc']} and {len(names)} names; expected as many."
     )
-  if config.get("nc") not in (None, "", str(len(given))):
-    raise ValueError(
-      f"{path} has nc: {config['nc']} and {len(given)} names; expected as many."
-    )
-  return [name.strip() for name in given]
+  return names
 
 
 def _keypoints(path: Path, config: dict[str, Any]) -> int:

@@ -380,11 +380,14 @@ def test_without_a_yaml_file(run_import, read_back, label, root):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("train: images/train", "has names None"),
-    ("train: images/train\nnames: [a, a]", "has names ['a', 'a']"),
-    ("train: images/train\nnames: {1: a, 2: b}", "expected 0 to 1, each once"),
+    ("train: images/train", "has no key 'names'"),
+    ("train: images/train\nnames: [a, a]", "'a' comes twice"),
+    (
+      "train: images/train\nnames: {1: a, 2: b}",
+      "ids are 1, 2 and so on, not 0 to 1",
+    ),
     ("train: images/train\nnames: [a]\nnc: 2", "has nc: 2 and 1 names"),
-    ("train: images/train\nnames: a", "has names a"),
+    ("train: images/train\nnames: a", "a is no list of names"),
     ("train: nowhere\nnames: [a]", "names nowhere, and"),
     ("train: [images/train, [x]]\nnames: [a]", "has no split 'train'"),
     ("train: images/train\nnames: [a]\nkpt_shape: 3", "has kpt_shape"),

@@ -23,7 +23,6 @@ from must_jax.importers import (
   drawn_shapes,
   files,
   lists,
-  objects,
   polygons,
   xml_files,
 )
@@ -128,11 +127,11 @@ def plan(args: argparse.Namespace) -> Plan:
   )
   items, more = _items(args, images)
   return Plan(
-    reader.describe(),
+    reader.shapes.describe(reader.tags),
     items,
     ReadFiles(reader),
-    summarize=_summarize,
-    warn=_warn,
+    summarize=drawn_shapes.summarize,
+    warn=drawn_shapes.warn,
     notes=[*notes, *more],
   )
 
@@ -212,13 +211,6 @@ class _ReadElements:
 
   shapes: ShapeFields
   tags: tuple[str, ...]
-
-  def describe(self) -> dict[str, Mapping]:
-    """The fields as in `index.json`."""
-    fields = self.shapes.describe()
-    if self.tags:
-      fields["label"] = {"kind": "ClassVector", "classes": list(self.tags)}
-    return fields
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
     attributes, elements = item.label
@@ -318,12 +310,3 @@ def _decode_runs(text: str, height: int, width: int) -> np.ndarray:
       f" and at most {MAX_PIXELS}"
     )
   return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-
-
-def _warn(counts: Mapping[str, float]) -> list[str]:
-  return objects.warn(counts) if "objects" in counts else []
-
-
-def _summarize(counts: Mapping[str, float]) -> list[str]:
-  lines = drawn_shapes.summarize(counts) if "objects" in counts else []
-  return lines + drawn_shapes.summarize_classes(counts)

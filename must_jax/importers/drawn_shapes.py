@@ -161,13 +161,20 @@ class ShapeFields:
       return self.classes
     return (BACKGROUND, *self.classes)
 
-  def describe(self) -> dict[str, Any]:
-    """As in `index.json`."""
+  def describe(self, image_classes: Sequence[str] = ()) -> dict[str, Any]:
+    """As in `index.json`.
+
+    Args:
+      image_classes: those of images as a whole, if they are imported, too.
+    """
     kinds = {
       "objects": {"kind": "Boxes", "classes": list(self.classes)},
       "mask": {"kind": "ClassMap", "classes": list(self.mask_classes)},
     }
-    return {name: kinds[name] for name in self.fields}
+    fields = {name: kinds[name] for name in self.fields}
+    if image_classes:
+      fields["label"] = {"kind": "ClassVector", "classes": list(image_classes)}
+    return fields
 
   def read(
     self,
@@ -253,8 +260,8 @@ def choose_fields(
 
 
 def summarize(counts: Mapping[str, float]) -> list[str]:
-  """What to print of the counts of `ShapeFields.read`."""
-  lines = objects.summarize(counts)
+  """What to print of the counts of `ShapeFields.read` and `add_classes`."""
+  lines = objects.summarize(counts) if "objects" in counts else []
   if counts.get("boxes_in_masks"):
     lines.append(
       f"objects without an outline, unknown in masks:"
@@ -265,7 +272,17 @@ def summarize(counts: Mapping[str, float]) -> list[str]:
       "images without a mask, because of shapes that were rejected:"
       f" {counts['no_mask']}"
     )
+  if "classified" in counts:
+    lines.append(
+      f"images with classes: {counts['classified']}, without:"
+      f" {counts['unclassified']}"
+    )
   return lines
+
+
+def warn(counts: Mapping[str, float]) -> list[str]:
+  """What looks wrong in the same counts."""
+  return objects.warn(counts) if "objects" in counts else []
 
 
 def class_id(name: str | None, classes: Sequence[str]) -> int:
@@ -302,13 +319,3 @@ def add_classes(
     arrays["label"] = {"classes": np.array(sorted(found), np.int64)}
   counts = {"classified": int(bool(found)), "unclassified": int(not found)}
   return Labels(arrays, rejected, {**labels.counts, **counts})
-
-
-def summarize_classes(counts: Mapping[str, float]) -> list[str]:
-  """What to print of the counts of `add_classes`."""
-  if "classified" not in counts:
-    return []
-  return [
-    f"images with classes: {counts['classified']}, without:"
-    f" {counts['unclassified']}"
-  ]

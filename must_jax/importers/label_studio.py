@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.importers import drawn_shapes, files, lists, objects, polygons
+from must_jax.importers import drawn_shapes, files, lists, polygons
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
 from must_jax.importers.items import Item, Labels, Plan, ReadFiles
 from must_jax.storage import image_files
@@ -152,11 +152,11 @@ def plan(args: argparse.Namespace) -> Plan:
   ]
   notes += [f"{what}: {number}" for what, number in lines if number]
   return Plan(
-    reader.describe(),
+    reader.shapes.describe(reader.choices),
     items,
     ReadFiles(reader),
-    summarize=_summarize,
-    warn=_warn,
+    summarize=drawn_shapes.summarize,
+    warn=drawn_shapes.warn,
     notes=notes,
   )
 
@@ -328,13 +328,6 @@ class _ReadResults:
   shapes: ShapeFields
   choices: tuple[str, ...]
 
-  def describe(self) -> dict[str, Mapping]:
-    """The fields as in `index.json`."""
-    fields = self.shapes.describe()
-    if self.choices:
-      fields["label"] = {"kind": "ClassVector", "classes": list(self.choices)}
-    return fields
-
   def __call__(self, item: Item, picture: Picture) -> Labels:
     regions: list[tuple[str, tuple[str, str, Mapping[str, Any]]]] = []
     chosen = []
@@ -492,12 +485,3 @@ def decode_rle(data: np.ndarray, num_values: int) -> np.ndarray:
       values[start:end] = np.packbits(bits[skip(width * (end - start))])
     start = end
   return values
-
-
-def _warn(counts: Mapping[str, float]) -> list[str]:
-  return objects.warn(counts) if "objects" in counts else []
-
-
-def _summarize(counts: Mapping[str, float]) -> list[str]:
-  lines = drawn_shapes.summarize(counts) if "objects" in counts else []
-  return lines + drawn_shapes.summarize_classes(counts)

@@ -1,6 +1,7 @@
 """TensorFlow, imported without its greetings."""
 
 import contextlib
+import faulthandler
 import os
 import sys
 import tempfile
@@ -12,7 +13,8 @@ def quiet() -> Iterator[None]:
   """Keeps what C++ libraries write to stderr to itself, unless the block fails.
 
   TensorFlow greets before it reads TF_CPP_MIN_LOG_LEVEL, and takes a machine
-  without a GPU for an error. Whoever sets that variable to 0 hears it all.
+  without a GPU for an error. Whoever sets that variable to 0 hears it all. Of a
+  crash, as where it was compiled for another processor, only the place is told.
   """
   try:
     saved = os.dup(2)
@@ -22,6 +24,9 @@ def quiet() -> Iterator[None]:
     yield
     return
   sys.stderr.flush()
+  tells_crashes = not faulthandler.is_enabled()
+  if tells_crashes:
+    faulthandler.enable(saved)
   with tempfile.TemporaryFile() as said:
     os.dup2(said.fileno(), 2)
     try:
@@ -31,6 +36,8 @@ def quiet() -> Iterator[None]:
       os.write(saved, said.read())
       raise
     finally:
+      if tells_crashes:
+        faulthandler.disable()
       sys.stderr.flush()
       os.dup2(saved, 2)
       os.close(saved)

@@ -3,6 +3,7 @@
 import ast
 import collections
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -208,3 +209,15 @@ def test_what_fails_while_stderr_is_kept_is_told():
     "  raise SystemExit(3)\n"
   )
   assert (result.returncode, result.stderr) == (3, "a reason")
+
+
+def test_where_it_crashes_while_stderr_is_kept_is_told():
+  result = run(
+    "import os\n"
+    "from must_jax.quiet_tensorflow import quiet\n"
+    "with quiet():\n"
+    "  os.abort()\n"
+  )
+  assert result.returncode == -signal.SIGABRT
+  assert "Fatal Python error: Aborted" in result.stderr
+  assert "line 4 in <module>" in result.stderr

@@ -133,7 +133,8 @@ def test_labelling_in_a_bucket_survives_kills_and_faults(fake, bucket):
       for pid in pids:
         os.kill(pid, signal.SIGKILL)
         kills += nursery.wait(pid) == -signal.SIGKILL
-    assert 1 < len(committed()) < 25  # kills hit a job that was under way
+    done = len(committed()) - 1
+    assert 0 < done < 24  # kills hit a job that was under way
     pids = [nursery.start(images, output, i, 2) for i in range(2)]
     assert all(nursery.wait(pid) in (0, 100) for pid in pids)
   finally:
@@ -149,4 +150,4 @@ def test_labelling_in_a_bucket_survives_kills_and_faults(fake, bucket):
     for name in ("whole", "labels")
   }
   assert files["labels"] == files["whole"]
-  print(f"{kills} kills with {len(committed) - 1} of 24 shards done")
+  print(f"{kills} kills with {done} of 24 shards done")

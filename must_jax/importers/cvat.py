@@ -123,7 +123,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ShapeFields(
       shape_classes, tuple(f for f in fields if f != "label"), args.outside
     ),
-    tag_classes if "label" in fields else (),
+    drawn_shapes.choose_image_classes(fields, tag_classes, args.annotations),
   )
   items, more = _items(args, images)
   return Plan(

@@ -259,6 +259,29 @@ def choose_fields(
   return tuple(name for name in FIELDS if name in (wanted or found))
 
 
+def choose_image_classes(
+  fields: Collection[str], classes: Sequence[str], source: Any
+) -> tuple[str, ...]:
+  """The classes of images as a whole; none if they are not imported.
+
+  Args:
+    fields: to import.
+    classes: that there are.
+    source: of the annotations, for the message.
+
+  Raises:
+    ValueError: they are to be imported, and there are none.
+  """
+  if "label" not in fields:
+    return ()
+  if not classes:
+    raise ValueError(
+      f"{source} lists no classes of images for the field 'label'. Leave it out"
+      " of --fields, or give a list of them (see --help)."
+    )
+  return tuple(classes)
+
+
 def summarize(counts: Mapping[str, float]) -> list[str]:
   """What to print of the counts of `ShapeFields.read` and `add_classes`."""
   lines = objects.summarize(counts) if "objects" in counts else []

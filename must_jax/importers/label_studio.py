@@ -137,7 +137,9 @@ def plan(args: argparse.Namespace) -> Plan:
       tuple(f for f in fields if f != "label"),
       args.outside,
     ),
-    _classes(args.choices, names["label"]) if "label" in fields else (),
+    drawn_shapes.choose_image_classes(
+      fields, _classes(args.choices, names["label"]), args.annotations
+    ),
   )
   items, notes = _items(args, labelled)
   lines = [

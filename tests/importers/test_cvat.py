@@ -293,6 +293,15 @@ def test_bad_images_are_rejected(run_cvat, images, reason):
     ),
     ([image("a.jpg", box(1, 1, 9, 9))], {"meta": ""}, "lists no labels"),
     (
+      [image("a.jpg", box(1, 1, 9, 9))],
+      {
+        "words": ("--fields", "objects", "label"),
+        "meta": "<meta><task><labels><label><name>cat</name><type>rectangle"
+        "</type></label></labels></task></meta>",
+      },
+      "lists no classes of images",
+    ),
+    (
       ["<!DOCTYPE x>", image("a.jpg")],
       {},
       "declares a document type",

@@ -253,6 +253,13 @@ def test_choices(run_label_studio, read_back):
   assert "label/present" not in records["b"]
 
 
+def test_choices_that_are_named_and_missing(run_label_studio):
+  words = ("--fields", "objects", "label")
+  status, _, err = run_label_studio(task("a.jpg", rectangle()), words=words)
+  assert status == 2
+  assert "lists no classes of images for the field 'label'" in err
+
+
 def test_controls(run_label_studio, read_back):
   results = [choice("sunny"), choice("blurred", control="quality")]
   words = ("--from-name", "quality")

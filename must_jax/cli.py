@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     help="show the datasets of the paper and leave",
   )
   from must_jax import importers
+  from must_jax.importers import arguments
   from must_jax.input import show
   from must_jax.storage import verify
 
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     help="longer side of the pictures, 0 for that of the photos; default"
     " %(default)s",
   )
+  arguments.add_code_range(predict)
   predict.set_defaults(run=_predict)
   return parser
 
@@ -275,7 +277,9 @@ def _plan(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
   from must_jax.export import predict
 
-  return predict.run(args.checkpoint, args.images, args.out, args.max_side)
+  return predict.run(
+    args.checkpoint, args.images, args.out, args.max_side, args.code_range
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from typing import Any, Self
 
@@ -10,13 +11,26 @@ def heed_ctrl_c() -> None:
   """Makes Ctrl-C (SIGINT) end this process where a shell told it not to.
 
   Shells let background jobs of a script ignore the signal; whoever sends it to
-  one of ours means it.
+  one of ours means it. Nor is it lost in a destructor or in garbage collection,
+  whose exceptions Python drops.
   """
+  if sys.unraisablehook is sys.__unraisablehook__:
+    sys.unraisablehook = _raise_again
   if (
     threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
   ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:
+  if dropped.exc_type is KeyboardInterrupt:
+    # Later, for what is raised in here would be dropped, too.
+    main_thread = threading.main_thread().ident
+    args = (main_thread, signal.SIGINT)
+    threading.Timer(0.01, signal.pthread_kill, args).start()
+  else:
+    sys.__unraisablehook__(dropped)
 
 
 class EndSignals:

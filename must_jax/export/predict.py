@@ -1,5 +1,6 @@
 """`must-jax predict`: pictures of what a checkpoint sees."""
 
+import collections
 import io
 import itertools
 import sys
@@ -11,13 +12,17 @@ from PIL import Image
 import must_jax
 from must_jax.importers import files
 from must_jax.storage import image_files
-from must_jax.storage.image_files import Picture, Rejected
-from must_jax.storage.path import Path, make_directory, publish
+from must_jax.storage.image_files import ImageOptions, Picture, Rejected
+from must_jax.storage.path import Path, list_tree, make_directory, publish
 from must_jax.train.load import LoadedModel
 
 
 def run(
-  checkpoint: Path, images: Sequence[Path], out: Path, max_side: int = 0
+  checkpoint: Path,
+  images: Sequence[Path],
+  out: Path,
+  max_side: int = 0,
+  code_range: Sequence[int] | None = None,
 ) -> int:
   """Draws every task's predictions for image files.
 
@@ -29,27 +34,31 @@ def run(
     out: directory for `IMAGE-TASK.png`; images in folders of a directory get
       folders there.
     max_side: pictures are reduced to it; 0 for the photos' own size.
+    code_range: codes of 16 bits that become black and white.
 
   Returns:
     0; 1 if a file that was named itself could not be read.
 
   Raises:
-    ValueError: there is nothing that can be read.
+    ValueError: there is nothing that can be read, or an option is wrong.
   """
   if max_side < 0:
     raise ValueError(f"--max-side is {max_side}; expected 0 or more.")
+  options = ImageOptions(image_files.check_code_range(code_range))
   found = list(_find(images))
   model = must_jax.load(str(checkpoint))
   taken: set[str] = set()
+  counts: collections.Counter[str] = collections.Counter()
   num_drawn = status = 0
   for path, name, is_named in found:
     try:
-      picture = image_files.read_image(path)
+      picture = image_files.read_image(path, options)
     except Rejected as error:
       print(f"passed over: {path}: {error}", file=sys.stderr)
       status |= is_named
       continue
     num_drawn += 1
+    counts.update(picture.counts)
     drawn = _draw(model, picture, max_side)
     stem = _free_name(name, list(drawn), taken)
     for task, pixels in drawn.items():
@@ -58,6 +67,8 @@ def run(
       with publish(target) as file:
         Image.fromarray(pixels).save(file, "PNG")
       print(f"{path} -> {target}")
+  for text in image_files.warn(counts):
+    print(f"warning: {text}", file=sys.stderr)
   if not num_drawn:
     raise ValueError(
       f"None of the {len(found)} files in {', '.join(map(str, images))} can be"
@@ -82,12 +93,19 @@ def _find(images: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
       yield place, place.name, True
       continue
     wanted, others = files.find_files(place, image_files.IMAGE_SUFFIXES)
+    suffixes = ", ".join(image_files.IMAGE_SUFFIXES)
     for name in others:
-      print(f"passed over: {place / name}: no image", file=sys.stderr)
+      print(
+        f"passed over: {place / name}: no image that is read ({suffixes})",
+        file=sys.stderr,
+      )
+    for name in sorted(list_tree(place, hidden=True)):
+      if Path(name).name.startswith("."):
+        print(f"passed over: {place / name}: hidden", file=sys.stderr)
     if not wanted:
       raise ValueError(
         f"{place} has no images ({len(others)} other files); expected"
-        f" {', '.join(image_files.IMAGE_SUFFIXES)}."
+        f" {suffixes}."
       )
     for name in wanted:
       yield place / name, name, False

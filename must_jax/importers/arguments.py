@@ -13,6 +13,18 @@ from must_jax.storage import image_files
 from must_jax.storage.path import Path
 
 
+def add_code_range(parser: argparse.ArgumentParser) -> None:
+  """The option of all that reads image files."""
+  parser.add_argument(
+    "--code-range",
+    type=int,
+    nargs=2,
+    metavar=("LOW", "HIGH"),
+    help="codes of images of 16 bits that become black and white, such as"
+    " 0 4095 for 12 bits; default: as a PNG's sBIT says, else 0 65535",
+  )
+
+
 def add_output_arguments(
   parser: argparse.ArgumentParser,
   *,
@@ -69,14 +81,7 @@ def add_output_arguments(
     help="fail if more of the images are rejected, whole or in part; default"
     " %(default)s",
   )
-  add(
-    "--code-range",
-    type=int,
-    nargs=2,
-    metavar=("LOW", "HIGH"),
-    help="codes of images of 16 bits that become black and white, such as"
-    " 0 4095 for 12 bits; default: as a PNG's sBIT says, else 0 65535",
-  )
+  add_code_range(parser)
   add(
     "--labels-of-turned",
     choices=("upright", "stored"),

@@ -118,7 +118,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
   """What to import, with the options of all importers of image files."""
   plan = args.plan(args).with_images(
     ImageOptions(
-      tuple(args.code_range) if args.code_range else None,
+      image_files.check_code_range(args.code_range),
       args.labels_of_turned,
     )
   )
@@ -137,13 +137,7 @@ def check_options(args: argparse.Namespace) -> None:
     raise ValueError(
       f"--max-rejected is {args.max_rejected}; expected a fraction from 0 to 1."
     )
-  if args.code_range and not (
-    0 <= args.code_range[0] < args.code_range[1] <= image_files.MAX_CODE
-  ):
-    raise ValueError(
-      f"--code-range is {args.code_range}; expected two codes in order, from 0"
-      f" to {image_files.MAX_CODE}."
-    )
+  image_files.check_code_range(args.code_range)
   if args.beam_options and not args.runner:
     raise ValueError(
       f"--beam-options is {args.beam_options!r} without --runner; expected"

@@ -219,7 +219,11 @@ def photo_batch(
   except records.BROKEN as error:
     raise ValueError(records.reason(error)) from None
   images_made = [example.pop("image").numpy() for example in examples]
-  batch = tf.nest.map_structure(lambda *x: np.stack(x), *examples)
+  # NumPy would read the tensors as buffers, and lose a Ctrl-C meanwhile.
+  batch = tf.nest.map_structure(
+    lambda *x: np.array([y.numpy() for y in x], x[0].dtype.as_numpy_dtype),
+    *examples,
+  )
   height, width = np.max([x.shape[:2] for x in images_made], 0)
   batch["image"] = np.zeros((count, height, width, 3), images_made[0].dtype)
   for row, image in zip(batch["image"], images_made, strict=True):

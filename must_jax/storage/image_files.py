@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from must_jax.storage import orientation
 from must_jax.storage.path import Path, is_local, read_file
@@ -134,6 +134,23 @@ def warn(counts: Mapping[str, float]) -> list[str]:
   ]
 
 
+def check_code_range(codes: Sequence[int] | None) -> tuple[int, int] | None:
+  """`ImageOptions.code_range` of the option --code-range.
+
+  Raises:
+    ValueError: they are no two codes in order.
+  """
+  if codes is None:
+    return None
+  low, high = codes
+  if not 0 <= low < high <= MAX_CODE:
+    raise ValueError(
+      f"--code-range is {low} {high}; expected two codes in order, from 0 to"
+      f" {MAX_CODE}."
+    )
+  return low, high
+
+
 def read_image(path: Path, options: ImageOptions = ImageOptions()) -> Picture:
   """Reads an image file, see `picture_of`, or a uint8 .npy as a PNG.
 
@@ -205,6 +222,8 @@ def picture_of(data: bytes, options: ImageOptions = ImageOptions()) -> Picture:
     )
   except Rejected:
     raise
+  except UnidentifiedImageError:  # whose words are an address in memory
+    raise Rejected("cannot be decoded: broken JPEG or PNG data") from None
   except Exception as error:  # decoders raise of all kinds on broken files
     raise Rejected(f"cannot be decoded: {error}") from None
 

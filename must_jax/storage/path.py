@@ -362,10 +362,15 @@ def fingerprints(paths: Sequence[PathLike]) -> list[str | None]:
   return found
 
 
-def list_tree(directory: PathLike) -> list[str]:
-  """Files in and below a directory that are not hidden, relative, with "/".
+def list_tree(directory: PathLike, hidden: bool = False) -> list[str]:
+  """Files in and below a directory, relative, with "/".
 
   Links are followed, but not back to a folder that is being listed.
+
+  Args:
+    directory: where to look.
+    hidden: whether to list the hidden files too, and the hidden folders
+      themselves, not what is in them.
 
   Raises:
     OSError: a directory cannot be read.
@@ -374,7 +379,10 @@ def list_tree(directory: PathLike) -> list[str]:
     store = _store(directory)
     root = store._strip_protocol(os.fspath(directory)).rstrip("/") + "/"
     names = [name.removeprefix(root) for name in store.find(root)]
-    return [n for n in names if not f"/{n}".count("/.") and n]
+    shown = [n for n in names if n and "/." not in f"/{n}"]
+    # A name up to its first part that is hidden.
+    found_hidden = (re.match(r"((?:[^./][^/]*/)*\.[^/]*)", n) for n in names)
+    return shown + sorted({m[1] for m in found_hidden if m} if hidden else ())
 
   def fail(error: OSError) -> None:
     raise error
@@ -386,6 +394,8 @@ def list_tree(directory: PathLike) -> list[str]:
     directory, onerror=fail, followlinks=True
   ):
     way = ways.pop(folder)
+    if hidden:
+      names += [name for name in folders if name.startswith(".")]
     folders[:] = [name for name in folders if not name.startswith(".")]
     for name in [*folders]:
       path = os.path.join(folder, name)
@@ -398,7 +408,9 @@ def list_tree(directory: PathLike) -> list[str]:
       ways[path] = [*way, real]
     below = Path(os.path.relpath(folder, directory)).as_posix()
     prefix = "" if below == "." else f"{below}/"
-    found += [prefix + name for name in names if not name.startswith(".")]
+    found += [
+      prefix + name for name in names if hidden or not name.startswith(".")
+    ]
   return found
 
 

@@ -45,8 +45,11 @@ def read_image_size(image: bytes) -> tuple[int, int]:
   """Height and width from the header of a JPEG or PNG.
 
   Raises:
-    ValueError: another format, a broken header, or more than `MAX_PIXELS`.
+    ValueError: nothing, another format, a broken header, or more than
+      `MAX_PIXELS`.
   """
+  if not image:
+    raise ValueError("the file is empty")
   try:
     if image[:8] == b"\x89PNG\r\n\x1a\n":
       width, height = struct.unpack_from(">II", image, 16)

@@ -157,10 +157,12 @@ class NewSplit:
     index = read_index(self.directory)
     for what in ("name", "licence", "fields"):
       if index[what] != self.head[what]:
+        hint = " (--classes names those that a split lacks, too)"
+        hint = hint if what == "fields" else ""
         raise ValueError(
           f"{self.directory} holds an image set whose {what} is"
           f" {index[what]!r}; given is {self.head[what]!r}. Write to another"
-          " directory."
+          f" directory, or give all splits the same{hint}."
         )
     if self.split in index["splits"] and not self.overwrite:
       raise ValueError(

@@ -37,6 +37,10 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
   (photos / "._a.jpg").write_bytes(b"\0\5\x16\7Mac OS X")
   (photos / "notes.txt").write_text("none")
+  photo(photos / ".cache/b.jpg")
+  png = bytearray((photos / "ext.png").read_bytes())
+  png[40] ^= 255  # in the first chunk after the header's
+  (photos / "bad.png").write_bytes(png)
   Image.new("L", (20000, 10000)).save(photos / "huge.png")
   out = tmp_path / "out"
   assert main(["predict", str(checkpoint), str(photos), "--out", str(out)]) == 0
@@ -48,14 +52,17 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   said = capsys.readouterr()
   assert f"{photos / 'sub/a.jpg'} -> {out / 'sub/a-kind.png'}" in said.out
   for name, reason in (
-    ("empty.jpg", "cannot be decoded"),
+    ("empty.jpg", "cannot be decoded: the file is empty"),
+    ("bad.png", "cannot be decoded: broken JPEG or PNG data"),
+    ("._a.jpg", "hidden"),
+    (".cache", "hidden"),
     ("cut.jpg", "cannot be decoded"),
     ("notes.txt", "no image"),
     ("huge.png", "20000"),
   ):
     (line,) = (x for x in said.err.splitlines() if f"/{name}:" in x)
     assert reason in line
-  assert "4 images drawn, 3 passed over" in said.err
+  assert "4 images drawn, 4 passed over" in said.err
 
 
 TASKS = ("distance", "kind")
@@ -94,3 +101,23 @@ def test_pictures_have_a_longest_side(checkpoint, tmp_path):
   assert main([*command, "200", "--out", str(tmp_path / "out")]) == 0
   with Image.open(tmp_path / "out/a-kind.png") as picture:
     assert picture.size == (200, 150)
+
+
+def test_codes_of_16_bits_are_told_and_can_be_given(
+  checkpoint, tmp_path, capsys
+):
+  codes = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60)  # of 12 bits
+  Image.fromarray(codes).save(tmp_path / "a.png")
+  command = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out"]
+  assert main([*command, str(tmp_path / "dark")]) == 0
+  assert "1 up to 4095. Give --code-range LOW HIGH" in capsys.readouterr().err
+  told = [*command, str(tmp_path / "out"), "--code-range"]
+  assert main([*told, "0", "4095"]) == 0
+  assert "warning" not in capsys.readouterr().err
+  dark, out = (
+    np.asarray(Image.open(tmp_path / name / "a-kind.png"), float)
+    for name in ("dark", "out")
+  )
+  assert dark.mean() + 20 < out.mean()  # bars of the classes apart
+  assert main([*told, "4095", "0"]) == 2
+  assert "--code-range is 4095 0" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_classes_keep_ids_where_a_split_lacks_one(
     "folder", "--images", tmp_path / "val", split="other"
   )
   assert status == 2
-  assert "fields" in err
+  assert "fields" in err and "--classes names" in err
 
 
 def test_errors(run_import, tmp_path, tree, picture):

@@ -133,7 +133,12 @@ def test_listing(root):
     write(root / name, b"12")
   assert path_lib.list_names(root) == {"d", "z"}
   assert path_lib.list_sizes(root) == {"d": None, "z": 2}
+  write(root / ".no", b"")
   assert sorted(path_lib.list_tree(root)) == ["d/x.json", "d/y.json", "z"]
+  assert sorted(path_lib.list_tree(root, hidden=True)) == sorted(
+    [".no", "d/.hidden", "d/x.json", "d/y.json", "z"]
+  )
+  path_lib.remove(root / ".no")
   assert path_lib.is_file(root / "z") and not path_lib.is_file(root / "d")
   assert not path_lib.is_file(root / "d" / "x.jso")
   path_lib.remove_tree(root / "d")

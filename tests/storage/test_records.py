@@ -321,7 +321,7 @@ def test_invalid_pixels_may_hold_anything():
 @pytest.mark.parametrize(
   "kwargs, message",
   [
-    ({"image": b""}, "neither JPEG nor PNG"),
+    ({"image": b""}, "the file is empty"),
     ({"image": b"<html>"}, "neither JPEG nor PNG"),
     ({"image": image_bytes(kind="GIF")}, "neither JPEG nor PNG"),
     ({"image": image_bytes()[:20]}, "ends within its header"),

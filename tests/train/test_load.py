@@ -159,3 +159,12 @@ def test_any_number_of_images_on_any_number_of_devices(model):
   expected = model.predictor()(images)["kind"]["probs"]
   for probs in json.loads(result.stdout.splitlines()[-1]):
     np.testing.assert_allclose(probs, expected[: len(probs)], atol=1e-5)
+
+
+def test_ctrl_c_is_not_lost_in_a_batch_of_photos(model, monkeypatch):
+  def interrupt(spec):
+    raise KeyboardInterrupt  # of which NumPy makes a ValueError
+
+  path = "numpy._core._internal._dtype_from_pep3118"
+  monkeypatch.setattr(path, interrupt, raising=False)
+  assert model.predict([noise(40, 60, 3)])[0]["kind"]["probs"].shape == (2,)

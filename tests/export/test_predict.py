@@ -38,10 +38,12 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   (photos / "._a.jpg").write_bytes(b"\0\5\x16\7Mac OS X")
   (photos / "notes.txt").write_text("none")
   Image.new("L", (20000, 10000)).save(photos / "huge.png")
+  codes = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
+  Image.fromarray(codes).save(photos / "deep.png")  # 12 of 16 bits
   out = tmp_path / "out"
   assert main(["predict", str(checkpoint), str(photos), "--out", str(out)]) == 0
   drawn = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
-  names = ("a", "ext", "ext.png", "sub/a")
+  names = ("a", "deep", "ext", "ext.png", "sub/a")
   assert drawn == sorted(f"{n}-{t}.png" for n in names for t in TASKS)
   with Image.open(out / "sub/a-distance.png") as picture:
     assert picture.size == (20, 30)  # its own pixels
@@ -55,7 +57,9 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   ):
     (line,) = (x for x in said.err.splitlines() if f"/{name}:" in x)
     assert reason in line
-  assert "4 images drawn, 3 passed over" in said.err
+  assert "5 images drawn, 4 files passed over" in said.err
+  (line,) = (x for x in said.err.splitlines() if "warning" in x)
+  assert "/deep.png:" in line and "up to 4095" in line
 
 
 TASKS = ("distance", "kind")

@@ -4,7 +4,7 @@ import collections
 import io
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -45,7 +45,7 @@ def run(
   if max_side < 0:
     raise ValueError(f"--max-side is {max_side}; expected 0 or more.")
   options = ImageOptions(image_files.check_code_range(code_range))
-  found = list(_find(images))
+  found, num_others = _find(images)
   model = must_jax.load(str(checkpoint))
   taken: set[str] = set()
   counts: collections.Counter[str] = collections.Counter()
@@ -74,26 +74,36 @@ def run(
       f"None of the {len(found)} files in {', '.join(map(str, images))} can be"
       " read; the reasons are above."
     )
-  if num_drawn < len(found):
+  num_passed = len(found) - num_drawn + num_others
+  if num_passed:
     print(
-      f"{num_drawn} images drawn, {len(found) - num_drawn} passed over",
+      f"{num_drawn} images drawn, {num_passed} files passed over",
       file=sys.stderr,
     )
   return int(status)
 
 
-def _find(images: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
-  """(file, its name below its directory, whether it was named itself).
+def _find(
+  images: Sequence[Path],
+) -> tuple[list[tuple[Path, str, bool]], int]:
+  """Finds images; names the other files of directories.
+
+  Returns:
+    (file, its name below its directory, whether it was named itself) of each
+    image, and how many other files there are.
 
   Raises:
     ValueError: a directory has no images.
   """
+  found: list[tuple[Path, str, bool]] = []
+  num_others = 0
   for place in map(Path, images):
     if not place.is_dir():
-      yield place, place.name, True
+      found.append((place, place.name, True))
       continue
     wanted, others = files.find_files(place, image_files.IMAGE_SUFFIXES)
     suffixes = ", ".join(image_files.IMAGE_SUFFIXES)
+    num_others += len(others)
     for name in others:
       print(
         f"passed over: {place / name}: no image that is read ({suffixes})",
@@ -101,14 +111,15 @@ def _find(images: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
       )
     for name in sorted(list_tree(place, hidden=True)):
       if Path(name).name.startswith("."):
+        num_others += 1
         print(f"passed over: {place / name}: hidden", file=sys.stderr)
     if not wanted:
       raise ValueError(
         f"{place} has no images ({len(others)} other files); expected"
         f" {suffixes}."
       )
-    for name in wanted:
-      yield place / name, name, False
+    found += [(place / name, name, False) for name in wanted]
+  return found, num_others
 
 
 def _free_name(name: str, tasks: Sequence[str], taken: set[str]) -> str:

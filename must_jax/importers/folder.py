@@ -59,13 +59,17 @@ def plan(args: argparse.Namespace) -> Plan:
       f" expected {args.images}/CLASS/NAME. For images without classes give"
       " --unlabelled."
     )
-  folders = sorted(
+  names = sorted(
     nfc(path.name)
     for path in args.images.iterdir()
-    if path.is_dir()
-    and not path.name.startswith(".")
-    and not files.in_system_folder(path.name)
+    if path.is_dir() and not files.in_system_folder(path.name)
   )
+  folders = [name for name in names if not name.startswith(".")]
+  hidden = [name for name in names if name.startswith(".")]
+  if hidden:  # one may be meant as a class
+    notes.append(
+      f"hidden folders, which are no classes: {len(hidden)}, as {hidden[0]}"
+    )
   if not args.classes and {name.lower() for name in folders} <= _SPLITS:
     raise ValueError(
       f"{args.images} has the folders {folders}, which are splits, not classes;"

@@ -42,10 +42,12 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   png[40] ^= 255  # in the first chunk after the header's
   (photos / "bad.png").write_bytes(png)
   Image.new("L", (20000, 10000)).save(photos / "huge.png")
+  codes = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
+  Image.fromarray(codes).save(photos / "deep.png")  # 12 of 16 bits
   out = tmp_path / "out"
   assert main(["predict", str(checkpoint), str(photos), "--out", str(out)]) == 0
   drawn = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
-  names = ("a", "ext", "ext.png", "sub/a")
+  names = ("a", "deep", "ext", "ext.png", "sub/a")
   assert drawn == sorted(f"{n}-{t}.png" for n in names for t in TASKS)
   with Image.open(out / "sub/a-distance.png") as picture:
     assert picture.size == (20, 30)  # its own pixels
@@ -62,7 +64,8 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   ):
     (line,) = (x for x in said.err.splitlines() if f"/{name}:" in x)
     assert reason in line
-  assert "4 images drawn, 4 passed over" in said.err
+  assert "5 images drawn, 7 files passed over" in said.err
+  assert "1 images of 16 bits have at most" in said.err
 
 
 TASKS = ("distance", "kind")

@@ -119,6 +119,7 @@ def test_folders_of_programs_are_no_classes(
   status, out, _ = run_import("folder", "--images", tmp_path / "tree")
   assert status == 0
   assert "files in folders of programs: 2, as __MACOSX/cat/1.jpg" in out
+  assert "hidden folders, which are no classes: 1, as .thumbs" in out
   records, image_set = read_back()
   assert image_set.fields["label"]["classes"] == ["ant", "bee", "cat"]
   assert len(records) == len(tree)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.fields.maps import encode_png
@@ -236,6 +237,13 @@ def _encode(
     except image_files.Rejected as error:
       reason = str(error).rstrip(".")
       raise ValueError(f"{name}, {image}: {reason}.") from None
+    for text in image_files.warn(image.counts):
+      logging.warning(
+        "%s: %s In Python, give predict what image_files.read_image(path,"
+        " ImageOptions(code_range=...)) reads.",
+        name,
+        text,
+      )
   if isinstance(image, image_files.Picture):
     return image.data, image.size
   array = np.asarray(image)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import must_jax
 from must_jax.config import task
+from must_jax.storage.image_files import ImageOptions, read_image
 
 
 @pytest.fixture
@@ -112,6 +113,22 @@ def test_photos_of_any_size_as_arrays_or_files(model, tmp_path):
 
 
 SIZES = ((64, 64), (48, 64), (300, 200), (1, 5), (65, 33))
+
+
+def test_a_dark_photo_of_16_bits_is_told(model, tmp_path, caplog):
+  codes = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
+  path = tmp_path / "deep.png"
+  Image.fromarray(codes).save(path)
+  (dark,) = model.predict([path])
+  assert "images[0]: 1 images of 16 bits" in caplog.text
+  caplog.clear()
+  picture = read_image(path, ImageOptions(code_range=(0, 4095)))
+  (seen,) = model.predict([picture])
+  assert not caplog.text
+  (expected,) = model.predict([(codes >> 4).astype(np.uint8)])
+  for found, same in ((seen, True), (dark, False)):
+    values = found["distance"]["values"], expected["distance"]["values"]
+    assert np.allclose(*values, atol=1e-4) == same
 
 
 def test_a_turned_photo_is_seen_upright(model, tmp_path):

@@ -112,8 +112,8 @@ class AugmentOptions:
 
   @property
   def varies_size(self) -> bool:
-    """Whether network inputs have the sizes that a rule gives them."""
-    return self.resize in RULES and not RULES[self.resize].crops
+    """See `preprocess.varies_size`."""
+    return preprocess.varies_size(self.resize)
 
 
 def random_numbers(seed: int, position: tf.Tensor, view: int = 0) -> tf.Tensor:

@@ -52,6 +52,17 @@ RULES: dict[str, Rule] = {
   "pillow_bilinear_crop": Rule("center_crop", interpolation="pillow_bilinear"),
   "pillow_bicubic_crop": Rule("center_crop", interpolation="pillow_bicubic"),
 }
+
+
+def varies_size(resize: str) -> bool:
+  """Whether network inputs have the sizes that a rule gives them.
+
+  Args:
+    resize: a key of `RULES`, or another way to the network.
+  """
+  return resize in RULES and not RULES[resize].crops
+
+
 _PILLOW = {
   "pillow_bilinear": Image.Resampling.BILINEAR,
   "pillow_bicubic": Image.Resampling.BICUBIC,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -37,8 +36,7 @@ from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet
 from must_jax.storage.work_queue import Worker
 from must_jax.tasks import Task
-from must_jax.train import mesh as mesh_lib
-from must_jax.train.inference import Predictor, labels_of, take
+from must_jax.train.inference import labels_of, take
 from must_jax.train.launcher import find_worker
 from must_jax.train.load import LoadedModel, load
 from must_jax.train.runtime import keep_tensorflow_off_accelerators
@@ -97,15 +95,11 @@ def prepare(config: ConfigDict, workdir: PathLike) -> Labelling:
   model = load(options.teacher)
   task = choose_task(model, options.task)
   entry = config.datasets[options.dataset]
-  mesh = mesh_lib.local_mesh()
-  predictor = Predictor(
-    model.model, {task.name: task}, mesh, options.map_stride
-  )
-  variables = jax.device_put(model.variables, mesh_lib.replicated(mesh))
+  predictor = model.batch_predictor((task.name,), options.map_stride)
 
   def predict(batch: Batch) -> Predictions:
     rows: list[Any] = [None] * len(batch["valid"])
-    for members, outputs in predictor(variables, batch):
+    for members, outputs in predictor(batch):
       for i, row in enumerate(members.tolist()):
         rows[row] = take(outputs[task.name], i)
     return {"rows": rows}

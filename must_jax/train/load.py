@@ -5,8 +5,9 @@ need none.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.fields.maps import encode_png
-from must_jax.input.preprocess import RULES
+from must_jax.input.preprocess import varies_size
 from must_jax.models.must import MustModel
 from must_jax.storage import image_files
 from must_jax.storage.path import Path, PathLike
@@ -23,7 +24,13 @@ from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
-from must_jax.train.inference import Predictor, labels_of, take
+from must_jax.train.inference import (
+  Batch,
+  Outputs,
+  Predictor,
+  labels_of,
+  take,
+)
 from must_jax.types import MAX_PIXELS, PyTree
 
 if TYPE_CHECKING:
@@ -47,9 +54,6 @@ class LoadedModel:
   tasks: dict[str, Task]
   model: MustModel
   variables: dict[str, PyTree]
-  _made: dict[Any, Any] = dataclasses.field(
-    default_factory=dict, repr=False, compare=False
-  )
 
   @property
   def image_size(self) -> tuple[int, int]:
@@ -94,7 +98,7 @@ class LoadedModel:
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
     found: list[Any] = [None] * len(images)
-    predictor, variables = self._predictor(tuple(tasks), map_stride=1)
+    predictor = self.batch_predictor(tasks, map_stride=1)
     for start in range(0, len(images), batch_size):
       batch = photo_batch(
         [
@@ -104,7 +108,7 @@ class LoadedModel:
         self.image_size,
         eval_geometry(self.config),
       )
-      for rows, outputs in predictor(variables, batch):
+      for rows, outputs in predictor(batch):
         for i, row in enumerate(rows.tolist()):
           example = take(batch, row)
           found[start + row] = {
@@ -144,9 +148,8 @@ class LoadedModel:
       [B, 2], or else to the whole image. It returns {task: numpy arrays with
       leading dimension B} and raises `ValueError` for other images.
     """
-    predictor, variables = self._predictor(tuple(tasks), map_stride)
-    rule = RULES.get(self.config.data.eval_resize)
-    any_size = rule is not None and not rule.crops
+    predictor = self.batch_predictor(tasks, map_stride)
+    any_size = varies_size(self.config.data.eval_resize)
     expected = None if any_size else self.image_size
 
     def predict(
@@ -168,29 +171,45 @@ class LoadedModel:
         "content_size": content_size,
         "placement": {"canvas": canvas},
       }
-      ((_, outputs),) = predictor(variables, batch)
+      ((_, outputs),) = predictor(batch)
       return outputs
 
     return predict
 
-  def _predictor(
-    self, tasks: tuple[str, ...], map_stride: int
-  ) -> tuple[Predictor, PyTree]:
-    """On this process's devices, with the variables there; kept."""
+  def batch_predictor(
+    self, tasks: Sequence[str] = (), map_stride: int = 0
+  ) -> Callable[[Batch], Iterator[tuple[np.ndarray, Outputs]]]:
+    """`Predictor` on this process's devices, for batches of the input pipeline.
+
+    Args:
+      tasks: names of the tasks to predict; all by default.
+      map_stride: see `predictor`.
+
+    Raises:
+      ValueError: a task is unknown.
+    """
     if unknown := sorted(set(tasks) - set(self.tasks)):
       raise ValueError(
         f"tasks has {unknown}; {self.path} has the tasks {sorted(self.tasks)}."
       )
-    key = tasks, map_stride
-    if key not in self._made:
-      mesh = mesh_lib.local_mesh()
-      chosen = {name: self.tasks[name] for name in tasks or self.tasks}
-      if "" not in self._made:
-        self._made[""] = jax.device_put(
-          self.variables, mesh_lib.replicated(mesh)
-        )
-      self._made[key] = Predictor(self.model, chosen, mesh, map_stride)
-    return self._made[key], self._made[""]
+    key = tuple(tasks or self.tasks), map_stride
+    if key not in self._predictors:
+      chosen = {name: self.tasks[name] for name in key[0]}
+      self._predictors[key] = Predictor(
+        self.model, chosen, mesh_lib.local_mesh(), map_stride
+      )
+    return functools.partial(self._predictors[key], self._on_devices)
+
+  @functools.cached_property
+  def _predictors(self) -> dict[tuple[tuple[str, ...], int], Predictor]:
+    """Those that were asked for: each compiles."""
+    return {}
+
+  @functools.cached_property
+  def _on_devices(self) -> PyTree:
+    return jax.device_put(
+      self.variables, mesh_lib.replicated(mesh_lib.local_mesh())
+    )
 
 
 def _check_batch(images: Any, image_size: tuple[int, int] | None) -> np.ndarray:

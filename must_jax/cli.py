@@ -176,6 +176,15 @@ def _parser() -> argparse.ArgumentParser:
   )
   arguments.add_code_range(predict)
   predict.set_defaults(run=_predict)
+
+  from must_jax.export import export_command
+
+  exporter = commands.add_parser(
+    "export",
+    help="a checkpoint as a file that runs elsewhere, checked in its runtime",
+  )
+  export_command.add_arguments(exporter)
+  exporter.set_defaults(run=_export)
   return parser
 
 
@@ -280,6 +289,12 @@ def _predict(args: argparse.Namespace) -> int:
   return predict.run(
     args.checkpoint, args.images, args.out, args.max_side, args.code_range
   )
+
+
+def _export(args: argparse.Namespace) -> int:
+  from must_jax.export import export_command
+
+  return export_command.run(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

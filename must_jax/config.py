@@ -43,11 +43,12 @@ OPTIMIZERS = ("sgd", "adamw", "lars", "rmsprop")
 SCHEDULES = ("cosine", "polynomial", "steps")
 STAGES = ("train", "evaluate", "label")
 TRAIN_RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
-# The last five are published, see input.preprocess.RULES.
+# All but the first three are of published networks, see input.preprocess.RULES.
 EVAL_RESIZE = (
   *("pad", "stretch", "center_crop"),
   *("pillow_bilinear_crop", "pillow_bicubic_crop"),
   *("shortest_side", "midas_upper_bound", "midas_minimal"),
+  *("bilinear_pad", "bicubic_stretch"),
 )
 # Names become directories and parameter names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -38,6 +38,10 @@ class ClassMap(maps.MapField):
   has_classes = True
   read_seconds = 1 / 310 - 1 / 339
   store_cost = (1.5e-7, 0.45)
+  predicted: ClassVar = {
+    "classes": "number of the class of each pixel, from 0",
+    "confidence": "probability of that class, 0 to 1",
+  }
 
   @classmethod
   def check_description(cls, description):

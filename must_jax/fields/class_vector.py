@@ -28,6 +28,7 @@ class ClassVector(field.Field):
   has_classes = True
   element = "classes"
   store_cost = (3.6e-7, 6.0)
+  predicted: ClassVar = {"probs": "probability of each class, 0 to 1"}
 
   def encode(self, arrays):
     classes = arrays["classes"].reshape(-1)

@@ -50,6 +50,9 @@ class Field(abc.ABC):
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
       `num_elements` (docs/scale.md, "Labels").
+    predicted: {name: meaning} of the arrays that tasks predict, with units.
+    tolerances: how large `differences` may be where the same weights predict
+      elsewhere; 1e-3 of what is not named.
   """
 
   needed: ClassVar[tuple[str, ...]]
@@ -59,6 +62,8 @@ class Field(abc.ABC):
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
+  predicted: ClassVar[Mapping[str, str]] = {}
+  tolerances: ClassVar[Mapping[str, float]] = {}
 
   # What it is.
 
@@ -196,6 +201,18 @@ class Field(abc.ABC):
       cells: height and width of maps.
     """
 
+  def differences(self, expected: Arrays, found: Arrays) -> dict[str, float]:
+    """How far apart two predictions of the same images are.
+
+    Args:
+      expected: arrays of a task's prediction, [B, ...] each.
+      found: the same, computed elsewhere.
+
+    Returns:
+      {what: number}; see `differences`.
+    """
+    return differences(expected, found)
+
   def scaled(self, arrays: Arrays, scale: np.ndarray) -> dict[str, np.ndarray]:
     """A label or prediction of one example, for a picture of another size.
 
@@ -329,6 +346,35 @@ class Field(abc.ABC):
     Args:
       cells: of a map, those of the image's content.
     """
+
+
+def differences(expected: Arrays, found: Arrays) -> dict[str, float]:
+  """By array: how far numbers are apart, and which part of others differs.
+
+  Args:
+    expected: arrays.
+    found: arrays of the same names and shapes.
+
+  Returns:
+    {name: the largest difference of floats, relative to the largest of
+    `expected` where that is more than 1; the part of integers and flags that
+    are not equal}.
+  """
+  result = {}
+  for name, array in expected.items():
+    other = found[name]
+    if array.shape != other.shape or not array.size:
+      result[name] = 0.0 if array.shape == other.shape else np.inf
+    elif array.dtype.kind != "f":
+      result[name] = float(np.mean(array != other))
+    else:
+      # Only where both are the same infinity or no number they are equal.
+      both = np.isfinite(array) & np.isfinite(other)
+      odd = np.array_equal(array[~both], other[~both], equal_nan=True)
+      apart = np.abs(np.where(both, array.astype(np.float64) - other, 0)).max()
+      size = np.abs(np.where(both, array, 0)).max()
+      result[name] = float(apart / max(1.0, size)) if odd else np.inf
+  return result
 
 
 def name_some(names: Sequence[str]) -> str:

@@ -35,6 +35,10 @@ class VectorMap(maps.MapField):
   map_array = "vectors"
   read_seconds = 1 / 177 - 1 / 339
   store_cost = (3.4e-7, 5.4)
+  predicted: ClassVar = {
+    "vectors": "unit vector at each pixel: x right, y down, z forward, so that"
+    " surfaces that face the camera have z < 0"
+  }
 
   def encode(self, arrays):
     vectors = maps.check_map("vectors", arrays["vectors"], 3).astype(np.float64)

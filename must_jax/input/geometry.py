@@ -324,7 +324,7 @@ def _resize_by_rule(
     return preprocess.prepare(image, rule, placed, np.array(options.fill))
 
   canvas = tf.numpy_function(resize, [pixels], tf.float32, stateful=False)
-  shape = image_size if rule.crops else (None, None)
+  shape = (None, None) if options.varies_size else image_size
   return tf.ensure_shape(canvas, [*shape, 3])
 
 

@@ -27,12 +27,15 @@ class Rule:
     interpolation: "bilinear" and "bicubic" take the nearest pixels, whatever
       the scale, as OpenCV and PyTorch; "pillow_bilinear" and "pillow_bicubic"
       average when they shrink, as Pillow.
+    fixed: of a rule whose network inputs vary in size, the one that comes next
+      to it where they may not.
   """
 
   fit: str
   multiple: int = 1
   stretch: bool = False
   interpolation: str = "bilinear"
+  fixed: str = ""
 
   @property
   def crops(self) -> bool:
@@ -42,11 +45,19 @@ class Rule:
 
 RULES: dict[str, Rule] = {
   # MiDaS v2.1: both sides within `image_size`.
-  "midas_upper_bound": Rule("upper_bound", 32, True, "bicubic"),
+  "midas_upper_bound": Rule(
+    "upper_bound", 32, True, "bicubic", fixed="bicubic_stretch"
+  ),
   # DPT: whichever side needs the smaller change meets `image_size`.
-  "midas_minimal": Rule("minimal", 32, True, "bicubic"),
+  "midas_minimal": Rule(
+    "minimal", 32, True, "bicubic", fixed="bicubic_stretch"
+  ),
   # torchvision's detectors: `image_size` is (shorter, longest) side.
-  "shortest_side": Rule("shortest_side", 32),
+  "shortest_side": Rule("shortest_side", 32, fixed="bilinear_pad"),
+  # For networks of these where all inputs must have one size, `image_size`: the
+  # whole image stretched to it, or fitted in and padded.
+  "bicubic_stretch": Rule("stretch", interpolation="bicubic"),
+  "bilinear_pad": Rule("contain"),
   # Classifiers of torchvision, and of timm: the shorter side to that of
   # `image_size` / `crop_fraction`, then the centre.
   "pillow_bilinear_crop": Rule("center_crop", interpolation="pillow_bilinear"),
@@ -60,7 +71,7 @@ def varies_size(resize: str) -> bool:
   Args:
     resize: a key of `RULES`, or another way to the network.
   """
-  return resize in RULES and not RULES[resize].crops
+  return resize in RULES and bool(RULES[resize].fixed)
 
 
 _PILLOW = {
@@ -116,6 +127,8 @@ def layout(
       for side, wanted in zip(resized, image_size, strict=True)
     )
     return Layout(resized, offset, image_size, image_size)  # type: ignore[arg-type]
+  if not rule.fixed:
+    return Layout(resized, (0, 0), resized, image_size)
   height, width = (
     -(-side // rule.multiple) * rule.multiple for side in resized
   )
@@ -136,6 +149,15 @@ def _resized_size(
       side = math.floor(image_size[first] / crop_fraction + 1e-6)
       other = int(side * size[1 - first] / size[first])
       return (side, other) if first == 0 else (other, side)
+    case "stretch":
+      return image_size
+    case "contain":
+      scale = min(ratios)
+      height, width = (
+        min(max(1, round(side * scale)), bound)
+        for side, bound in zip(size, image_size, strict=True)
+      )
+      return height, width
     case "shortest_side":
       short, longest = image_size
       scale = min(short / min(size), longest / max(size))

@@ -318,7 +318,7 @@ class FasterRCNNHead(nn.Module):
     image_size: tuple[int, int] = features["image_size"]
     rpn_logits, rpn_deltas = self.rpn(pyramid, train)
     limits = jnp.broadcast_to(
-      jnp.asarray(image_size, jnp.float32), (len(rpn_logits), 2)
+      jnp.asarray(image_size, jnp.float32), (rpn_logits.shape[0], 2)
     )
     if not train:
       limits = features.get("content_size", limits)

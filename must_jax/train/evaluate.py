@@ -1,5 +1,6 @@
 """Evaluation: every example once, the last partial batch included."""
 
+import functools
 import itertools
 import json
 import pickle
@@ -24,7 +25,7 @@ from must_jax.tasks import TASKS, Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build_model, build_tasks
-from must_jax.train.inference import Predictor, take
+from must_jax.train.inference import Batch, Outputs, Predictor, take
 from must_jax.train.runtime import Preemption
 from must_jax.types import PyTree
 
@@ -217,9 +218,8 @@ class Evaluator:
       return stop(number)
 
     for dataset, (tasks, predict) in self._steps.items():
-      metrics = _evaluate(
-        predict,
-        variables,
+      metrics = measure(
+        functools.partial(predict, variables),
         sources.eval_batches(
           self._config, dataset, self._quarantine, self._data[dataset]
         ),
@@ -232,9 +232,8 @@ class Evaluator:
     return results
 
 
-def _evaluate(
-  predict: Predictor,
-  variables: PyTree,
+def measure(
+  predict: Callable[[Batch], Iterable[tuple[np.ndarray, Outputs]]],
   batches: Iterable[dict[str, Any]],
   tasks: dict[str, Task],
   stop: Callable[[], bool],
@@ -242,8 +241,7 @@ def _evaluate(
   """Metrics of every task on one dataset, over all processes' examples.
 
   Args:
-    predict: for these tasks.
-    variables: of the model.
+    predict: rows of a batch and what is predicted of them, for these tasks.
     batches: this process's part of the dataset.
     tasks: tasks to evaluate.
     stop: asked before each batch; if true, the evaluation is abandoned.
@@ -255,7 +253,7 @@ def _evaluate(
   for batch in batches:
     if stop():
       return None
-    for rows, outputs in predict(variables, batch):
+    for rows, outputs in predict(batch):
       group = batch if len(rows) == len(batch["valid"]) else take(batch, rows)
       canvas = tuple(group["placement"]["canvas"][0].tolist())
       for name, metric in metrics.items():

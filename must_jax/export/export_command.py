@@ -1,0 +1,144 @@
+"""`must-jax export`: a checkpoint as a file that runs without this package."""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+
+import must_jax
+from must_jax.export import check, formats, signature
+from must_jax.export.program import ANY, make_program
+from must_jax.storage.path import (
+  Path,
+  list_tree,
+  make_directory,
+  publish,
+  publish_json,
+)
+
+SIGNATURE, CHECK = "signature.json", "check.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's arguments."""
+  parser.add_argument("checkpoint", type=Path)
+  parser.add_argument(
+    "--format", required=True, help=" or ".join(formats.NAMES)
+  )
+  parser.add_argument("--out", type=Path, required=True, help="folder to make")
+  parser.add_argument(
+    "--tasks", default="", metavar="A,B", help="only these; default all"
+  )
+  parser.add_argument(
+    "--image-size",
+    type=int,
+    nargs=2,
+    metavar=("H", "W"),
+    help="of the images that it takes; default that of the checkpoint",
+  )
+  parser.add_argument(
+    "--batch",
+    default="1",
+    help=f"images at a time, or {ANY!r}; default %(default)s",
+  )
+  parser.add_argument(
+    "--photos",
+    type=Path,
+    nargs="+",
+    help="files to check it on; default some of the checkpoint's own data",
+  )
+  parser.add_argument(
+    "--data", type=Path, help="image set with labels, to measure it on as well"
+  )
+  parser.add_argument("--split", default="validation", help="of --data")
+
+
+def run(args: argparse.Namespace) -> int:
+  """Exports, and checks what was exported in its own runtime.
+
+  Returns:
+    0; 1 if an output is further from the checkpoint's than it may be.
+
+  Raises:
+    ValueError: an option is wrong, or the folder is there already; nothing is
+      written.
+  """
+  form = formats.get_format(args.format)
+  _check_free(args.out)
+  batch = args.batch if args.batch == ANY else _number(args.batch)
+  if batch == ANY and not form.ANY_BATCH:
+    raise ValueError(
+      f"--batch is {ANY!r}, which {args.format} does not take here; expected a"
+      " number."
+    )
+  loaded = must_jax.load(str(args.checkpoint))
+  tasks = [name for name in args.tasks.split(",") if name]
+  program = make_program(loaded, tasks, args.image_size, batch)
+  images = [check.noise(program)]
+  if args.photos:
+    images.insert(0, check.read_photos(program, args.photos))
+  elif own := check.own_photos(program):
+    images.insert(0, own)
+  else:
+    print(
+      "warning: it is checked on noise alone, since the checkpoint's data are"
+      " not there; --photos FILE... names photos.",
+      file=sys.stderr,
+    )
+
+  with tempfile.TemporaryDirectory() as directory:
+    folder = Path(directory)
+    form.write(program, folder)
+    described = signature.describe(program)
+    described["format"], described["artefact"] = args.format, form.ARTEFACT
+    result = check.check(
+      program, args.format, form, folder, images, args.data, args.split
+    )
+    for name in sorted(list_tree(folder)):
+      make_directory((args.out / name).parent)
+      with publish(args.out / name) as file:
+        file.write((folder / name).read_bytes())
+  publish_json(args.out / CHECK, result)
+  # Last, so that an export without it is one that was broken off.
+  publish_json(args.out / SIGNATURE, described)
+  _print(args.out, result)
+  if not result["passed"]:
+    print(
+      f"error: {', '.join(result['exceeded'])} differ from the checkpoint by"
+      f" more than they may; {args.out / CHECK} has the figures.",
+      file=sys.stderr,
+    )
+  return 0 if result["passed"] else 1
+
+
+def _check_free(out: Path) -> None:
+  """Raises `ValueError` if something is there."""
+  names: list[str] = []
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    names = list_tree(out)
+  if names or out.exists():
+    state = "" if SIGNATURE in names else " (of an export that was broken off)"
+    raise ValueError(
+      f"--out {out} is there already{state if names else ''}; expected a new"
+      " folder. Remove it, or name another."
+    )
+
+
+def _number(text: str) -> int:
+  if not text.isdigit() or not int(text):
+    raise ValueError(f"--batch is {text!r}; expected 1 or more, or {ANY!r}.")
+  return int(text)
+
+
+def _print(out: Path, result: dict) -> None:
+  print(f"{out}: {result['bytes'] / 1e6:.1f} MB, {', '.join(result['images'])}")
+  for task, values in result["differences"].items():
+    shown = ", ".join(f"{key} {value:.2g}" for key, value in values.items())
+    print(f"  {task}: {shown}")
+  print(
+    f"  {result['ratio']:g} times the seconds of jax for a batch:"
+    f" {result['seconds']}"
+  )
+  for who, values in result.get("metrics", {}).items():
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+    print(f"  {who}: {shown}")

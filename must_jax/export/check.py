@@ -220,7 +220,7 @@ def own_photos(program: ExportProgram) -> Images | None:
     rows = np.flatnonzero(batch["valid"])
     if len(rows):
       return Images(
-        _bytes(batch["image"])[rows],
+        as_bytes(batch["image"])[rows],
         batch["content_size"][rows],
         f"images of {entry.dir}, split {entry.split}",
       )
@@ -244,7 +244,7 @@ def read_photos(program: ExportProgram, paths: Sequence[Path]) -> Images:
     program.image_size,
     sources.eval_geometry(program.config),
   )
-  return Images(_bytes(batch["image"]), batch["content_size"], "photos")
+  return Images(as_bytes(batch["image"]), batch["content_size"], "photos")
 
 
 def noise(program: ExportProgram) -> Images:
@@ -274,7 +274,7 @@ def _loaded(program: ExportProgram, tasks: dict[str, Any]) -> LoadedModel:
   )
 
 
-def _bytes(images: np.ndarray) -> np.ndarray:
+def as_bytes(images: np.ndarray) -> np.ndarray:
   """Published rules give numbers between whole ones, and beyond."""
   return np.rint(np.clip(images, 0, 255)).astype(np.uint8)
 
@@ -375,7 +375,7 @@ def _measure(
     return sources.eval_batches(config, "check", lambda _: None)
 
   def exported(batch: Any) -> Iterator[tuple[np.ndarray, Outputs]]:
-    group = Images(_bytes(batch["image"]), batch["content_size"], "")
+    group = Images(as_bytes(batch["image"]), batch["content_size"], "")
     count = len(group.images)
     parts = [_by_task(runtime(*part)[0]) for part in _cut(program, group)]
     outputs = {

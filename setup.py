@@ -39,6 +39,7 @@ setup(
     "fsspec>=2026.6",
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
+    "flatbuffers>=24.3",  # jax.export reads and writes with it
     "jax>=0.10,<0.12",
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",

@@ -7,7 +7,7 @@ from must_jax.export.program import ExportProgram
 from must_jax.storage.path import Path
 
 ARTEFACT = "model.stablehlo"
-REQUIRES = ("jax",)
+REQUIRES = ("jax", "flatbuffers")
 ANY_BATCH = True
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -35,6 +35,7 @@ class Classification(Task):
   top_k: int = 0
 
   post_processing = ("top_k",)
+  hub_task = "image-classification"
   ranges: ClassVar = {
     "label_smoothing": DECAY,
     "dropout": DECAY,

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from must_jax import __version__
+import must_jax
 from must_jax import config as config_lib
 from must_jax.export import evaluations, licences, lineage
 from must_jax.export.evaluations import Evaluation
-from must_jax.export.lineage import Finding, Labels, Model
+from must_jax.export.lineage import Licensed, Model, PseudoLabels
 from must_jax.storage.path import Path, PathLike, publish, read_appended
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _metadata(
-  facts: Facts, name: str, licence: str, found: Sequence[Finding]
+  facts: Facts, name: str, licence: str, found: Sequence[Licensed]
 ) -> _Json:
   """See https://github.com/huggingface/hub-docs/blob/main/modelcard.md."""
   tasks = facts.tasks
@@ -285,7 +285,7 @@ def _results(facts: Facts) -> Iterator[_Json]:
 # Sections
 
 
-def _warning(found: Sequence[Finding]) -> Iterator[str]:
+def _warning(found: Sequence[Licensed]) -> Iterator[str]:
   """What must not be met unnoticed, named, with the way by which it came."""
   for kind, says in (
     (licences.NON_COMMERCIAL, "is for non-commercial use or research only"),
@@ -305,7 +305,7 @@ def _warning(found: Sequence[Finding]) -> Iterator[str]:
     yield ""
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Licensed) -> str:
   text = (
     f'"{finding.text}"'
     if finding.text
@@ -344,7 +344,7 @@ def _summary(facts: Facts) -> Iterator[str]:
   yield (
     f"Weights `{model.digest}`"
     + (f", step {facts.step:,}" if facts.step is not None else "")
-    + f"; card by must_jax {__version__}."
+    + f"; card by must_jax {must_jax.__version__}."
   )
 
 
@@ -358,7 +358,7 @@ def _data(model: Model) -> str:
   return f"{known:,} images{more}"
 
 
-def _licence(licence: str, found: Sequence[Finding]) -> Iterator[str]:
+def _licence(licence: str, found: Sequence[Licensed]) -> Iterator[str]:
   yield (
     f"This model: {licence}."
     if licence
@@ -389,9 +389,10 @@ def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
     if len(task.classes) > _MAX_CLASSES:
       shown += f", ... ({len(task.classes)}, listed below)"
       folded.append((name, task.classes))
-    kind = type(task).__name__.lower()
-    rows.append((name, kind, ", ".join(units) or "-", shown or "-"))
-  yield from _table(("task", "kind", "unit", "classes"), rows)
+    kind = type(task).__name__
+    title = name if name == kind.lower() else f"{name} ({kind})"
+    rows.append((title, ", ".join(units) or "-", shown or "-"))
+  yield from _table(("task", "unit", "classes"), rows)
   for name, classes in folded:
     yield from _folded(
       f"The {len(classes)} classes of {name}", [", ".join(classes)]
@@ -403,9 +404,9 @@ def _usage(facts: Facts) -> Iterator[str]:
   yield "import must_jax"
   yield ""
   yield 'model = must_jax.load("PATH")  # of this folder, a run or a checkpoint'
-  yield 'for found in model.predict(["photo.jpg"]):'
+  yield '(found,) = model.predict(["photo.jpg"])'
   for name in facts.tasks:
-    yield f'  found["{name}"]  # arrays, in the pixels of the photo'
+    yield f'found["{name}"]  # arrays by name, in the pixels of the photo'
   yield "```"
   yield ""
   yield "Labels for many images, pictures, and files for other runtimes:"
@@ -418,6 +419,13 @@ def _usage(facts: Facts) -> Iterator[str]:
 
 def _evaluation(facts: Facts) -> Iterator[str]:
   missing = [*facts.tasks]
+  if facts.evaluations and not facts.model.origin:
+    yield (
+      f"Of one run, seed {facts.config['seed']}; how much other seeds differ is"
+      f" {_NOT_MEASURED}. What the metrics are: `docs/protocols.md` of"
+      " must_jax."
+    )
+    yield ""
   for evaluation in facts.evaluations:
     if evaluation.problem:
       yield f"**Not of these weights:** {evaluation.problem}."
@@ -444,13 +452,12 @@ def _evaluation(facts: Facts) -> Iterator[str]:
         yield ""
   for name in missing:
     yield f"- {name}: {_NOT_MEASURED}"
-  if missing and not facts.model.origin:
-    yield ""
-    yield (
-      "An evaluation (`--config.stage=evaluate`,"
-      " `--config.evaluate_from=PATH`) gets here by `must-jax card PATH"
-      " --evaluation WORKDIR`."
-    )
+  yield ""
+  yield (
+    "`must-jax evaluate CONFIG --config.evaluate_from=PATH --workdir=WORKDIR`"
+    " measures, on what the config's `evaluate_on` names; `must-jax card PATH"
+    " --evaluation WORKDIR` puts it here."
+  )
 
 
 def _lineage(facts: Facts) -> Iterator[str]:
@@ -580,11 +587,8 @@ def _label_quality(model: Model) -> Iterator[str]:
   rows, details = [], []
   for source in model.sources:
     for task, labels in source.labels.items():
-      where = f"{task} on {source.name}"
-      rows += [
-        (where, *row)
-        for row in _label_rows(labels, model, task) or [("-",) * 5]
-      ]
+      where = f"{task} on {source.images.name}"
+      rows += [(where, *row) for row in _label_rows(labels) or [("-",) * 5]]
       details += [*_label_details(where, labels)]
   if not rows:
     return
@@ -601,9 +605,7 @@ def _label_quality(model: Model) -> Iterator[str]:
   yield from details
 
 
-def _label_rows(
-  labels: Labels, model: Model, task: str
-) -> list[tuple[str, ...]]:
+def _label_rows(labels: PseudoLabels) -> list[tuple[str, ...]]:
   measured = _NOT_MEASURED
   if labels.quality:
     overall = [
@@ -627,7 +629,7 @@ def _label_rows(
   ]
 
 
-def _label_details(where: str, labels: Labels) -> Iterator[str]:
+def _label_details(where: str, labels: PseudoLabels) -> Iterator[str]:
   for alarm in labels.alarms:
     yield f"- **{where}: alarm:** {alarm}"
   if labels.num_undecodable:

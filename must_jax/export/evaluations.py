@@ -117,7 +117,7 @@ def _step_of(workdir: PathLike, result: _Json) -> int | None:
 
 def _datasets(model: Model, result: _Json) -> dict[str, _Json]:
   known = (model.config or {}).get("datasets", {})
-  found = {}
+  found: dict[str, _Json] = {}
   for name in dict.fromkeys(key.partition("/")[0] for key in result):
     if name not in known:
       found[name] = {"name": name, "split": "", "num_records": None}

@@ -51,11 +51,12 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
+class PseudoLabels:
   """A label set as a task reads it.
 
   Attributes:
     place: where it was.
+    image_set: what was labelled: "name", "split", "licence", "num_records".
     num_records: images that were labelled.
     num_undecodable: of them that could not be.
     left: what is read at the task's threshold, by field, see `_left`.
@@ -66,6 +67,7 @@ class Labels:
   """
 
   place: str
+  image_set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   num_records: int | None = None
   num_undecodable: int = 0
   left: Mapping[str, _Json] = dataclasses.field(default_factory=dict)
@@ -76,7 +78,7 @@ class Labels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class TrainedOn:
   """What a model learned from one dataset of its config.
 
   Attributes:
@@ -89,7 +91,7 @@ class Source:
   name: str
   images: Images
   supervised: tuple[str, ...]
-  labels: Mapping[str, Labels]
+  labels: Mapping[str, PseudoLabels]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Model:
   task: str = ""
   config: _Json | None = None
   origin: _Json = dataclasses.field(default_factory=dict)
-  sources: tuple[Source, ...] = ()
+  sources: tuple[TrainedOn, ...] = ()
   start: "Model | None" = None
   problem: str = ""
 
@@ -128,14 +130,14 @@ class Model:
     if value is None:
       return None
     sources = tuple(
-      Source(
+      TrainedOn(
         source["name"],
         Images(
           **source["images"] | {"warnings": tuple(source["images"]["warnings"])}
         ),
         tuple(source["supervised"]),
         {
-          task: Labels(
+          task: PseudoLabels(
             **entry
             | {
               "alarms": tuple(entry["alarms"]),
@@ -151,7 +153,7 @@ class Model:
     return cls(**{**value, "sources": sources, "start": start})
 
 
-class Finding(NamedTuple):
+class Licensed(NamedTuple):
   """A licence somewhere in a lineage.
 
   Attributes:
@@ -180,9 +182,9 @@ def trace(path: PathLike) -> Model:
   return _trace(path, ())
 
 
-def findings(model: Model) -> list[Finding]:
+def findings(model: Model) -> list[Licensed]:
   """All licences behind a model; each thing once, by the shortest path."""
-  found: dict[tuple[str, str | None], Finding] = {}
+  found: dict[tuple[str, str | None], Licensed] = {}
   for finding in sorted(_findings(model, ()), key=lambda x: len(x.path)):
     found.setdefault((finding.what, finding.text), finding)
   return list(found.values())
@@ -273,10 +275,10 @@ def _follow(
 
 def _source(
   name: str, config: _Json, digests: Mapping[str, str], before: tuple[str, ...]
-) -> Source:
+) -> TrainedOn:
   entry = config["datasets"][name]
   supervised: list[str] = []
-  labels: dict[str, Labels] = {}
+  labels: dict[str, PseudoLabels] = {}
   for task, options in config["tasks"].items():
     given = options["labels"].get(name) or ()
     for origin in [given] if isinstance(given, str) else given:
@@ -288,7 +290,15 @@ def _source(
           origin, options.get("min_score"), digests.get(key), before
         )
   images = images_of(entry, digests.get(f"datasets.{name}"))
-  return Source(name, images, tuple(supervised), labels)
+  for found in labels.values():
+    if images.licence is None and found.image_set:
+      images = dataclasses.replace(
+        images,
+        name=found.image_set["name"],
+        licence=found.image_set.get("licence"),
+        num_records=found.image_set.get("num_records"),
+      )
+  return TrainedOn(name, images, tuple(supervised), labels)
 
 
 def images_of(entry: _Json, digest: str | None = None) -> Images:
@@ -324,8 +334,8 @@ def _labels(
   min_score: float | None,
   digest: str | None,
   before: tuple[str, ...],
-) -> Labels:
-  labels = Labels(place)
+) -> PseudoLabels:
+  labels = PseudoLabels(place)
   try:
     manifest = read_manifest(place)
   except (ValueError, OSError) as error:
@@ -336,6 +346,11 @@ def _labels(
     min_score = reading_score(manifest)
   return dataclasses.replace(
     labels,
+    image_set={
+      key: value
+      for key, value in manifest["image_set"].items()
+      if key != "shards"
+    },
     num_records=manifest.get("num_records"),
     num_undecodable=manifest.get("num_undecodable", 0),
     left=_left(manifest, min_score),
@@ -384,14 +399,14 @@ def _teacher(described: _Json, before: tuple[str, ...]) -> Model:
     assert known is not None
     return dataclasses.replace(known, task=task)
   config = described.get("config")
-  if isinstance(config, Mapping) and "tasks" in config:
+  if isinstance(config, dict) and "tasks" in config:
     origin = described.get("origin", {})
     name = origin.get("kind") or f"teacher of {task}"
     return _follow(name, "", digest, config, origin, {}, before, task)
   # Anything may be a teacher, and say anything of itself.
   name = described.get("name") or described.get("importer") or "a teacher"
-  known = {k: v for k, v in described.items() if k != "config"}
-  return Model(str(name), digest=digest, task=str(task), origin=known)
+  said = {k: v for k, v in described.items() if k != "config"}
+  return Model(str(name), digest=digest, task=str(task), origin=said)
 
 
 def _start(config: _Json, digest: str, before: tuple[str, ...]) -> Model | None:
@@ -418,23 +433,24 @@ def _name(place: str) -> str:
   return path.name
 
 
-def _findings(model: Model, path: tuple[str, ...]) -> Iterator[Finding]:
+def _findings(model: Model, path: tuple[str, ...]) -> Iterator[Licensed]:
   if model.config is None or model.origin or model.problem:
     what = f"weights {model.name}" if model.config else model.name
     text = model.origin.get("licence")
-    yield Finding(what, text, licences.read(text), path)
+    yield Licensed(what, text, licences.read(text), path)
   for source in model.sources:
     images = source.images
-    yield Finding(
+    yield Licensed(
       f"images {images.name} ({images.split})",
       images.licence,
       licences.read(images.licence),
       path,
     )
     for task, labels in source.labels.items():
-      step = (*path, f"labels of {task} on {source.name}")
+      step = (*path, f"labels of {task} on {images.name}")
       if labels.teacher is None:
-        yield Finding(f"labels {labels.place}", None, licences.read(None), path)
+        what = f"labels {Path(labels.place).name}"
+        yield Licensed(what, None, licences.read(None), step)
       else:
         yield from _findings(labels.teacher, (*step, labels.teacher.name))
   if model.start is not None:

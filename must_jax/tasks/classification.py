@@ -78,7 +78,7 @@ class Classification(Task):
     return {"label": {"classes": classes, "probs": probs[classes]}}
 
   def make_metrics(self):
-    return Accuracy(self.num_classes)
+    return Accuracy(self.classes)
 
   def draw(self, image, arrays):
     return pictures.draw_bars(image, arrays["probs"])

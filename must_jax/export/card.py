@@ -19,6 +19,7 @@ from must_jax import config as config_lib
 from must_jax.export import evaluations, licences, lineage
 from must_jax.export.evaluations import Evaluation
 from must_jax.export.lineage import Licensed, Model, PseudoLabels
+from must_jax.input.preprocess import varies_size
 from must_jax.storage.path import Path, PathLike, publish, read_appended
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
@@ -334,12 +335,12 @@ def _summary(facts: Facts) -> Iterator[str]:
   else:
     taught = lineage.teachers(model)
     how = (
-      f", trained by [Multi-Task Self-Training]({_PAPER}) on labels that"
-      f" {len(taught)} teacher{'s' * (len(taught) > 1)} made"
+      f", trained by [Multi-Task Self-Training]({_PAPER}), with labels of"
+      f" {len(taught)} teacher{'s' * (len(taught) > 1)},"
       if taught
       else ", trained"
     )
-    yield f"{what}{how} ({_data(model)})."
+    yield f"{what}{how} on {_data(model)}."
   yield ""
   yield (
     f"Weights `{model.digest}`"
@@ -351,7 +352,7 @@ def _summary(facts: Facts) -> Iterator[str]:
 def _data(model: Model) -> str:
   counts = [source.images.num_records for source in model.sources]
   if not counts:
-    return "data unknown"
+    return "unknown data"
   known = sum(count or 0 for count in counts)
   unknown = counts.count(None)
   more = f", and {unknown} sets of unknown size" if unknown else ""
@@ -715,17 +716,11 @@ def _start_name(model: Model) -> str:
 
 def _preprocessing(facts: Facts) -> Iterator[str]:
   data, model = facts.config["data"], facts.config["model"]
-  height, width = data["image_size"]
   resize = data["eval_resize"]
-  yield (
-    f"`{resize}`: "
-    + _RESIZE.get(
-      resize, "a published rule, in `must_jax/input/preprocess.py`,"
-    )
-    + f" with {height} x {width}"
-    + (f" and crop fraction {data['crop_fraction']:g}" * ("crop" in resize))
-    + "."
-  )
+  size = "{} x {}".format(*data["image_size"])
+  how = _RESIZE.get(resize, "a rule of `must_jax/input/preprocess.py` with {}")
+  crop = f"crop fraction {data['crop_fraction']:g}" if "crop" in resize else ""
+  yield f"`{resize}`: {', '.join(filter(None, (how.format(size), crop)))}."
   mean = ", ".join(f"{x:g}" for x in model["image_mean"])
   std = ", ".join(f"{x:g}" for x in model["image_std"])
   yield (
@@ -736,18 +731,19 @@ def _preprocessing(facts: Facts) -> Iterator[str]:
 
 # `AugmentOptions`, in short.
 _RESIZE = {
-  "pad": "the whole photo is fitted in, at the top left, and padded",
-  "stretch": "the whole photo is stretched to the size",
-  "center_crop": "the middle of the photo, unstretched",
+  "pad": "the whole photo is fitted into {}, at the top left, and padded",
+  "stretch": "the whole photo is stretched to {}",
+  "center_crop": "the middle of the photo, unstretched, becomes {}",
 }
 
 
 def _limits(facts: Facts) -> Iterator[str]:
   config = facts.config
-  height, width = config["data"]["image_size"]
+  size = "{} x {}".format(*config["data"]["image_size"])
+  at = "about " if varies_size(config["data"]["eval_resize"]) else ""
   yield (
-    f"- It sees a photo at {height} x {width} pixels, whatever its size; what"
-    " is smaller than a few of these pixels is lost."
+    f"- It sees a photo at {at}{size} pixels, whatever its size; what is"
+    " smaller than a few of these pixels is lost."
   )
   if any(task.classes for task in facts.tasks.values()):
     yield (

@@ -122,6 +122,9 @@ def render(facts: Facts, name: str = "", licence: str = "") -> str:
       weights, else it is unknown.
   """
   name = name or facts.model.name
+  facts = dataclasses.replace(
+    facts, model=dataclasses.replace(facts.model, name=name)
+  )
   licence = licence or facts.model.origin.get("licence", "")
   found = lineage.findings(facts.model)
   metadata = yaml.safe_dump(
@@ -185,9 +188,9 @@ def run(args: argparse.Namespace) -> int:
     with publish(args.out) as file:
       file.write(text.encode())
     print(f"Wrote {args.out}")
-  for line in _warning(lineage.findings(facts.model)):
-    if line and args.out is not None:
-      print(line.removeprefix("> ").replace("**", ""), file=sys.stderr)
+    for finding in lineage.findings(facts.model):
+      if terms := _CONCERNS.get(finding.licence.kind):
+        print(f"warning: {terms}: {_finding(finding)}", file=sys.stderr)
   return 0
 
 
@@ -286,24 +289,24 @@ def _results(facts: Facts) -> Iterator[_Json]:
 # Sections
 
 
+# What must not be met unnoticed.
+_CONCERNS = {
+  licences.NON_COMMERCIAL: "for non-commercial use or research only",
+  licences.UNKNOWN: "under a licence that is not known",
+}
+
+
 def _warning(found: Sequence[Licensed]) -> Iterator[str]:
-  """What must not be met unnoticed, named, with the way by which it came."""
-  for kind, says in (
-    (licences.NON_COMMERCIAL, "is for non-commercial use or research only"),
-    (licences.UNKNOWN, "has a licence that is not known"),
-  ):
+  """Names what a product must ask about, and the way by which it came."""
+  says = "> [!WARNING]"
+  for kind, terms in _CONCERNS.items():
     concerned = [f for f in found if f.licence.kind == kind]
-    if not concerned:
-      continue
-    yield "> [!WARNING]"
-    yield (
-      f"> **Part of what this model was made of {says}.** Ask before you use"
-      " it in a product."
-    )
-    yield ">"
-    for finding in concerned:
-      yield f"> - {_finding(finding)}"
-    yield ""
+    if concerned:
+      yield says
+      yield f"> **Part of what this model was made of is {terms}:**"
+      yield ">"
+      yield from (f"> - {_finding(finding)}" for finding in concerned)
+      says = ">"
 
 
 def _finding(finding: Licensed) -> str:
@@ -314,7 +317,7 @@ def _finding(finding: Licensed) -> str:
     if finding.text == ""
     else "nothing is known of its licence"
   )
-  way = " ← ".join(("this model", *finding.path, finding.what))
+  way = " ← ".join(("this model", *finding.path))
   return f"{finding.what}: {text} ({way})"
 
 
@@ -514,6 +517,11 @@ def _tree(
       f" {_count(images.num_records)}, licence"
       f" {licence or ('none recorded' if licence == '' else _UNKNOWN)}"
       + (
+        f", their own labels of {_and(source.supervised)}"
+        if source.supervised
+        else ""
+      )
+      + (
         f"; {images.num_rejected:,} could not be imported"
         if images.num_rejected
         else ""
@@ -522,8 +530,6 @@ def _tree(
     )
     for text in images.warnings:
       yield f"{indent}    - warning of the import: {text}"
-    if source.supervised:
-      yield f"{indent}    - their own labels of {_and(source.supervised)}"
     for task, labels in source.labels.items():
       by = f"labels of {task} by "
       if labels.teacher is None:

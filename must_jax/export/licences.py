@@ -42,8 +42,9 @@ class Licence(NamedTuple):
 _NAMES = {
   PERMISSIVE: """0bsd afl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause
     bsd-3-clause bsd-3-clause-clear bsl-1.0 cdla-permissive-1.0
-    cdla-permissive-2.0 ecl-2.0 isc mit mit-0 ms-pl ncsa odc-by-1.0=odc-by
-    odc-by pddl-1.0=pddl pddl postgresql public-domain unlicense wtfpl
+    cdla-permissive-2.0 ecl-2.0 etalab-2.0 isc mit mit-0 ms-pl ncsa
+    odc-by-1.0=odc-by odc-by pddl-1.0=pddl pddl postgresql public-domain
+    unlicense wtfpl
     zlib""",
   SHARE_ALIKE: """agpl-3.0 agpl-3.0-only=agpl-3.0 agpl-3.0-or-later=agpl-3.0
     cdla-sharing-1.0 epl-1.0 epl-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0
@@ -53,7 +54,8 @@ _NAMES = {
     lgpl-3.0-only=lgpl-3.0 lgpl-3.0-or-later=lgpl-3.0 mpl-2.0 odbl-1.0=odbl
     odbl osl-3.0""",
   RESTRICTED: """bigcode-openrail-m bigscience-bloom-rail-1.0
-    bigscience-openrail-m creativeml-openrail-m openrail openrail++""",
+    bigscience-openrail-m c-uda creativeml-openrail-m gemma llama2 llama3
+    openrail openrail++""",
   NON_COMMERCIAL: """apple-amlr deepfloyd-if-license
     fair-noncommercial-research-license intel-research
     polyform-noncommercial-1.0.0""",
@@ -68,6 +70,11 @@ for _name in ("0bsd", "mit-0", "public-domain"):
   _TABLE[_name] = Licence(PERMISSIVE)
 _TABLE["polyform-noncommercial-1.0.0"] = Licence(NON_COMMERCIAL)
 
+# Of Creative Commons hubs name these alone.
+_CC_OF_HUBS = """cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
+  cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0
+  cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+  cc-by-nc-sa-4.0"""
 _CREATIVE_COMMONS = re.compile(
   r"cc-(?P<zero>0|zero)(-1\.0)?"
   r"|cc-by(?P<nc>-nc)?(?:-(?P<more>sa|nd))?(-\d\.\d)?"
@@ -124,8 +131,8 @@ def _by_name(words: str) -> Licence | None:
     return None
   if match["zero"]:
     return Licence(PERMISSIVE, "cc0-1.0")
-  versioned = name if re.search(r"\d$", name) else ""
+  hub_id = name if name in _CC_OF_HUBS.split() else ""
   if match["nc"]:
-    return Licence(NON_COMMERCIAL, versioned)
+    return Licence(NON_COMMERCIAL, hub_id)
   more = {"sa": SHARE_ALIKE, "nd": NO_DERIVATIVES, None: PERMISSIVE}
-  return Licence(more[match["more"]], versioned)
+  return Licence(more[match["more"]], hub_id)

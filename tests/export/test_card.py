@@ -398,6 +398,7 @@ def test_bad_arguments(tmp_path, capsys):
     ("CC BY-SA 4.0", "share alike", "cc-by-sa-4.0"),
     ("ODbL-1.0", "share alike", "odbl"),
     ("CC-BY-ND-4.0", "no derivatives", "cc-by-nd-4.0"),
+    ("CC BY-NC-SA 2.5", "non-commercial", ""),
     ("CreativeML-OpenRAIL-M", "use restrictions", "creativeml-openrail-m"),
     ("CC-BY-NC-4.0", "non-commercial", "cc-by-nc-4.0"),
     ("CC BY-NC-ND 4.0", "non-commercial", "cc-by-nc-nd-4.0"),

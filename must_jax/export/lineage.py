@@ -26,7 +26,7 @@ _Json = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class ImageSplit:
   """A split of an image set.
 
   Attributes:
@@ -89,7 +89,7 @@ class TrainedOn:
   """
 
   name: str
-  images: Images
+  images: ImageSplit
   supervised: tuple[str, ...]
   labels: Mapping[str, PseudoLabels]
 
@@ -132,7 +132,7 @@ class Model:
     sources = tuple(
       TrainedOn(
         source["name"],
-        Images(
+        ImageSplit(
           **source["images"] | {"warnings": tuple(source["images"]["warnings"])}
         ),
         tuple(source["supervised"]),
@@ -301,7 +301,7 @@ def _source(
   return TrainedOn(name, images, tuple(supervised), labels)
 
 
-def images_of(entry: _Json, digest: str | None = None) -> Images:
+def images_of(entry: _Json, digest: str | None = None) -> ImageSplit:
   """A split of an image set.
 
   Args:
@@ -309,7 +309,7 @@ def images_of(entry: _Json, digest: str | None = None) -> Images:
     digest: of what was learned from; None if not known.
   """
   place, split = entry["dir"], entry["split"]
-  images = Images(Path(place).name, split, place)
+  images = ImageSplit(Path(place).name, split, place)
   try:
     index = read_index(place)
     listed = index["splits"][split]

@@ -13,7 +13,7 @@ import yaml
 import must_jax
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, task, to_json
-from must_jax.export import card, hub, licences, lineage
+from must_jax.export import card, licences, lineage
 from must_jax.fields import ClassVector
 from must_jax.storage import label_sets
 from must_jax.storage.label_sets import LabelCommit
@@ -146,6 +146,11 @@ def read(place, *words):
 
 def section(text, title):
   return re.search(rf"^## {title}\n\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+
+
+def write_folder(place, folder, form="hub"):
+  words = ("export", str(place), "--format", form, "--out", str(folder))
+  assert main(words) == 0
 
 
 def before_title_two(text):
@@ -453,7 +458,7 @@ def test_a_folder_for_a_hub_is_the_checkpoint(make_checkpoint, tmp_path):
   }
   place = make_checkpoint(tasks)
   folder = tmp_path / "hub"
-  hub.write_folder(place, folder, name="Both")
+  write_folder(place, folder)
   ours, theirs = must_jax.load(place), must_jax.load(str(folder))
   assert checkpoint.fingerprint(folder) == checkpoint.fingerprint(place)
   assert theirs.path == folder
@@ -464,16 +469,44 @@ def test_a_folder_for_a_hub_is_the_checkpoint(make_checkpoint, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, a, b)
   assert checkpoint.read_origin(folder) == checkpoint.read_origin(place)
   # And again: what a folder is made into is the same folder.
-  hub.write_folder(folder, tmp_path / "again", name="Both")
-  for name in ("README.md", "config.json"):
+  write_folder(folder, tmp_path / "again")
+  for name in ("README.md", "config.json", "check.json"):
     assert (tmp_path / "again" / name).read_text() == (
       (folder / name).read_text()
     )
 
 
+@pytest.mark.parametrize(
+  "words", [("--tasks", "kind"), ("--image-size", "64", "64"), ("--batch", "2")]
+)
+def test_a_folder_has_the_whole_checkpoint(student, tmp_path, words, capsys):
+  out = tmp_path / "hub"
+  export = ("export", student, "--format", "safetensors", "--out", str(out))
+  assert main((*export, *words)) == 2
+  assert f"expected no {words[0]}" in capsys.readouterr().err
+  assert not out.exists()
+
+
+def test_safetensors_alone_is_a_checkpoint_too(student, tmp_path):
+  folder = tmp_path / "weights"
+  write_folder(student, folder, "safetensors")
+  assert {p.name for p in folder.iterdir()} == {
+    *("model.safetensors", "config.json", "signature.json", "check.json")
+  }
+  result = json.loads((folder / "check.json").read_text())
+  assert result["passed"]
+  assert result["digest"] == checkpoint.fingerprint(student)
+  assert must_jax.load(str(folder)).path == folder
+  # The file alone becomes a checkpoint again.
+  back = tmp_path / "back"
+  words = ("convert", "must_jax", str(folder / "model.safetensors"))
+  assert main((*words, "--out", str(back))) == 0
+  assert checkpoint.fingerprint(back) == checkpoint.fingerprint(student)
+
+
 def test_a_folder_that_is_not_what_was_written_is_refused(student, tmp_path):
   folder = tmp_path / "hub"
-  hub.write_folder(student, folder)
+  write_folder(student, folder)
   weights = folder / "model.safetensors"
   data = bytearray(weights.read_bytes())
   data[-100] ^= 1
@@ -505,7 +538,7 @@ def test_a_folder_keeps_card_and_lineage_where_nothing_else_is(
   (run / "metrics.jsonl").write_text(json.dumps({"step": 0, **result}))
   (run / "result.json").write_text(json.dumps(result))
   folder = tmp_path / "hub"
-  hub.write_folder(student, folder)
+  write_folder(student, folder)
   images = makes.images("new", "MIT")
   shutil.rmtree(f"{makes.root}/runs")
   shutil.rmtree(f"{makes.root}/labels")
@@ -522,7 +555,7 @@ def test_a_folder_keeps_card_and_lineage_where_nothing_else_is(
 
 def test_a_bucket_has_folders_and_cards_too(student, bucket):
   folder = f"{bucket.root}/hub"
-  hub.write_folder(student, folder)
+  write_folder(student, folder)
   assert checkpoint.fingerprint(folder) == checkpoint.fingerprint(student)
   there, here = (
     checkpoint.load_variables(folder),

@@ -16,14 +16,16 @@ import yaml
 
 import must_jax
 from must_jax import config as config_lib
-from must_jax.export import evaluations, licences, lineage
+from must_jax.export import evaluations, licences, lineage, signature
 from must_jax.export.evaluations import Evaluation
 from must_jax.export.lineage import Licensed, Model, PseudoLabels
+from must_jax.export.program import make_program
 from must_jax.input.preprocess import varies_size
 from must_jax.storage.path import Path, PathLike, publish, read_appended
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
-from must_jax.train.build import build_tasks
+from must_jax.train.build import build_model, build_tasks
+from must_jax.train.load import LoadedModel
 from must_jax.train.metric_logger import METRICS_FILE
 
 _NOT_MEASURED, _UNKNOWN = "not measured", "unknown"
@@ -324,11 +326,10 @@ def _finding(finding: Licensed) -> str:
 def _summary(facts: Facts) -> Iterator[str]:
   config, model = facts.config, facts.model
   names = _and(facts.tasks)
-  height, width = config["data"]["image_size"]
   what = (
     f"One {config['model']['backbone']} backbone with"
     f" {'heads' if len(facts.tasks) > 1 else 'a head'} for {names}, for images"
-    f" at {height} x {width} pixels"
+    f" at {_size(config)} pixels"
   )
   if model.origin:
     yield (
@@ -387,16 +388,27 @@ def _licence(licence: str, found: Sequence[Licensed]) -> Iterator[str]:
 def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
   rows, folded = [], []
   for name, task in tasks.items():
-    descriptions = [f.describe(task.classes) for f in task.fields.values()]
-    units = [d["unit"] for d in descriptions if d.get("unit")]
+    gives = [
+      f"{array}: {meaning}"
+      for field in task.fields.values()
+      for array, meaning in field.predicted.items()
+      if array != "valid"  # of exported files, which have fixed shapes
+    ]
+    described = [f.describe(task.classes) for f in task.fields.values()]
+    gives += [f"unit: {d['unit']}" for d in described if d.get("unit")]
     shown = ", ".join(task.classes[:_MAX_CLASSES])
     if len(task.classes) > _MAX_CLASSES:
       shown += f", ... ({len(task.classes)}, listed below)"
       folded.append((name, task.classes))
     kind = type(task).__name__
     title = name if name == kind.lower() else f"{name} ({kind})"
-    rows.append((title, ", ".join(units) or "-", shown or "-"))
-  yield from _table(("task", "unit", "classes"), rows)
+    rows.append((title, "; ".join(gives) or "-", shown or "-"))
+  yield from _table(("task", "gives", "classes"), rows)
+  yield ""
+  yield (
+    "`must_jax` gives boxes and maps in the photo's own pixels, exported files"
+    " in those of the image that they take."
+  )
   for name, classes in folded:
     yield from _folded(
       f"The {len(classes)} classes of {name}", [", ".join(classes)]
@@ -570,7 +582,7 @@ def _teachers(model: Model) -> Iterator[str]:
         teacher.task or _UNKNOWN,
         f"`{teacher.digest}`",
         config["model"]["backbone"] if config else _UNKNOWN,
-        "{} x {}".format(*config["data"]["image_size"]) if config else _UNKNOWN,
+        _size(config) if config else _UNKNOWN,
         _and(images) or published or _UNKNOWN,
         _recipe(config) if config and not teacher.origin else _UNKNOWN,
       )
@@ -721,12 +733,27 @@ def _start_name(model: Model) -> str:
 
 
 def _preprocessing(facts: Facts) -> Iterator[str]:
-  data, model = facts.config["data"], facts.config["model"]
-  resize = data["eval_resize"]
-  size = "{} x {}".format(*data["image_size"])
-  how = _RESIZE.get(resize, "a rule of `must_jax/input/preprocess.py` with {}")
-  crop = f"crop fraction {data['crop_fraction']:g}" if "crop" in resize else ""
-  yield f"`{resize}`: {', '.join(filter(None, (how.format(size), crop)))}."
+  config = config_lib.from_json(json.dumps(facts.config))
+  tasks = build_tasks(config)
+  described = signature.preprocessing(
+    make_program(
+      LoadedModel(Path(), config, tasks, build_model(config, tasks), {})
+    )
+  )
+  resize = config.data.eval_resize
+  if "instead_of" in described:
+    yield (
+      f"By the rule `{resize}` of `must_jax/input/preprocess.py`, with"
+      f" {_size(facts.config)}. Exported files, whose images have one size,"
+      f" take `{described['resize']}` instead:"
+    )
+  else:
+    yield f"`{resize}` to {_size(facts.config)}:"
+  yield ""
+  for number, step in enumerate(described["steps"], 1):
+    yield f"{number}. {step}"
+  yield ""
+  model = facts.config["model"]
   mean = ", ".join(f"{x:g}" for x in model["image_mean"])
   std = ", ".join(f"{x:g}" for x in model["image_std"])
   yield (
@@ -735,21 +762,12 @@ def _preprocessing(facts: Facts) -> Iterator[str]:
   )
 
 
-# `AugmentOptions`, in short.
-_RESIZE = {
-  "pad": "the whole photo is fitted into {}, at the top left, and padded",
-  "stretch": "the whole photo is stretched to {}",
-  "center_crop": "the middle of the photo, unstretched, becomes {}",
-}
-
-
 def _limits(facts: Facts) -> Iterator[str]:
   config = facts.config
-  size = "{} x {}".format(*config["data"]["image_size"])
   at = "about " if varies_size(config["data"]["eval_resize"]) else ""
   yield (
-    f"- It sees a photo at {at}{size} pixels, whatever its size; what is"
-    " smaller than a few of these pixels is lost."
+    f"- It sees a photo at {at}{_size(config)} pixels, whatever its size; what"
+    " is smaller than a few of these pixels is lost."
   )
   if any(task.classes for task in facts.tasks.values()):
     yield (
@@ -827,6 +845,10 @@ def _folded(title: str, lines: Sequence[str]) -> Iterator[str]:
   yield from lines
   yield ""
   yield "</details>"
+
+
+def _size(config: _Json) -> str:
+  return "{} x {}".format(*config["data"]["image_size"])
 
 
 def _digest(digest: str) -> str:

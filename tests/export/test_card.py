@@ -170,6 +170,8 @@ def test_a_permissive_lineage_warns_of_nothing(makes):
   assert "model-index" not in metadata  # nothing was measured
   assert "kind: not measured" in section(text, "Evaluation")
   assert checkpoint.fingerprint(place) in text
+  steps = section(text, "Preprocessing")
+  assert "`pad` to 64 x 64" in steps and "(0.485, 0.456, 0.406)" in steps
 
 
 def test_non_commercial_images_two_levels_up_are_at_the_top(student, capsys):
@@ -219,6 +221,7 @@ def test_published_weights_bring_their_licence(makes):
   }
   config = makes.config(images)
   config.train_on = ()
+  config.data.eval_resize = "midas_upper_bound"
   published = makes.model("published", config, origin)
   metadata, text = read(published)
   assert metadata["license"] == "other"
@@ -226,6 +229,8 @@ def test_published_weights_bring_their_licence(makes):
   assert metadata["license_link"] == origin["source"]
   assert origin["title"] in before_title_two(text)
   assert "ab" * 32 in section(text, "Training")
+  assert "By the rule `midas_upper_bound`" in section(text, "Preprocessing")
+  assert "at about 64 x 64 pixels" in section(text, "Limits")
   labels = makes.labels("photos", images, makes.teacher(published))
   student = makes.model("student", makes.config(images, labels), seed=1)
   metadata, text = read(student)

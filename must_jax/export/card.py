@@ -21,7 +21,13 @@ from must_jax.export.evaluations import Evaluation
 from must_jax.export.lineage import Licensed, Model, PseudoLabels
 from must_jax.export.program import make_program
 from must_jax.input.preprocess import varies_size
-from must_jax.storage.path import Path, PathLike, publish, read_appended
+from must_jax.storage.path import (
+  Path,
+  PathLike,
+  make_directory,
+  publish,
+  read_appended,
+)
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
@@ -187,6 +193,7 @@ def run(args: argparse.Namespace) -> int:
   if args.out is None:
     sys.stdout.write(text)
   else:
+    make_directory(args.out.parent)
     with publish(args.out) as file:
       file.write(text.encode())
     print(f"Wrote {args.out}")
@@ -313,7 +320,7 @@ def _warning(found: Sequence[Licensed]) -> Iterator[str]:
 
 def _finding(finding: Licensed) -> str:
   text = (
-    f'"{finding.text}"'
+    f'"{" ".join(finding.text.split())}"'
     if finding.text
     else "no licence is recorded"
     if finding.text == ""

@@ -6,11 +6,13 @@ their teacher's whole config, so a teacher is known though its run is gone. What
 is not there any more, or has changed since, is said by `problem`.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
+from must_jax import config as config_lib
 from must_jax import fields
 from must_jax.export import licences
 from must_jax.export.licences import Licence
@@ -256,6 +258,11 @@ def _follow(
     before: digests of the models that this one went into.
     task: see `Model`.
   """
+  # Of an earlier version, with the options that there were none of.
+  with contextlib.suppress(ValueError, KeyError, TypeError):
+    config = json.loads(
+      config_lib.to_json(config_lib.from_json(json.dumps(config)))
+    )
   model = Model(name, place, digest, task, config, origin)
   if origin:
     return model
@@ -434,7 +441,7 @@ def _name(place: str) -> str:
 
 
 def _findings(model: Model, path: tuple[str, ...]) -> Iterator[Licensed]:
-  if model.config is None or model.origin or model.problem:
+  if model.origin or model.problem or not model.sources:
     what = f"weights {model.name}" if model.config else model.name
     text = model.origin.get("licence")
     yield Licensed(what, text, licences.read(text), path)

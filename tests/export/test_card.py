@@ -157,6 +157,21 @@ def before_title_two(text):
   return text.partition("\n## ")[0]
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_checkpoints_of_earlier_versions_have_cards(version, tmp_path):
+  golden = pathlib.Path(__file__).parents[1] / "train" / "golden"
+  run = tmp_path / "run"
+  shutil.unpack_archive(golden / f"checkpoint_{version}.zip", run)
+  metadata, text = read(run)
+  assert metadata["library_name"] == "must_jax"
+  # It does not say what it was trained on.
+  assert "weights run: nothing is known of its licence" in (
+    before_title_two(text)
+  )
+  write_folder(run, tmp_path / "hub")
+  assert checkpoint.fingerprint(tmp_path / "hub") == checkpoint.fingerprint(run)
+
+
 def test_a_permissive_lineage_warns_of_nothing(makes):
   place = makes.model("plain", makes.config(makes.images("own", "CC0-1.0")))
   metadata, text = read(place, "--name", "Plain", "--licence", "Apache 2.0")

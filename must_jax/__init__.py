@@ -17,7 +17,9 @@ def load(path: str) -> "LoadedModel":
   """Loads a checkpoint: model, parameters, tasks and class names.
 
   Args:
-    path: a run's workdir, its `checkpoints`, or the directory of one step.
+    path: a run's workdir, its `checkpoints`, the directory of one step, or a
+      folder of `must-jax export --format hub` or `safetensors`; local or in a
+      bucket.
 
   Raises:
     FileNotFoundError: there is no checkpoint.

@@ -161,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
   plan_arguments.add_arguments(plan)
   plan.set_defaults(run=_plan, overrides=())
 
+  from must_jax.export import card
+
+  carder = commands.add_parser(
+    "card", help="what a model is: a page with the metadata of model hubs"
+  )
+  card.add_arguments(carder)
+  carder.set_defaults(run=_card)
+
   predict = commands.add_parser(
     "predict", help="draw a checkpoint's predictions for images"
   )
@@ -281,6 +289,12 @@ def _plan(args: argparse.Namespace) -> int:
   from must_jax.preflight import plan
 
   return plan.run(args, args.overrides)
+
+
+def _card(args: argparse.Namespace) -> int:
+  from must_jax.export import card
+
+  return card.run(args)
 
 
 def _predict(args: argparse.Namespace) -> int:

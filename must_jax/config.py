@@ -495,8 +495,9 @@ def from_json(text: str) -> ConfigDict:
       config.update(_tuples(raw))
   except KeyError as error:
     raise ValueError(
-      f"The stored config has an option this version does not know: {error}."
-      " It was written by another version of must_jax."
+      "The stored config has an option this version does not know:"
+      f" {str(error).partition(' and cannot')[0]}. It was written by another"
+      " version of must_jax."
     ) from None
   with config.unlocked():
     for name, entry in tasks.items():
@@ -561,7 +562,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """The config of a file, with some options set.
 
   Args:
-    path: FILE or FILE:ARG.
+    path: FILE or FILE:ARG; or the `config.json` of a run, or of a folder for a
+      hub.
     overrides: "--config.NAME=VALUE" each.
 
   Raises:
@@ -573,16 +575,22 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       f"--config is {path!r}, and there is no such file; expected one such as"
       " configs/student.py, or with arguments, configs/student.py:images=DIR."
     )
-  argv = ["config", f"--config={path}", *overrides]
+  is_stored = path.endswith(".json")
+  argv = ["config", *([] if is_stored else [f"--config={path}"]), *overrides]
   values = flags.FlagValues()
   # A config may import its neighbours, as `configs.NAME` wherever it lies.
   file = os.path.abspath(path.partition(":")[0])
   before = sys.path[:]
   sys.path[:0] = [os.getcwd(), os.path.dirname(os.path.dirname(file))]
   try:
-    config_flags.DEFINE_config_file(
-      "config", lock_config=True, flag_values=values, sys_argv=argv
-    )
+    if is_stored:
+      config_flags.DEFINE_config_dict(
+        "config", _stored(path), flag_values=values, sys_argv=argv
+      )
+    else:
+      config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=argv
+      )
     rest = values(argv)
   except (flags.Error, LookupError, AttributeError, TypeError) as error:
     if overrides:
@@ -598,6 +606,22 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."
     )
   return values.config
+
+
+def _stored(path: str) -> ConfigDict:
+  """The config of a run's `config.json`, or of that of a folder for a hub.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  with open(path) as file:
+    try:
+      value = json.load(file)
+      return from_json(json.dumps(value.get("config", value)))
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+      raise ValueError(
+        f"{path} is no config.json of a run or of a must_jax model: {error}"
+      ) from None
 
 
 def _without_traceback(error: Exception) -> str:

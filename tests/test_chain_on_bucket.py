@@ -128,6 +128,7 @@ def run_chain(root):
   )
   assert again == result
   command("predict", tuned, f"{root}/raw/photos", "--out", f"{root}/pictures")
+  command("card", student, "--out", f"{root}/card.md")
   weights = f"{root}/student.safetensors"
   command("convert", "must_jax", student, "--out", weights)
   command("convert", "must_jax", weights, "--out", f"{root}/checkpoints/back")
@@ -184,6 +185,7 @@ def test_a_bucket_gives_what_a_disk_gives(on_disk, bucket, capfd):
     return [json.loads(line)["loss"] for line in lines.splitlines()]
 
   assert losses(disk) == losses(bucket.root) != []
+  assert here["card.md"] == there["card.md"]
   assert any("tfevents" in name for name in there)
   for name in here:
     if name.endswith(".png"):

@@ -66,6 +66,27 @@ def neighbours(tmp_path, monkeypatch):
   sys.modules.pop("neighbour", None)
 
 
+def test_a_runs_own_config_loads(tmp_path):
+  config = config_lib.base_config()
+  config.datasets.d = config_lib.dataset("data/d", "train")
+  config.tasks.kind = config_lib.task("depth", labels={"d": "supervised"})
+  file = tmp_path / "config.json"
+  file.write_text(config_lib.to_json(config))
+  again = config_lib.load(str(file), ["--config.tasks.kind.weight=0.5"])
+  assert again.tasks.kind.weight == 0.5
+  again.tasks.kind.weight = None
+  assert config_lib.to_json(again) == file.read_text()
+  with pytest.raises(ValueError, match=r"did you mean --config\.optimizer\.lr"):
+    config_lib.load(str(file), ["--config.optimizr.lr=1"])
+  for text in ("[]", "{", '{"model_type": "vit"}'):
+    file.write_text(text)
+    with pytest.raises(
+      ValueError, match=r"is no config\.json of a run"
+    ) as error:
+      config_lib.load(str(file))
+    assert len(str(error.value)) < 300
+
+
 @pytest.mark.usefixtures("neighbours")
 def test_load_takes_arguments_overrides_and_neighbours():
   before = list(sys.path)

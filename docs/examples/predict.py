@@ -3,8 +3,8 @@ r"""Predicts photos with an exported model, without must_jax.
   python predict.py EXPORT photo.jpg ...
 
 EXPORT is a folder that `must-jax export` made: of StableHLO (this needs jax,
-flatbuffers, numpy and pillow) or a SavedModel (tensorflow, numpy and pillow). It
-prints what is seen, in the photos' own pixels.
+flatbuffers, numpy and pillow) or a SavedModel (tensorflow, numpy and pillow).
+It prints what is seen, in the photos' own pixels.
 """
 
 import json

@@ -16,7 +16,8 @@ from must_jax.convert.conversion import (
   convert,
   match_names,
 )
-from must_jax.storage.path import Path, local_copy
+from must_jax.storage import tensor_file
+from must_jax.storage.path import Path, local_copy, make_directory
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -118,7 +119,8 @@ def to_safetensors(path: Path, out: Path) -> None:
     "origin": checkpoint.read_origin(path),
   }
   variables = flatten_dict(checkpoint.load_variables(path), sep="/")
-  weight_files.write(out, variables, metadata)
+  make_directory(out.parent)
+  tensor_file.write(out, variables, metadata)
 
 
 def from_safetensors(path: Path, out: Path) -> None:

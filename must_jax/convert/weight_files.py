@@ -1,20 +1,18 @@
 """Files of published weights: read without running any code in them.
 
-`safetensors` and `torch` are in the extra `[convert]`; torch is imported only
-for its own files.
+`torch`, the extra `[convert]`, is imported only for its own files.
 """
 
 import hashlib
 import importlib
-import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from must_jax.convert.conversion import ConversionError
-from must_jax.storage.path import Path, make_directory, publish
+from must_jax.storage import tensor_file
+from must_jax.storage.path import Path
 
 # What training programs call the weights in their checkpoints. Averaged ones
 # come first: they are what their authors evaluate.
@@ -55,39 +53,10 @@ def read_with_metadata(
   path: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Tensors and the free text of a `.safetensors` file; see `read`."""
-  if not path.is_file():
-    raise FileNotFoundError(f"There is no file of weights at {path}.")
-  safetensors = _import("safetensors")
   try:
-    with safetensors.safe_open(str(path), framework="np") as file:
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-      return tensors, file.metadata() or {}
-  except (safetensors.SafetensorError, TypeError, OSError) as error:
-    raise ConversionError(
-      f"{path} cannot be read as safetensors ({error}). It may be truncated:"
-      " compare its size with the published one."
-    ) from None
-
-
-def write(
-  path: Path,
-  tensors: Mapping[str, np.ndarray],
-  metadata: Mapping[str, Any],
-) -> None:
-  """Writes a `.safetensors` file, whole or not at all.
-
-  Args:
-    path: of the file.
-    tensors: by name.
-    metadata: JSON values by name.
-  """
-  data = _import("safetensors.numpy").save(
-    {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-    metadata={name: json.dumps(value) for name, value in metadata.items()},
-  )
-  make_directory(path.parent)
-  with publish(path) as file:
-    file.write(data)
+    return tensor_file.read(path)
+  except ValueError as error:
+    raise ConversionError(str(error)) from None
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import tempfile
 
 import must_jax
 from must_jax.export import check, formats, signature
-from must_jax.export.program import ANY, make_program
+from must_jax.export.program import ANY, ExportProgram, make_program
 from must_jax.storage.path import (
   Path,
   list_tree,
@@ -71,29 +71,24 @@ def run(args: argparse.Namespace) -> int:
       f"--batch is {ANY!r}, which {args.format} does not take here; expected a"
       " number."
     )
+  own_check = getattr(form, "check", None)
+  if own_check:
+    _check_whole(args)
   loaded = must_jax.load(str(args.checkpoint))
   tasks = [name for name in args.tasks.split(",") if name]
   program = make_program(loaded, tasks, args.image_size, batch)
-  images = [check.noise(program)]
-  if args.photos:
-    images.insert(0, check.read_photos(program, args.photos))
-  elif own := check.own_photos(program):
-    images.insert(0, own)
-  else:
-    print(
-      "warning: it is checked on noise alone, since the checkpoint's data are"
-      " not there; --photos FILE... names photos.",
-      file=sys.stderr,
-    )
-
+  images = [] if own_check else _images(args, program)
   with tempfile.TemporaryDirectory() as directory:
     folder = Path(directory)
     form.write(program, folder)
     described = signature.describe(program)
     described["format"], described["artefact"] = args.format, form.ARTEFACT
-    result = check.check(
-      program, args.format, form, folder, images, args.data, args.split
-    )
+    if own_check:
+      result = own_check(program, folder)
+    else:
+      result = check.check(
+        program, args.format, form, folder, images, args.data, args.split
+      )
     for name in sorted(list_tree(folder)):
       make_directory((args.out / name).parent)
       with publish(args.out / name) as file:
@@ -109,6 +104,40 @@ def run(args: argparse.Namespace) -> int:
       file=sys.stderr,
     )
   return 0 if result["passed"] else 1
+
+
+def _check_whole(args: argparse.Namespace) -> None:
+  """Raises `ValueError` for options that a whole checkpoint does not take."""
+  given = {
+    "--tasks": args.tasks,
+    "--image-size": args.image_size,
+    "--batch": args.batch != "1",
+    "--photos": args.photos,
+    "--data": args.data,
+  }
+  if wrong := [option for option, value in given.items() if value]:
+    raise ValueError(
+      f"--format {args.format} has the whole checkpoint, and is compared bit by"
+      f" bit; expected no {', '.join(wrong)}."
+    )
+
+
+def _images(
+  args: argparse.Namespace, program: ExportProgram
+) -> list[check.Images]:
+  """What the export is checked on."""
+  images = [check.noise(program)]
+  if args.photos:
+    images.insert(0, check.read_photos(program, args.photos))
+  elif own := check.own_photos(program):
+    images.insert(0, own)
+  else:
+    print(
+      "warning: it is checked on noise alone, since the checkpoint's data are"
+      " not there; --photos FILE... names photos.",
+      file=sys.stderr,
+    )
+  return images
 
 
 def _check_free(out: Path) -> None:
@@ -131,7 +160,11 @@ def _number(text: str) -> int:
 
 
 def _print(out: Path, result: dict) -> None:
-  print(f"{out}: {result['bytes'] / 1e6:.1f} MB, {', '.join(result['images'])}")
+  size = f"{out}: {result['bytes'] / 1e6:.1f} MB"
+  if "digest" in result:
+    print(f"{size}, weights {result['digest']}")
+    return
+  print(f"{size}, {', '.join(result['images'])}")
   for task, values in result["differences"].items():
     shown = ", ".join(f"{key} {value:.2g}" for key, value in values.items())
     print(f"  {task}: {shown}")

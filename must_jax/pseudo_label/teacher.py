@@ -64,12 +64,15 @@ def describe_teacher(model: LoadedModel, task: Task) -> dict[str, Any]:
   `batch_size` and `lr` give the student's loss weights (paper 3.2); how a
   published network was trained is not known.
   """
+  meta = checkpoint.read_meta(model.path)
   described = {
     "digest": checkpoint.fingerprint(model.path),
     "task": task.name,
     "config": json.loads(config_lib.to_json(model.config)),
+    # Of a folder for a hub, which knows what its data were.
+    **({"lineage": meta["lineage"]} if "lineage" in meta else {}),
   }
-  if origin := checkpoint.read_origin(model.path):
+  if origin := meta.get("origin"):
     return described | {"origin": origin}
   return described | {
     "batch_size": model.config.data.batch_size,

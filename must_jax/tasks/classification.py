@@ -35,6 +35,7 @@ class Classification(Task):
   top_k: int = 0
 
   post_processing = ("top_k",)
+  hub_task = "image-classification"
   ranges: ClassVar = {
     "label_smoothing": DECAY,
     "dropout": DECAY,
@@ -77,7 +78,7 @@ class Classification(Task):
     return {"label": {"classes": classes, "probs": probs[classes]}}
 
   def make_metrics(self):
-    return Accuracy(self.num_classes)
+    return Accuracy(self.classes)
 
   def draw(self, image, arrays):
     return pictures.draw_bars(image, arrays["probs"])

@@ -28,6 +28,7 @@ class Contrastive(Task):
   projection_channels: int = 128  # ref SimCLR
 
   views: ClassVar[int] = 2
+  hub_task = "image-feature-extraction"
   ranges: ClassVar = {
     "temperature": POSITIVE,
     "projection_layers": AT_LEAST_1,

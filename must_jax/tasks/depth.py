@@ -50,6 +50,7 @@ class Depth(Task):
   num_convs: int = 3  # paper 3.2
 
   measurement = ("min_depth", "max_depth", "crop")
+  hub_task = "depth-estimation"
   ranges: ClassVar = {
     "min_depth": NOT_NEGATIVE,
     "max_depth": POSITIVE,

@@ -45,6 +45,7 @@ class Detection(rcnn.RCNNOptions, Task):
   post_processing = (
     *("score_threshold", "pre_nms", "nms_iou", "max_detections", "min_side"),
   )
+  hub_task = "object-detection"
   ranges: ClassVar = {
     "min_score": FRACTION,
     "score_threshold": FRACTION,

@@ -31,6 +31,7 @@ class Segmentation(Task):
   min_score: float = 0.5
   num_convs: int = 3  # paper 3.2
 
+  hub_task = "image-segmentation"
   ranges: ClassVar = {"min_score": FRACTION, "num_convs": NOT_NEGATIVE}
 
   @property

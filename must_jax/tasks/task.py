@@ -50,6 +50,8 @@ class Task(abc.ABC):
   # Options of predicting alone. Nothing that is learned depends on either, so a
   # run that goes on may change them.
   post_processing: ClassVar[tuple[str, ...]] = ()
+  # What model hubs call it, "" if they have no name for it.
+  hub_task: ClassVar[str] = ""
   # Which numbers options take; others need only be finite.
   ranges: ClassVar[Mapping[str, Interval]] = {}
 

@@ -5,6 +5,9 @@ version, the run's whole config (class names included), a digest of the state
 and a checksum of itself, so a checkpoint explains itself and flipped bits are
 noticed. A converted one also has an `origin`: where its weights are from, and
 their licence.
+
+A folder for a hub is read like one: `model.safetensors` has the variables,
+`config.json` what `meta` holds (`describe_folder`).
 """
 
 import contextlib
@@ -19,22 +22,27 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from flax.traverse_util import unflatten_dict
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
+from must_jax.storage import tensor_file
 from must_jax.storage.path import (
   Path,
   PathLike,
   absolute,
   check_bucket,
   is_local,
+  read_files,
 )
 from must_jax.train import runtime
 from must_jax.train.state import TrainState
 from must_jax.types import PyTree
 
 FORMAT_VERSION = 2
+# Of a folder for a hub.
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _COMMITTED = "commit_success.txt"  # of orbax, on object stores
 _UNFINISHED = (
   f"was not saved to its end: {_COMMITTED} is missing. One that was copied from"
@@ -295,8 +303,25 @@ def write_variables(
   return root / "0"
 
 
+def describe_folder(path: PathLike, **more: Any) -> dict[str, Any]:
+  """What `config.json` says in a folder that has a checkpoint's variables.
+
+  Args:
+    path: of the checkpoint.
+    **more: JSON values by name, which `read_meta` gives back.
+  """
+  meta = read_meta(path)
+  config = json.loads(config_lib.to_json(read_config(path)))
+  parts = ("ema",) if "ema" in meta["digest"] else ("params", "batch_stats")
+  kept = {name: meta[name] for name in ("origin",) if name in meta}
+  digests = {part: meta["digest"][part] for part in parts}
+  return _meta(config, digests, library="must_jax", **kept, **more)
+
+
 def find(path: PathLike) -> Path:
   """The directory of one step, from it, its parent or a workdir.
+
+  Or a folder for a hub, as it is.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
@@ -306,6 +331,8 @@ def find(path: PathLike) -> Path:
     if is_finished(path):
       return path
     raise FileNotFoundError(f"The checkpoint {path} {_UNFINISHED}")
+  if (path / WEIGHTS_FILE).exists():
+    return path
   unfinished = ""
   for root in (path / "checkpoints", path):
     if root.is_dir():
@@ -316,7 +343,8 @@ def find(path: PathLike) -> Path:
         unfinished = f" That of step {step} {_UNFINISHED}"
   raise FileNotFoundError(
     f"No checkpoint at {path}: expected a directory of a step (with `state`"
-    " and `meta`), a directory of such, or a run's workdir." + unfinished
+    " and `meta`), a directory of such, a run's workdir, or a folder with"
+    f" {WEIGHTS_FILE}." + unfinished
   )
 
 
@@ -329,19 +357,34 @@ def is_finished(path: Path) -> bool:
   return is_local(path) or (path / _COMMITTED).exists()
 
 
+def read_meta(path: PathLike) -> dict[str, Any]:
+  """What a checkpoint says of itself.
+
+  Returns:
+    "config", "digest" by part; "origin" of converted weights; what a folder for
+    a hub adds.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    CorruptCheckpointError: it is not what was saved.
+    OtherFormatError: it is of another version, or none of ours.
+  """
+  return _read_meta(find(path))
+
+
 def read_config(path: PathLike) -> ConfigDict:
   """The config that made a checkpoint, class names included."""
-  return config_lib.from_json(json.dumps(_read_meta(find(path))["config"]))
+  return config_lib.from_json(json.dumps(read_meta(path)["config"]))
 
 
 def read_origin(path: PathLike) -> dict[str, Any]:
   """Where converted weights are from; {} for those that a run made."""
-  return _read_meta(find(path)).get("origin", {})
+  return read_meta(path).get("origin", {})
 
 
 def fingerprint(path: PathLike) -> str:
   """Identifies the parameters of a checkpoint, for manifests."""
-  digests = _read_meta(find(path))["digest"]
+  digests = read_meta(path)["digest"]
   words = digests.get("ema") or digests["params"] + digests["batch_stats"]
   return "".join(f"{word:08x}" for word in words)
 
@@ -357,12 +400,21 @@ def load_variables(path: PathLike) -> dict[str, PyTree]:
   path = find(path)
   meta = _read_meta(path)
   try:
-    restored = _read_variables(path / "state")
+    if (path / "state").exists():
+      restored = _read_variables(path / "state")
+    else:
+      restored = _read_folder(path, "ema" in meta["digest"])
   except Exception as error:  # as it comes: AttributeError, ValueError, ...
     raise _corrupt(path, error) from error
   found = {part: digest(restored[part]) for part in restored}
   _check(meta["digest"], found, path)
   return {"batch_stats": {}} | restored.get("ema", restored)
+
+
+def _read_folder(path: Path, are_averages: bool) -> dict[str, PyTree]:
+  tensors, _ = tensor_file.read(path / WEIGHTS_FILE)
+  variables = {"batch_stats": {}} | unflatten_dict(tensors, sep="/")
+  return {"ema": variables} if are_averages else variables
 
 
 def _read_variables(path: Path) -> dict[str, PyTree]:
@@ -596,10 +648,18 @@ def _checksum(meta: dict[str, Any]) -> int:
 def _read_meta(
   path: Path, readable: tuple[int, ...] = _READABLE
 ) -> dict[str, Any]:
+  files = read_files([path / "meta" / "metadata", path / CONFIG_FILE])
   try:
-    meta = json.loads((path / "meta" / "metadata").read_text())
+    meta = json.loads(next(text for text in files if text is not None))
     version, checksum = meta["format_version"], meta.pop("checksum", None)
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except StopIteration:
+    raise _corrupt(path, f"there is no meta, or {CONFIG_FILE}") from None
+  except (ValueError, KeyError, TypeError) as error:
+    if (path / WEIGHTS_FILE).exists():
+      raise OtherFormatError(
+        f"{path / CONFIG_FILE} is not that of a must_jax model; convert"
+        f" published weights: must-jax convert KIND {path / WEIGHTS_FILE}."
+      ) from error
     raise _corrupt(path, f"meta cannot be read ({error})") from error
   if version not in readable:
     raise OtherFormatError(
@@ -634,10 +694,12 @@ __all__ = [
   "CorruptCheckpointError",
   "OtherFormatError",
   "WarmStart",
+  "describe_folder",
   "find",
   "fingerprint",
   "load_variables",
   "read_config",
+  "read_meta",
   "read_origin",
   "write_variables",
 ]

@@ -21,6 +21,7 @@ from must_jax.input.union import Union
 from must_jax.metrics.metric import Metric
 from must_jax.models.must import MustModel
 from must_jax.storage.path import Path, PathLike, make_directory, publish_json
+from must_jax.storage.sets import content_digest, read_index
 from must_jax.tasks import TASKS, Task
 from must_jax.train import checkpoint, runtime
 from must_jax.train import mesh as mesh_lib
@@ -28,6 +29,8 @@ from must_jax.train.build import build_model, build_tasks
 from must_jax.train.inference import Batch, Outputs, Predictor, take
 from must_jax.train.runtime import Preemption
 from must_jax.types import PyTree
+
+RESULT_FILE, EVALUATION_FILE = "result.json", "evaluation.json"
 
 
 def evaluate_checkpoint(
@@ -38,8 +41,9 @@ def evaluate_checkpoint(
   Args:
     config: says where labels are, on which devices and in which batches it is
       measured, and how (`Task.measurement`); all else is the checkpoint's.
-    workdir: gets `result.json` and `quarantine/`. Its latest checkpoint is
-      evaluated unless `config.evaluate_from` names one.
+    workdir: gets `result.json`, `evaluation.json` (of what, on what) and
+      `quarantine/`. Its latest checkpoint is evaluated unless
+      `config.evaluate_from` names one.
 
   Returns:
     {"dataset/task/metric": value}.
@@ -68,6 +72,7 @@ def evaluate_checkpoint(
     sys.exit(PREEMPTED)
   logging.info("Result\n%s", runtime.metric_table(metrics))
   write_result(workdir, metrics)
+  _write_evaluation(workdir, config, step_dir, metrics)
   return metrics
 
 
@@ -75,7 +80,37 @@ def write_result(workdir: PathLike, metrics: Mapping[str, float]) -> None:
   """Writes `result.json`, by the first process."""
   if jax.process_index() == 0:
     make_directory(workdir)
-    publish_json(Path(workdir) / "result.json", metrics)
+    publish_json(Path(workdir) / RESULT_FILE, metrics)
+
+
+def _write_evaluation(
+  workdir: PathLike,
+  config: ConfigDict,
+  step_dir: Path,
+  metrics: Mapping[str, float],
+) -> None:
+  """Writes `evaluation.json`, by the first process: what was measured."""
+  if jax.process_index():
+    return
+  measured = {}
+  for name in config.evaluate_on:
+    entry = config.datasets[name]
+    index = read_index(entry.dir)
+    listed = index["splits"][entry.split]
+    measured[name] = {
+      "name": index["name"],
+      "split": entry.split,
+      "licence": index["licence"],
+      "num_records": listed["num_records"],
+      "digest": content_digest(listed["shards"]),
+    }
+  record = {
+    "checkpoint": str(step_dir),
+    "digest": checkpoint.fingerprint(step_dir),
+    "datasets": measured,
+    "metrics": dict(metrics),
+  }
+  publish_json(Path(workdir) / EVALUATION_FILE, record)
 
 
 def _of_checkpoint(

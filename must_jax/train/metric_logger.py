@@ -26,7 +26,7 @@ from must_jax.storage.path import (
 from must_jax.train.guard import Streak
 from must_jax.train.runtime import duration, metric_table
 
-_METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 class MetricLogger:
@@ -196,7 +196,7 @@ class MetricWriter:
 
   def _open(self, step: int) -> None:
     if self._is_first:
-      path = self._workdir / _METRICS
+      path = self._workdir / METRICS_FILE
       with self._named_errors():
         drop_lines(path, lambda line: _step_of(line) > step)
         self._lines = Appender(path)
@@ -242,7 +242,7 @@ class MetricWriter:
       yield
     except Exception as error:  # TensorFlow's are no OSError
       raise OSError(
-        f"{self._workdir / _METRICS} and the events beside it cannot be"
+        f"{self._workdir / METRICS_FILE} and the events beside it cannot be"
         f" written: {error}. Free some space, or mend what the message says;"
         " the same command goes on."
       ) from error

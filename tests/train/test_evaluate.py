@@ -9,8 +9,9 @@ from PIL import Image
 
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, smoke, task
+from must_jax.export import card
 from must_jax.main import run_stage
-from must_jax.train import loop
+from must_jax.train import checkpoint, loop
 
 COLORS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 
@@ -82,6 +83,28 @@ def test_classes_in_another_order_are_the_same_by_name(run, tmp_path):
   assert evaluate(config, tmp_path / "new") == result
   written = json.loads((tmp_path / "new" / "result.json").read_text())
   assert written == result
+  # And of which weights it is, on what.
+  said = json.loads((tmp_path / "new" / "evaluation.json").read_text())
+  assert said["metrics"] == result
+  assert said["digest"] == checkpoint.fingerprint(root / "run")
+  assert said["datasets"]["it"]["name"] == "bgr"
+  assert said["datasets"]["it"]["num_records"] == 18
+
+
+def test_a_card_has_the_metrics_of_both(run, tmp_path):
+  root, config, result = run
+  own = card.collect(root / "run").evaluations
+  assert [(e.metrics, e.problem) for e in own] == [(result, "")]
+  config = config.copy_and_resolve_references()
+  config.evaluate_from = str(root / "run")
+  evaluate(config, tmp_path / "new")
+  facts = card.collect(root / "run", [tmp_path / "new"])
+  assert [e.metrics for e in facts.evaluations] == [result, result]
+  # The weights of the loss, and how often images were drawn, are the run's.
+  assert facts.last["step"] == facts.step == config.train.steps
+  assert facts.last["examples/it"] == (
+    config.train.steps * config.data.batch_size
+  )
 
 
 def test_the_checkpoint_says_what_the_model_is(run, tmp_path, warnings_said):

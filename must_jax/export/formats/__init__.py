@@ -3,7 +3,8 @@
 A module has `ARTEFACT`, the name of the file or folder that is loaded;
 `REQUIRES`, packages that it needs to be written and checked; `ANY_BATCH`,
 whether the number of images may stay open; and `write(program, directory)`.
-`runner.py` is how its own runtime loads it.
+`runner.py` is how its own runtime loads it. One that is the checkpoint itself
+in another form is loaded by this package, and has `check(program, directory)`.
 """
 
 import difflib
@@ -14,7 +15,7 @@ from typing import Protocol
 from must_jax.export.program import ExportProgram
 from must_jax.storage.path import Path
 
-NAMES = ("stablehlo", "savedmodel")
+NAMES = ("stablehlo", "savedmodel", "safetensors", "hub")
 
 
 class Format(Protocol):

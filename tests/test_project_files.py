@@ -1,0 +1,43 @@
+"""What people and tools look for beside the code."""
+
+import hashlib
+import pathlib
+import re
+
+import yaml
+
+import must_jax
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_licence_is_the_published_text():
+  digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+  # Of https://www.apache.org/licenses/LICENSE-2.0.txt.
+  assert digest == (
+    "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+  )
+
+
+def test_citation_names_this_version_and_the_paper():
+  citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+  assert citation["cff-version"] == "1.2.0"
+  assert citation["version"] == must_jax.__version__
+  assert {*citation} >= {"message", "title", "authors"}  # what CFF requires
+  paper = citation["preferred-citation"]
+  assert [author["family-names"] for author in paper["authors"]] == [
+    "Ghiasi",
+    "Zoph",
+    "Cubuk",
+    "Le",
+    "Lin",
+  ]
+  assert paper["title"] in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_links_of_pages_lead_somewhere():
+  pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+  assert len(pages) > 10
+  for page in pages:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+      assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -42,6 +42,8 @@ PREEMPTED = 42
 OPTIMIZERS = ("sgd", "adamw", "lars", "rmsprop")
 SCHEDULES = ("cosine", "polynomial", "steps")
 STAGES = ("train", "evaluate", "label")
+TENSORBOARD = "tensorboard"
+TRACKERS = (TENSORBOARD, "wandb", "mlflow")
 TRAIN_RESIZE = ("pad", "stretch", "center_crop", "inception_crop")
 # All but the first three are of published networks, see input.preprocess.RULES.
 EVAL_RESIZE = (
@@ -108,6 +110,9 @@ RANGES: dict[str, Interval] = {
   "train.evaluate_every": NOT_NEGATIVE,
   "train.checkpoint_every": NOT_NEGATIVE,
   "train.keep_checkpoints": AT_LEAST_1,
+  "train.patience": NOT_NEGATIVE,
+  "train.pictures": NOT_NEGATIVE,
+  "train.profile_steps": NOT_NEGATIVE,
   "train.accumulate": AT_LEAST_1,
   "train.spike_sigmas": NOT_NEGATIVE,
   "train.max_skipped": AT_LEAST_1,
@@ -160,6 +165,8 @@ def base_config() -> ConfigDict:
       # the `share` of each dataset.
       "sampling": "uniform",
       "evaluate_on": (),  # names of datasets
+      # Who gets metrics and pictures, some of TRACKERS; metrics.jsonl always.
+      "trackers": (TENSORBOARD,),
       # The checkpoint of the stage "evaluate"; empty: the workdir's latest.
       "evaluate_from": "",
       "data": {
@@ -229,6 +236,16 @@ def base_config() -> ConfigDict:
         "evaluate_every": 10_000,  # 0: at the end only
         "checkpoint_every": 5_000,
         "keep_checkpoints": 2,
+        # "DATASET/TASK/METRIC" of the evaluations: the checkpoint at which it
+        # is best is kept in WORKDIR/best.
+        "best_metric": "",
+        # Of each evaluated dataset so many images are drawn, with truth and
+        # prediction, for the trackers.
+        "pictures": 4,
+        # Steps (first, last) that are traced into WORKDIR/profile; 0, 0: none.
+        "profile_steps": (0, 0),
+        # The run ends once so many evaluations found no better one; 0: never.
+        "patience": 0,
         "accumulate": 1,  # parts of a batch that are computed in turn
         # Steps that are not finite, or are spikes (see train.guard), are
         # skipped. After so many in a row the run goes back to a checkpoint.
@@ -697,6 +714,8 @@ def validate(config: ConfigDict) -> None:
   """
   _check_numbers(config)
   _one_of("stage", config.stage, STAGES)
+  for tracker in config.trackers:
+    _one_of("trackers", tracker, TRACKERS)
   _one_of("sampling", config.sampling, ("uniform", "equal"))
   _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
   _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)

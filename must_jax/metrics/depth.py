@@ -53,6 +53,8 @@ class DepthError(metric.Metric):
     crop: key of `CROPS`, or empty for the whole image.
   """
 
+  errors = ("abs_rel", "rmse")
+
   def __init__(
     self,
     unit: str = "metres",

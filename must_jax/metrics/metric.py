@@ -1,7 +1,7 @@
 """What a metric is: it takes batches, merges with its like, gives numbers."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,9 +15,11 @@ class Metric(abc.ABC):
 
   Attributes:
     headline: the name, in `compute`'s result, of the number to compare runs by.
+    errors: how names of numbers end that are better when smaller.
   """
 
   headline: str
+  errors: ClassVar[tuple[str, ...]] = ()
 
   @abc.abstractmethod
   def update(

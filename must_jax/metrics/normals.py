@@ -21,6 +21,7 @@ class AngularError(metric.Metric):
   """
 
   headline = "within_11.25"
+  errors = ("mean", "median")
 
   def __init__(self):
     self._within = np.zeros(len(THRESHOLDS), np.int64)

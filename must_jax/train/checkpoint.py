@@ -79,12 +79,13 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
   """The checkpoints of one run."""
 
-  def __init__(self, workdir: PathLike, config: ConfigDict):
+  def __init__(self, workdir: PathLike, config: ConfigDict, keep: int = 0):
     """Opens `workdir/checkpoints`, which is made if need be.
 
     Args:
       workdir: of the run.
       config: of the run, with class names filled in.
+      keep: how many stay; by default `train.keep_checkpoints`.
     """
     check_bucket(workdir)  # before anything is computed
     self._config = json.loads(config_lib.to_json(config))
@@ -92,7 +93,7 @@ class Checkpoints:
     self._manager = _Manager(
       absolute(workdir) / "checkpoints",
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=config.train.keep_checkpoints,
+        max_to_keep=keep or config.train.keep_checkpoints,
         cleanup_tmp_directories=True,
         create=True,
       ),
@@ -112,7 +113,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     args = _save_args(state, _meta(self._config, _digests(state)))
-    self._wait()
+    self.wait()
     self._num_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     try:
       self._manager.save(step, args=args)
@@ -126,9 +127,14 @@ class Checkpoints:
       CheckpointNotSavedError: it cannot.
     """
     if not self._manager.is_saving_in_progress():
-      self._wait()
+      self.wait()
 
-  def _wait(self) -> None:
+  def wait(self) -> None:
+    """Waits for what is saved in the background.
+
+    Raises:
+      CheckpointNotSavedError: it cannot be written.
+    """
     try:
       self._manager.wait_until_finished()
     except Exception as error:
@@ -248,13 +254,22 @@ class Checkpoints:
       CheckpointNotSavedError: what is being saved cannot be written.
       CorruptCheckpointError: there are some so early, but none is intact.
     """
-    self._wait()
+    self.wait()
     state = self.restore(abstract, latest=step)
     if state is not None:
-      for later in self._manager.all_steps():
-        if later > int(state.step):
-          self._manager.delete(later)
+      self.delete_after(int(state.step))
     return state
+
+  @property
+  def steps(self) -> tuple[int, ...]:
+    """Those that are there, or are being saved."""
+    return tuple(self._manager.all_steps())
+
+  def delete_after(self, step: int) -> None:
+    """Deletes the checkpoints of later steps."""
+    for later in self.steps:
+      if later > step:
+        self._manager.delete(later)
 
   def close(self) -> None:
     """Waits for pending saves.
@@ -263,7 +278,7 @@ class Checkpoints:
       CheckpointNotSavedError: one cannot be written.
     """
     try:
-      self._wait()
+      self.wait()
     finally:
       self._manager.close()
 

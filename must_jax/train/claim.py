@@ -42,6 +42,7 @@ _MAY_CHANGE = (
   "mesh",
   "evaluate_on",
   "evaluate_from",
+  "trackers",
   "model.remat",
   "data.num_threads",
   "data.eval_batch_size",
@@ -51,6 +52,10 @@ _MAY_CHANGE = (
   "train.evaluate_every",
   "train.checkpoint_every",
   "train.keep_checkpoints",
+  "train.best_metric",
+  "train.patience",
+  "train.pictures",
+  "train.profile_steps",
   "train.max_rollbacks",
   "train.stuck_seconds",
 )

@@ -183,7 +183,13 @@ def _warn_of_differences(
 
 
 class Evaluator:
-  """Evaluates a model on every dataset of `config.evaluate_on`."""
+  """Evaluates a model on every dataset of `config.evaluate_on`.
+
+  Attributes:
+    pictures: {"dataset/task": uint8 [N, H, W, 3]} of the latest evaluation: the
+      first images, what is true, and what was predicted, side by side; of
+      `config.train.pictures` of this process's examples.
+  """
 
   def __init__(
     self,
@@ -208,6 +214,7 @@ class Evaluator:
         or a task does not say what it is measured on.
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
+    self.pictures: dict[str, np.ndarray] = {}
     self._steps: dict[str, tuple[dict[str, Task], Predictor]] = {}
     self._data: dict[str, Union] = {}
     for dataset in config.evaluate_on:
@@ -229,6 +236,20 @@ class Evaluator:
       mesh_lib.check_batch_size(
         "data.eval_batch_size", config.data.eval_batch_size, mesh
       )
+
+  def metric_names(self) -> dict[str, bool]:
+    """Names of what a call returns, and whether a smaller number is better.
+
+    Those by class are not among them, since they follow from the labels.
+    """
+    names = {}
+    for dataset, (tasks, _) in self._steps.items():
+      for name, task in tasks.items():
+        metric = task.make_metrics()
+        for key in metric.compute():
+          is_error = key.endswith(metric.errors) if metric.errors else False
+          names[f"{dataset}/{name}/{key}"] = is_error
+    return names
 
   def __call__(
     self, variables: PyTree, stop: Callable[[int], bool] = lambda _: False
@@ -260,11 +281,35 @@ class Evaluator:
         ),
         tasks,
         asks,
+        functools.partial(self._draw, dataset, tasks),
       )
       if metrics is None:
         return None
       results |= {f"{dataset}/{key}": value for key, value in metrics.items()}
     return results
+
+  def _draw(
+    self,
+    dataset: str,
+    tasks: dict[str, Task],
+    batch: Batch,
+    labels: Outputs,
+    outputs: Outputs,
+  ) -> None:
+    """Draws the first images of a dataset."""
+    shown = np.flatnonzero(batch["valid"])[: self._config.train.pictures]
+    images = np.clip(batch["image"][shown], 0, 255).astype(np.uint8)
+    for name, task in tasks.items() if len(shown) else ():
+      drawn = [
+        [
+          image,
+          *(task.draw(image, take(a[name], i)) for a in (labels, outputs)),
+        ]
+        for i, image in zip(shown.tolist(), images, strict=True)
+      ]
+      self.pictures[f"{dataset}/{name}"] = np.stack(
+        [np.concatenate(row, 1) for row in drawn]
+      )
 
 
 def measure(
@@ -272,6 +317,7 @@ def measure(
   batches: Iterable[dict[str, Any]],
   tasks: dict[str, Task],
   stop: Callable[[], bool],
+  look: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> dict[str, float] | None:
   """Metrics of every task on one dataset, over all processes' examples.
 
@@ -280,6 +326,7 @@ def measure(
     batches: this process's part of the dataset.
     tasks: tasks to evaluate.
     stop: asked before each batch; if true, the evaluation is abandoned.
+    look: gets the first batch, labels by task, and predictions.
 
   Returns:
     {"task/metric": value}; None if abandoned.
@@ -291,11 +338,16 @@ def measure(
     for rows, outputs in predict(batch):
       group = batch if len(rows) == len(batch["valid"]) else take(batch, rows)
       canvas = tuple(group["placement"]["canvas"][0].tolist())
+      labels = {}
       for name, metric in metrics.items():
         measured = tasks[name].measured
-        label = group["labels"][name][measured]
         shapes = tasks[name].fields[measured].batch_arrays(canvas)
-        metric.update(outputs[name], _unpadded(label, shapes), group)
+        labels[name] = _unpadded(group["labels"][name][measured], shapes)
+        metric.update(outputs[name], labels[name], group)
+      if look is not None:
+        image = group["image"][:, : canvas[0], : canvas[1]]
+        look(group | {"image": image}, labels, outputs)
+        look = None
   return {
     f"{name}/{key}": value
     for name, metric in metrics.items()

@@ -15,13 +15,16 @@ from must_jax.storage.path import Path, PathLike, make_directory
 from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train import mesh as mesh_lib
 from must_jax.train import runtime
+from must_jax.train.best import Best
 from must_jax.train.build import Program, build
 from must_jax.train.claim import Claim
 from must_jax.train.evaluate import Evaluator, write_result
 from must_jax.train.metric_logger import MetricLogger
+from must_jax.train.profiler import Profiler
 from must_jax.train.recovery import roll_back
 from must_jax.train.runtime import Preemption, Watchdog
 from must_jax.train.state import TrainState
+from must_jax.train.trackers import check_installed
 from must_jax.weighting import paper_weights
 
 
@@ -59,6 +62,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   program = build(config, _loss_weights(config))
   train_step = runtime.compiles_aloud("the training step", program.train_step)
   options = config.train
+  check_installed(config.trackers)
   quarantine = runtime.open_quarantine(workdir)
   data = _TrainingData(program, quarantine)
   evaluator = Evaluator(
@@ -66,8 +70,10 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   )
 
   # 2. The state: resume, or warm-start, or begin.
+  best = Best(config, workdir, evaluator.metric_names())
   checkpoints = checkpoint_lib.Checkpoints(workdir, config)
   state = _initial_state(checkpoints, program)
+  best.go_back(state)
   step = first_step = int(state.step)
   if step > 0:
     claim.write()
@@ -77,8 +83,10 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   with (
     Preemption() as preemption,
     contextlib.closing(checkpoints),
+    contextlib.closing(best),
     Watchdog(workdir, options.stuck_seconds) as watchdog,
     contextlib.closing(MetricLogger(config, workdir, first_step)) as logger,
+    contextlib.closing(Profiler(workdir, *options.profile_steps)) as profiler,
   ):
 
     def due(every: int) -> bool:
@@ -86,6 +94,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
 
     def save() -> None:
       watchdog.moved(step, "saves")
+      best.check()
       checkpoints.save(state)
 
     def evaluate() -> dict[str, float] | None:
@@ -96,12 +105,22 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       watchdog.moved(step, "evaluates")
       return evaluator(state.variables, stop)
 
+    # An evaluation that was cut off decides what is best, too.
+    if step and due(options.evaluate_every) and best.lacks(step):
+      found = evaluate()
+      if found is None:
+        sys.exit(PREEMPTED)
+      final = found
+      logger.write_evaluation(step, final, evaluator.pictures)
+      best.add(state, final, save)
+
     # 3. Train.
-    while step < options.steps:
+    while step < options.steps and not best.is_over:
       watchdog.moved(step, "waits for data")
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
-      state, metrics = train_step(state, batch)
+      with profiler.step(step):
+        state, metrics = train_step(state, batch)
       if step == 0:
         jax.block_until_ready(metrics)  # or whatever is wrong is said now
         claim.write()
@@ -119,6 +138,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       streak = logger.read()
       if streak and not ends:
         state = roll_back(checkpoints, program, state, streak)
+        best.go_back(state)
         step = int(state.step)
         data.seek(state)
         logger.restart(step)
@@ -137,7 +157,9 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       if evaluates and not ends:
         found = evaluate()
         ends, final = found is None, found or {}
-        logger.write_evaluation(step, final)
+        logger.write_evaluation(step, final, evaluator.pictures)
+        if found and resumable:
+          best.add(state, found, save)
       if ends:
         if resumable:
           save()
@@ -145,7 +167,10 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
         sys.exit(PREEMPTED)
 
     # 4. Done. An old run that is merely opened again is evaluated anew.
-    if first_step >= options.steps:
+    if best.is_over:
+      best.say_over()
+      save()
+    if step == first_step and not final:
       found = evaluate()
       if found is None:
         sys.exit(PREEMPTED)

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from clu import metric_writers
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from must_jax.config import TENSORBOARD
 from must_jax.storage.path import (
   Appender,
   Path,
@@ -25,6 +27,7 @@ from must_jax.storage.path import (
 )
 from must_jax.train.guard import Streak
 from must_jax.train.runtime import duration, metric_table
+from must_jax.train.trackers import open_trackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -44,7 +47,7 @@ class MetricLogger:
     self._last_step = config.train.steps
     self._tasks = sorted(config.tasks)
     self._max_skipped = config.train.max_skipped
-    self._writer = MetricWriter(workdir, first_step)
+    self._writer = MetricWriter(config, workdir, first_step)
     self._bar = tqdm(
       initial=first_step,
       total=config.train.steps,
@@ -153,29 +156,37 @@ class MetricLogger:
       words += ", this step was skipped"
     return f"{found}: {words}"
 
-  def write_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+  def write_evaluation(
+    self,
+    step: int,
+    metrics: dict[str, float],
+    pictures: Mapping[str, np.ndarray],
+  ) -> None:
     """Writes an evaluation's metrics; its time counts for no step.
 
     Args:
       step: steps done.
       metrics: by name; without any nothing is written.
+      pictures: likewise, for the trackers.
 
     Raises:
       OSError: they cannot be written.
     """
     if metrics:
       self._writer.write_scalars(step, metrics)
+      self._writer.write_pictures(step, pictures)
       logging.info("Evaluation at step %d\n%s", step, metric_table(metrics))
     self._restart_clock()
 
 
 class MetricWriter:
-  """TensorBoard events and `metrics.jsonl`, from the first process only."""
+  """`metrics.jsonl` and trackers, from the first process only."""
 
-  def __init__(self, workdir: PathLike, step: int):
-    """Opens the files.
+  def __init__(self, config: ConfigDict, workdir: PathLike, step: int):
+    """Opens the files, and the trackers.
 
     Args:
+      config: of the run.
       workdir: of the run.
       step: that the run goes on from. Lines of later steps, which come again,
         are dropped, as is a last one that was half written.
@@ -184,12 +195,18 @@ class MetricWriter:
     self._is_first = jax.process_index() == 0
     # A bucket's files cannot grow: events are written here, and sent.
     self._temporary = tempfile.TemporaryDirectory()
-    self._sends = self._is_first and not is_local(workdir)
-    if self._is_first:
-      self._events = metric_writers.SummaryWriter(
-        self._temporary.name if self._sends else str(workdir)
-      )
+    has_events = self._is_first and TENSORBOARD in config.trackers
+    self._sends = has_events and not is_local(workdir)
+    self._trackers: list[metric_writers.MetricWriter] = []
     self._open(step)
+    if has_events:
+      self._trackers.append(
+        metric_writers.SummaryWriter(
+          self._temporary.name if self._sends else str(workdir)
+        )
+      )
+    if self._is_first:
+      self._trackers += open_trackers(config, workdir)
     if self._sends:
       name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
       self._sent, self._copy = 0, Appender(self._workdir / name)
@@ -208,19 +225,30 @@ class MetricWriter:
     self._open(step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes a line, and an event for each of its numbers."""
+    """Writes a line, and tells the trackers."""
     if not self._is_first:
       return
     with self._named_errors():
-      self._events.write_scalars(step, scalars)
+      for tracker in self._trackers:
+        tracker.write_scalars(step, scalars)
       line = json.dumps({"step": step, **scalars}) + "\n"
       self._lines.write(line.encode())
       self._send()
 
+  def write_pictures(
+    self, step: int, pictures: Mapping[str, np.ndarray]
+  ) -> None:
+    """Gives pictures uint8 [N, H, W, 3] to the trackers."""
+    if self._is_first and pictures:
+      with self._named_errors():
+        for tracker in self._trackers:
+          tracker.write_images(step, pictures)
+        self._send()
+
   def _send(self) -> None:
     """Sends what was added to the events."""
     if self._sends:
-      self._events.flush()
+      self._trackers[0].flush()
       (file,) = Path(self._temporary.name).iterdir()
       events = read_range(file, self._sent, file.stat().length)
       if events:
@@ -233,7 +261,8 @@ class MetricWriter:
       if self._is_first:
         self._lines.close()
         self._send()
-        self._events.close()
+        for tracker in self._trackers:
+          tracker.close()
 
   @contextlib.contextmanager
   def _named_errors(self) -> Iterator[None]:

@@ -561,14 +561,14 @@ def test_metrics_on_a_full_disk_say_so_and_go_on_with_whole_lines(full_disk):
   with (
     full(),
     pytest.raises(OSError, match=r"metrics.jsonl .* cannot be written"),
-    contextlib.closing(MetricWriter(workdir, 0)) as writer,
+    contextlib.closing(MetricWriter(base_config(), workdir, 0)) as writer,
   ):
     for step in range(1000):
       writer.write_scalars(step, scalars)
   path = workdir / "metrics.jsonl"
   text = path.read_text().rstrip("\n")
   path.write_text(text + '\n{"step": 7, "lo')
-  with contextlib.closing(MetricWriter(workdir, 1000)) as writer:
+  with contextlib.closing(MetricWriter(base_config(), workdir, 1000)) as writer:
     writer.write_scalars(8, {"loss": 1.0})
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert lines[-1] == {"step": 8, "loss": 1.0}

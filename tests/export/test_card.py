@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import must_jax
+from must_jax import cli
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, task, to_json
 from must_jax.export import card, licences, lineage
@@ -24,6 +26,7 @@ from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
 
+PAGES = ("README.md", "docs/sharing.md")
 CLASSES = ("cat", "dog")
 FIELDS = {"label": {"kind": "ClassVector", "classes": list(CLASSES)}}
 # An image of each label set's, with these probabilities.
@@ -401,6 +404,19 @@ def test_an_evaluation_of_its_own_is_taken_by_its_digest(student, tmp_path):
   publish_json(place / "result.json", {"d/kind/top1": 0.75})
   with pytest.raises(ValueError, match="of the same metrics"):
     card.collect(student, [place])
+
+
+def test_commands_of_the_pages_are_understood():
+  root = pathlib.Path(__file__).parents[2]
+  text = "".join((root / page).read_text() for page in PAGES)
+  blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+  found = re.findall(
+    r"must-jax ((?:card|export) .*)", blocks.replace("\\\n", "")
+  )
+  assert len(found) > 2
+  for words in map(shlex.split, found):
+    args = cli._parser().parse_args(words)
+    assert args.run
 
 
 def test_bad_arguments(tmp_path, capsys):

@@ -395,12 +395,7 @@ def _licence(licence: str, found: Sequence[Licensed]) -> Iterator[str]:
 def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
   rows, folded = [], []
   for name, task in tasks.items():
-    gives = [
-      f"{array}: {meaning}"
-      for field in task.fields.values()
-      for array, meaning in field.predicted.items()
-      if array != "valid"  # of exported files, which have fixed shapes
-    ]
+    gives = [f"{array}: {what}" for array, what in _predicted(task).items()]
     described = [f.describe(task.classes) for f in task.fields.values()]
     gives += [f"unit: {d['unit']}" for d in described if d.get("unit")]
     shown = ", ".join(task.classes[:_MAX_CLASSES])
@@ -422,14 +417,25 @@ def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
     )
 
 
+def _predicted(task: Task) -> dict[str, str]:
+  """What the arrays are that a task predicts, by name."""
+  return {
+    name: meaning
+    for field in task.fields.values()
+    for name, meaning in field.predicted.items()
+    if name != "valid"  # of exported files, which have fixed shapes
+  }
+
+
 def _usage(facts: Facts) -> Iterator[str]:
   yield "```python"
   yield "import must_jax"
   yield ""
   yield 'model = must_jax.load("PATH")  # of this folder, a run or a checkpoint'
   yield '(found,) = model.predict(["photo.jpg"])'
-  for name in facts.tasks:
-    yield f'found["{name}"]  # arrays by name, in the pixels of the photo'
+  for name, task in facts.tasks.items():
+    arrays = ", ".join(_predicted(task)) or "arrays"
+    yield f'found["{name}"]  # {arrays}'
   yield "```"
   yield ""
   yield "Labels for many images, pictures, and files for other runtimes:"
@@ -803,8 +809,8 @@ def _limits(facts: Facts) -> Iterator[str]:
   if unmeasured := [name for name in facts.tasks if name not in measured]:
     yield f"- How good it is at {_and(unmeasured)}: {_NOT_MEASURED}."
   yield (
-    "- On images unlike those it was measured on, by groups of people, under"
-    f" attack, in speed and in energy: {_NOT_MEASURED}."
+    f"- {_NOT_MEASURED.capitalize()}: images of another kind than those above,"
+    " differences between groups of people, attacks, speed, energy."
   )
 
 

@@ -16,7 +16,7 @@ from must_jax import cli
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, task, to_json
 from must_jax.export import card, licences, lineage
-from must_jax.fields import ClassVector
+from must_jax.fields import ClassVector, make_field
 from must_jax.storage import label_sets
 from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import publish_json
@@ -29,6 +29,7 @@ from must_jax.train.state import init_variables
 PAGES = ("README.md", "docs/sharing.md")
 CLASSES = ("cat", "dog")
 FIELDS = {"label": {"kind": "ClassVector", "classes": list(CLASSES)}}
+BOX_FIELDS = {"objects": {"kind": "Boxes", "classes": list(CLASSES)}}
 # An image of each label set's, with these probabilities.
 PROBS = ((0.9, 0.1), (0.2, 0.8), (0.6, 0.4))
 PNG = bytes.fromhex(
@@ -58,14 +59,23 @@ class Makes:
     place = f"{self.root}/data/{name}"
     return write_image_set(place, name, "train", examples(), FIELDS, licence)
 
-  def labels(self, name, images, teacher, settings=None):
-    """A label set as the labelling job describes it."""
-    job = label_sets.describe_job(images, FIELDS, teacher, settings or {})
+  def labels(self, name, images, teacher, boxes=None):
+    """A label set as the labelling job describes it, with boxes or without."""
+    described = FIELDS | (BOX_FIELDS if boxes else {})
+    job = label_sets.describe_job(images, described, teacher, {})
     field = ClassVector(len(CLASSES))
     sums = {}
     for probs in PROBS:
       label = {"classes": np.arange(2), "probs": np.array(probs, np.float32)}
       label_sets.accumulate(sums, {"label": field.sums(label)})
+    if boxes:
+      label = {
+        "boxes": np.tile(np.float32([0, 0, 1, 1]), (len(boxes), 1)),
+        "classes": np.array([k for k, _ in boxes]),
+        "scores": np.array([score for _, score in boxes], np.float32),
+      }
+      boxes_field = make_field(BOX_FIELDS["objects"])
+      label_sets.accumulate(sums, {"objects": boxes_field.sums(label)})
     shard = Shard(f"{name}.tfrecord", len(PROBS), 9, f"of {name}", "keys")
     commit = LabelCommit(shard, "job", teacher["digest"], (), sums)
     place = f"{self.root}/labels/{name}"
@@ -364,6 +374,33 @@ def test_numbers_are_those_on_disk(student):
   assert "top1 0.625 (truth)" in quality
   assert "| cat | 2 | 2 | 0.25 |" in quality
   assert "| dog | 1 | 1 | not measured |" in quality
+
+
+def test_what_is_read_follows_the_students_own_threshold(makes):
+  images = makes.images("photos", "MIT")
+  teacher = {"digest": "abc", "importer": "coco", "licence": "MIT"}
+  boxes = [(0, 0.3), (0, 0.6), (1, 0.65), (0, 0.95)]
+  labels = makes.labels("photos", images, teacher, boxes)
+  manifest = pathlib.Path(labels) / "manifest.json"
+  value = json.loads(manifest.read_text())
+  metrics = {"label/top1": 0.5, "objects/AP": 0.25, "objects/AP/cat": 0.125}
+  value["quality"] = {"truth": "gs://b/truth", "metrics": metrics}
+  manifest.write_text(json.dumps(value))
+  config = makes.config(images, labels)
+  with config.unlocked():
+    config.tasks.found = task(
+      "detection", labels={"photos": labels}, classes=CLASSES, min_score=0.7
+    )
+    del config.tasks["kind"]
+  quality = section(
+    read(makes.model("student", config))[1], "Quality of the labels"
+  )
+  assert (
+    "| found on photos | 0.7 | 4 boxes | 1 | 1 | AP 0.25 (truth) |" in quality
+  )
+  assert "| cat | 3 | 1 | 0.125 |" in quality
+  assert "nothing is left of dog." in quality
+  assert "top1" not in quality  # of a field that the task does not read
 
 
 def test_metrics_of_other_weights_are_not_its_own(student):

@@ -26,7 +26,7 @@ from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
 
-PAGES = ("README.md", "docs/sharing.md")
+PAGES = ("README.md", "docs/sharing.md", "docs/export.md")
 CLASSES = ("cat", "dog")
 FIELDS = {"label": {"kind": "ClassVector", "classes": list(CLASSES)}}
 BOX_FIELDS = {"objects": {"kind": "Boxes", "classes": list(CLASSES)}}

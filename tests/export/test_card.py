@@ -17,6 +17,7 @@ from must_jax.cli import main
 from must_jax.config import base_config, dataset, task, to_json
 from must_jax.export import card, licences, lineage
 from must_jax.fields import ClassVector, make_field
+from must_jax.pseudo_label.teacher import describe_teacher
 from must_jax.storage import label_sets
 from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import publish_json
@@ -617,13 +618,30 @@ def test_a_folder_keeps_card_and_lineage_where_nothing_else_is(
   shutil.rmtree(f"{makes.root}/labels")
   assert read(folder)[1] == (folder / "README.md").read_text().split("---\n")[2]
   # A student of its labels inherits what it knows.
-  from must_jax.pseudo_label.teacher import describe_teacher
-
   model = must_jax.load(str(folder))
   teacher = describe_teacher(model, model.tasks["kind"])
   labels = makes.labels("new", images, teacher)
   later = makes.model("later", makes.config(images, labels), seed=9)
   assert "CC BY-NC 4.0" in before_title_two(read(later)[1])
+
+
+def test_a_folder_and_its_checkpoint_are_one_teacher(student, makes, tmp_path):
+  """Whichever of them labels, the others' work counts."""
+  folder = tmp_path / "hub"
+  write_folder(student, folder)
+  images = makes.images("new", "MIT")
+  one, other = (
+    label_sets.describe_job(
+      images, FIELDS, describe_teacher(model, model.tasks["kind"]), {}
+    )
+    for model in map(must_jax.load, (student, str(folder)))
+  )
+  assert one != other
+  place = tmp_path / "labels"
+  _, _, is_new = label_sets.claim_directory(place, one)
+  assert is_new
+  _, job, is_new = label_sets.claim_directory(place, other)
+  assert (job, is_new) == (one, False)
 
 
 def test_a_bucket_has_folders_and_cards_too(student, bucket):

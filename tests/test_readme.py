@@ -81,11 +81,6 @@ def test_configs_of_commands_load(page, monkeypatch):
     config_lib.validate(config_lib.load(config))
 
 
-def test_links_lead_somewhere():
-  for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()):
-    assert (README.parent / target).exists(), target
-
-
 def test_config_of_several_datasets_is_valid():
   page = README.parent / "docs" / "your-own-data.md"
   code = re.search(

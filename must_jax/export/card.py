@@ -37,6 +37,7 @@ from must_jax.train.metric_logger import METRICS_FILE
 _NOT_MEASURED, _UNKNOWN = "not measured", "unknown"
 _PAPER = "https://arxiv.org/abs/2108.11353"
 _MAX_CLASSES = 12  # shown at once; more are folded away
+_MAX_ROWS = 400  # of a table
 _SHORT = 12  # characters of a digest in running text
 
 _Json = dict[str, Any]
@@ -247,7 +248,7 @@ def _hub_licence(text: str, origin: _Json) -> _Json:
 def _image_sets(model: Model) -> Iterator[str]:
   for source in model.sources:
     yield source.images.name
-    for labels in source.labels.values():
+    for labels in source.labels:
       if labels.teacher:
         yield from _image_sets(labels.teacher)
   if model.start:
@@ -395,12 +396,7 @@ def _licence(licence: str, found: Sequence[Licensed]) -> Iterator[str]:
 def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
   rows, folded = [], []
   for name, task in tasks.items():
-    gives = [
-      f"{array}: {meaning}"
-      for field in task.fields.values()
-      for array, meaning in field.predicted.items()
-      if array != "valid"  # of exported files, which have fixed shapes
-    ]
+    gives = [f"{array}: {what}" for array, what in _predicted(task).items()]
     described = [f.describe(task.classes) for f in task.fields.values()]
     gives += [f"unit: {d['unit']}" for d in described if d.get("unit")]
     shown = ", ".join(task.classes[:_MAX_CLASSES])
@@ -422,14 +418,25 @@ def _tasks(tasks: dict[str, Task]) -> Iterator[str]:
     )
 
 
+def _predicted(task: Task) -> dict[str, str]:
+  """What the arrays are that a task predicts, by name."""
+  return {
+    name: meaning
+    for field in task.fields.values()
+    for name, meaning in field.predicted.items()
+    if name != "valid"  # of exported files, which have fixed shapes
+  }
+
+
 def _usage(facts: Facts) -> Iterator[str]:
   yield "```python"
   yield "import must_jax"
   yield ""
   yield 'model = must_jax.load("PATH")  # of this folder, a run or a checkpoint'
   yield '(found,) = model.predict(["photo.jpg"])'
-  for name in facts.tasks:
-    yield f'found["{name}"]  # arrays by name, in the pixels of the photo'
+  for name, task in facts.tasks.items():
+    arrays = ", ".join(_predicted(task)) or "arrays"
+    yield f'found["{name}"]  # {arrays}'
   yield "```"
   yield ""
   yield "Labels for many images, pictures, and files for other runtimes:"
@@ -499,7 +506,7 @@ def _lineage(facts: Facts) -> Iterator[str]:
           _count(images.num_records),
           f"{int(drawn):,}" if drawn is not None else _UNKNOWN,
           _and(source.supervised) or "-",
-          _and(source.labels) or "-",
+          _and(dict.fromkeys(x.task for x in source.labels)) or "-",
         )
       )
     yield from _table(
@@ -549,8 +556,8 @@ def _tree(
     )
     for text in images.warnings:
       yield f"{indent}    - warning of the import: {text}"
-    for task, labels in source.labels.items():
-      by = f"labels of {task} by "
+    for labels in source.labels:
+      by = f"labels of {labels.task} by "
       if labels.teacher is None:
         yield f"{indent}    - {by}{_UNKNOWN}: {labels.problem}"
       else:
@@ -612,9 +619,9 @@ def _recipe(config: _Json) -> str:
 def _label_quality(model: Model) -> Iterator[str]:
   rows, details = [], []
   for source in model.sources:
-    for task, labels in source.labels.items():
-      where = f"{task} on {source.images.name}"
-      rows += [(where, *row) for row in _label_rows(labels) or [("-",) * 5]]
+    for labels in source.labels:
+      where = f"{labels.task} on {source.images.name}"
+      rows += [(where, *row) for row in _label_rows(labels)]
       details += [*_label_details(where, labels)]
   if not rows:
     return
@@ -631,28 +638,43 @@ def _label_quality(model: Model) -> Iterator[str]:
   yield from details
 
 
-def _label_rows(labels: PseudoLabels) -> list[tuple[str, ...]]:
-  measured = _NOT_MEASURED
-  if labels.quality:
-    overall = [
-      f"{name} {_number(value)}"
-      for name, value in labels.quality["metrics"].items()
-      if "/" not in name
-    ]
-    truth = Path(labels.quality["truth"]).name
-    measured = f"{', '.join(overall[:3])} ({truth})"
-  if labels.problem:
-    return [(_UNKNOWN,) * 4 + (labels.problem,)]
-  return [
-    (
+def _label_rows(labels: PseudoLabels) -> Iterator[tuple[str, ...]]:
+  """A row for each field; what is not known of it says so."""
+  if labels.problem or not labels.left:
+    reason = labels.problem or _against_the_truth(labels, "")
+    yield (*[_UNKNOWN] * 4, reason)
+  for field, left in labels.left.items():
+    yield (
       f"{left['min_score']:g}" if left["min_score"] else "none",
       f"{left['stored']:,} {left['elements']}",
       _bounds(left["left"]),
       f"{left['labels']:,}",
-      measured,
+      _against_the_truth(labels, field),
     )
-    for left in labels.left.values()
+
+
+def _against_the_truth(labels: PseudoLabels, field: str) -> str:
+  overall = [
+    f"{name} {_number(value)}"
+    for name, value in _quality(labels, field).items()
+    if "/" not in name
   ]
+  if not overall:
+    return _NOT_MEASURED
+  return f"{', '.join(overall[:3])} ({Path(labels.quality['truth']).name})"
+
+
+def _quality(labels: PseudoLabels, field: str) -> dict[str, float]:
+  """What was measured of a field; of several each has its name before it."""
+  metrics = labels.quality.get("metrics", {})
+  prefix = f"{field}/"
+  if not any(name.startswith(prefix) for name in metrics):
+    return metrics
+  return {
+    name.removeprefix(prefix): value
+    for name, value in metrics.items()
+    if name.startswith(prefix)
+  }
 
 
 def _label_details(where: str, labels: PseudoLabels) -> Iterator[str]:
@@ -660,19 +682,24 @@ def _label_details(where: str, labels: PseudoLabels) -> Iterator[str]:
     yield f"- **{where}: alarm:** {alarm}"
   if labels.num_undecodable:
     yield f"- {where}: {labels.num_undecodable:,} images could not be decoded."
-  by_class = {
-    name.rpartition("/")[2]: value
-    for name, value in labels.quality.get("metrics", {}).items()
-    if "/" in name
-  }
-  for left in labels.left.values():
+  for field, left in labels.left.items():
+    by_class = {
+      name.rpartition("/")[2]: value
+      for name, value in _quality(labels, field).items()
+      if "/" in name
+    }
     if not left["classes"]:
       continue
-    lost = [n for n, (stored, kept) in left["classes"].items() if kept == 0]
-    if lost:
-      yield f"- {where}: nothing is left of {_and(lost)}."
+    classes = left["classes"].items()
+    if lost := [n for n, (stored, kept) in classes if stored and kept == 0]:
+      more = len(lost) - _MAX_CLASSES
+      named = [*lost[:_MAX_CLASSES], *([f"{more:,} more"] if more > 0 else [])]
+      yield f"- {where}: nothing is left of {_and(named)}."
+    shown = sorted(classes, key=lambda entry: -entry[1][0])[:_MAX_ROWS]
+    cut = len(classes) - len(shown)
     yield from _folded(
-      f"{where} by class",
+      f"{where} by class"
+      + f", the {_MAX_ROWS} most frequent of {len(classes):,}" * bool(cut),
       [
         *_table(
           ("class", "stored", "read", "against the truth"),
@@ -683,7 +710,7 @@ def _label_details(where: str, labels: PseudoLabels) -> Iterator[str]:
               f"{kept:,}" if kept is not None else _UNKNOWN,
               _number(by_class[name]) if name in by_class else _NOT_MEASURED,
             )
-            for name, (stored, kept) in left["classes"].items()
+            for name, (stored, kept) in shown
           ],
         )
       ],
@@ -786,7 +813,7 @@ def _limits(facts: Facts) -> Iterator[str]:
     if any(options.values()):
       words = ", ".join(f"`{key}` {value}" for key, value in options.items())
       yield f"- Its predictions of {name} depend on {words}."
-  taught = sorted({t for s in facts.model.sources for t in s.labels})
+  taught = sorted({x.task for s in facts.model.sources for x in s.labels})
   if taught:
     yield (
       f"- For {_and(taught)} it learned from what other networks saw, and"
@@ -803,8 +830,8 @@ def _limits(facts: Facts) -> Iterator[str]:
   if unmeasured := [name for name in facts.tasks if name not in measured]:
     yield f"- How good it is at {_and(unmeasured)}: {_NOT_MEASURED}."
   yield (
-    "- On images unlike those it was measured on, by groups of people, under"
-    f" attack, in speed and in energy: {_NOT_MEASURED}."
+    f"- {_NOT_MEASURED.capitalize()}: images of another kind than those above,"
+    " differences between groups of people, attacks, speed, energy."
   )
 
 

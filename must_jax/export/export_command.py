@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     described = signature.describe(program)
     described["format"], described["artefact"] = args.format, form.ARTEFACT
     if own_check:
-      result = own_check(program, folder)
+      result = {"format": args.format, **own_check(program, folder)}
     else:
       result = check.check(
         program, args.format, form, folder, images, args.data, args.split

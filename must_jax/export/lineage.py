@@ -9,7 +9,7 @@ is not there any more, or has changed since, is said by `problem`.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from must_jax import config as config_lib
@@ -21,6 +21,7 @@ from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, read_files
 from must_jax.storage.sets import content_digest, read_index, read_manifest
 from must_jax.train import checkpoint
+from must_jax.train.build import build_tasks
 
 _CHANGED = "what is there now is not what was learned from"
 
@@ -57,6 +58,7 @@ class PseudoLabels:
   """A label set as a task reads it.
 
   Attributes:
+    task: that reads it.
     place: where it was.
     image_set: what was labelled: "name", "split", "licence", "num_records".
     num_records: images that were labelled.
@@ -68,6 +70,7 @@ class PseudoLabels:
     problem: why less is known than could be.
   """
 
+  task: str
   place: str
   image_set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   num_records: int | None = None
@@ -87,13 +90,13 @@ class TrainedOn:
     name: of the dataset in the config.
     images: of it.
     supervised: tasks that read the image set's own labels.
-    labels: label sets by task.
+    labels: label sets, task by task.
   """
 
   name: str
   images: ImageSplit
   supervised: tuple[str, ...]
-  labels: Mapping[str, PseudoLabels]
+  labels: tuple[PseudoLabels, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +141,16 @@ class Model:
           **source["images"] | {"warnings": tuple(source["images"]["warnings"])}
         ),
         tuple(source["supervised"]),
-        {
-          task: PseudoLabels(
+        tuple(
+          PseudoLabels(
             **entry
             | {
               "alarms": tuple(entry["alarms"]),
               "teacher": cls.from_json(entry["teacher"]),
             }
           )
-          for task, entry in source["labels"].items()
-        },
+          for entry in source["labels"]
+        ),
       )
       for source in value["sources"]
     )
@@ -195,9 +198,7 @@ def findings(model: Model) -> list[Licensed]:
 def teachers(model: Model) -> dict[str, Model]:
   """The teachers whose labels a model itself learned from, by digest."""
   found = (
-    labels.teacher
-    for source in model.sources
-    for labels in source.labels.values()
+    labels.teacher for source in model.sources for labels in source.labels
   )
   return {t.digest or t.name: t for t in found if t is not None}
 
@@ -258,11 +259,12 @@ def _follow(
     before: digests of the models that this one went into.
     task: see `Model`.
   """
-  # Of an earlier version, with the options that there were none of.
+  reads: dict[str, Collection[str]] = {}  # fields by task
+  # Another version may have options or tasks that there are none of here.
   with contextlib.suppress(ValueError, KeyError, TypeError):
-    config = json.loads(
-      config_lib.to_json(config_lib.from_json(json.dumps(config)))
-    )
+    known = config_lib.from_json(json.dumps(config))
+    config = json.loads(config_lib.to_json(known))
+    reads = {name: task.fields for name, task in build_tasks(known).items()}
   model = Model(name, place, digest, task, config, origin)
   if origin:
     return model
@@ -273,7 +275,7 @@ def _follow(
   return dataclasses.replace(
     model,
     sources=tuple(
-      _source(name, config, digests, before)
+      _source(name, config, reads, digests, before)
       for name in config.get("train_on", ())
     ),
     start=_start(config, record.get("init_from", ""), before),
@@ -281,11 +283,15 @@ def _follow(
 
 
 def _source(
-  name: str, config: _Json, digests: Mapping[str, str], before: tuple[str, ...]
+  name: str,
+  config: _Json,
+  reads: Mapping[str, Collection[str]],
+  digests: Mapping[str, str],
+  before: tuple[str, ...],
 ) -> TrainedOn:
   entry = config["datasets"][name]
   supervised: list[str] = []
-  labels: dict[str, PseudoLabels] = {}
+  labels: list[PseudoLabels] = []
   for task, options in config["tasks"].items():
     given = options["labels"].get(name) or ()
     for origin in [given] if isinstance(given, str) else given:
@@ -293,11 +299,16 @@ def _source(
         supervised.append(task)
       else:
         key = f"tasks.{task}.labels.{name}"
-        labels[task] = _labels(
-          origin, options.get("min_score"), digests.get(key), before
-        )
+        min_score, digest = options.get("min_score"), digests.get(key)
+        found = _labels(task, origin, min_score, digest, before)
+        left = {
+          field: value
+          for field, value in found.left.items()
+          if field in reads.get(task, found.left)
+        }
+        labels.append(dataclasses.replace(found, left=left))
   images = images_of(entry, digests.get(f"datasets.{name}"))
-  for found in labels.values():
+  for found in labels:
     if images.licence is None and found.image_set:
       images = dataclasses.replace(
         images,
@@ -305,7 +316,7 @@ def _source(
         licence=found.image_set.get("licence"),
         num_records=found.image_set.get("num_records"),
       )
-  return TrainedOn(name, images, tuple(supervised), labels)
+  return TrainedOn(name, images, tuple(supervised), tuple(labels))
 
 
 def images_of(entry: _Json, digest: str | None = None) -> ImageSplit:
@@ -337,12 +348,13 @@ def images_of(entry: _Json, digest: str | None = None) -> ImageSplit:
 
 
 def _labels(
+  task: str,
   place: str,
   min_score: float | None,
   digest: str | None,
   before: tuple[str, ...],
 ) -> PseudoLabels:
-  labels = PseudoLabels(place)
+  labels = PseudoLabels(task, place)
   try:
     manifest = read_manifest(place)
   except (ValueError, OSError) as error:
@@ -453,8 +465,8 @@ def _findings(model: Model, path: tuple[str, ...]) -> Iterator[Licensed]:
       licences.read(images.licence),
       path,
     )
-    for task, labels in source.labels.items():
-      step = (*path, f"labels of {task} on {images.name}")
+    for labels in source.labels:
+      step = (*path, f"labels of {labels.task} on {images.name}")
       if labels.teacher is None:
         what = f"labels {Path(labels.place).name}"
         yield Licensed(what, None, licences.read(None), step)

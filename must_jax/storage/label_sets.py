@@ -121,6 +121,7 @@ def _without_versions(job: Mapping[str, Any]) -> dict[str, Any]:
 def _comparable(job: Mapping[str, Any]) -> dict[str, Any]:
   """The same, with options that the teacher's config did not have then."""
   teacher = dict(job["teacher"])
+  teacher.pop("lineage", None)  # a folder for a hub tells it, a run does not
   # Teachers that are no checkpoints may say anything here.
   with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
     config = from_json(json.dumps(teacher["config"]))

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import shutil
 
 import jax
@@ -11,10 +12,12 @@ import pytest
 import yaml
 
 import must_jax
+from must_jax import cli
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, task, to_json
 from must_jax.export import card, licences, lineage
-from must_jax.fields import ClassVector
+from must_jax.fields import ClassVector, make_field
+from must_jax.pseudo_label.teacher import describe_teacher
 from must_jax.storage import label_sets
 from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import publish_json
@@ -24,8 +27,10 @@ from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
 
+PAGES = ("README.md", "docs/sharing.md", "docs/export.md")
 CLASSES = ("cat", "dog")
 FIELDS = {"label": {"kind": "ClassVector", "classes": list(CLASSES)}}
+BOX_FIELDS = {"objects": {"kind": "Boxes", "classes": list(CLASSES)}}
 # An image of each label set's, with these probabilities.
 PROBS = ((0.9, 0.1), (0.2, 0.8), (0.6, 0.4))
 PNG = bytes.fromhex(
@@ -55,14 +60,23 @@ class Makes:
     place = f"{self.root}/data/{name}"
     return write_image_set(place, name, "train", examples(), FIELDS, licence)
 
-  def labels(self, name, images, teacher, settings=None):
-    """A label set as the labelling job describes it."""
-    job = label_sets.describe_job(images, FIELDS, teacher, settings or {})
+  def labels(self, name, images, teacher, boxes=None):
+    """A label set as the labelling job describes it, with boxes or without."""
+    described = FIELDS | (BOX_FIELDS if boxes else {})
+    job = label_sets.describe_job(images, described, teacher, {})
     field = ClassVector(len(CLASSES))
     sums = {}
     for probs in PROBS:
       label = {"classes": np.arange(2), "probs": np.array(probs, np.float32)}
       label_sets.accumulate(sums, {"label": field.sums(label)})
+    if boxes:
+      label = {
+        "boxes": np.tile(np.float32([0, 0, 1, 1]), (len(boxes), 1)),
+        "classes": np.array([k for k, _ in boxes]),
+        "scores": np.array([score for _, score in boxes], np.float32),
+      }
+      boxes_field = make_field(BOX_FIELDS["objects"])
+      label_sets.accumulate(sums, {"objects": boxes_field.sums(label)})
     shard = Shard(f"{name}.tfrecord", len(PROBS), 9, f"of {name}", "keys")
     commit = LabelCommit(shard, "job", teacher["digest"], (), sums)
     place = f"{self.root}/labels/{name}"
@@ -363,6 +377,33 @@ def test_numbers_are_those_on_disk(student):
   assert "| dog | 1 | 1 | not measured |" in quality
 
 
+def test_what_is_read_follows_the_students_own_threshold(makes):
+  images = makes.images("photos", "MIT")
+  teacher = {"digest": "abc", "importer": "coco", "licence": "MIT"}
+  boxes = [(0, 0.3), (0, 0.6), (1, 0.65), (0, 0.95)]
+  labels = makes.labels("photos", images, teacher, boxes)
+  manifest = pathlib.Path(labels) / "manifest.json"
+  value = json.loads(manifest.read_text())
+  metrics = {"label/top1": 0.5, "objects/AP": 0.25, "objects/AP/cat": 0.125}
+  value["quality"] = {"truth": "gs://b/truth", "metrics": metrics}
+  manifest.write_text(json.dumps(value))
+  config = makes.config(images, labels)
+  with config.unlocked():
+    config.tasks.found = task(
+      "detection", labels={"photos": labels}, classes=CLASSES, min_score=0.7
+    )
+    del config.tasks["kind"]
+  quality = section(
+    read(makes.model("student", config))[1], "Quality of the labels"
+  )
+  assert (
+    "| found on photos | 0.7 | 4 boxes | 1 | 1 | AP 0.25 (truth) |" in quality
+  )
+  assert "| cat | 3 | 1 | 0.125 |" in quality
+  assert "nothing is left of dog." in quality
+  assert "top1" not in quality  # of a field that the task does not read
+
+
 def test_metrics_of_other_weights_are_not_its_own(student):
   run = pathlib.Path(student)
   result = {"val/kind/top1": 0.5}
@@ -401,6 +442,19 @@ def test_an_evaluation_of_its_own_is_taken_by_its_digest(student, tmp_path):
   publish_json(place / "result.json", {"d/kind/top1": 0.75})
   with pytest.raises(ValueError, match="of the same metrics"):
     card.collect(student, [place])
+
+
+def test_commands_of_the_pages_are_understood():
+  root = pathlib.Path(__file__).parents[2]
+  text = "".join((root / page).read_text() for page in PAGES)
+  blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+  found = re.findall(
+    r"must-jax ((?:card|export) .*)", blocks.replace("\\\n", "")
+  )
+  assert len(found) > 2
+  for words in map(shlex.split, found):
+    args = cli._parser().parse_args(words)
+    assert args.run
 
 
 def test_bad_arguments(tmp_path, capsys):
@@ -564,13 +618,30 @@ def test_a_folder_keeps_card_and_lineage_where_nothing_else_is(
   shutil.rmtree(f"{makes.root}/labels")
   assert read(folder)[1] == (folder / "README.md").read_text().split("---\n")[2]
   # A student of its labels inherits what it knows.
-  from must_jax.pseudo_label.teacher import describe_teacher
-
   model = must_jax.load(str(folder))
   teacher = describe_teacher(model, model.tasks["kind"])
   labels = makes.labels("new", images, teacher)
   later = makes.model("later", makes.config(images, labels), seed=9)
   assert "CC BY-NC 4.0" in before_title_two(read(later)[1])
+
+
+def test_a_folder_and_its_checkpoint_are_one_teacher(student, makes, tmp_path):
+  """Whichever of them labels, the others' work counts."""
+  folder = tmp_path / "hub"
+  write_folder(student, folder)
+  images = makes.images("new", "MIT")
+  one, other = (
+    label_sets.describe_job(
+      images, FIELDS, describe_teacher(model, model.tasks["kind"]), {}
+    )
+    for model in map(must_jax.load, (student, str(folder)))
+  )
+  assert one != other
+  place = tmp_path / "labels"
+  _, _, is_new = label_sets.claim_directory(place, one)
+  assert is_new
+  _, job, is_new = label_sets.claim_directory(place, other)
+  assert (job, is_new) == (one, False)
 
 
 def test_a_bucket_has_folders_and_cards_too(student, bucket):

@@ -6,7 +6,7 @@ Add `-c constraints.txt` for the exact versions that are tested.
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -26,8 +26,12 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=find_packages(include=["must_jax", "must_jax.*"]),
+  packages=[
+    *find_packages(include=["must_jax", "must_jax.*"]),
+    *find_namespace_packages(include=["must_jax.configs"]),  # a link
+  ],
   package_data={
+    "must_jax": ["py.typed"],
     "must_jax.convert": ["classes/*.txt"],
     "must_jax.lab": ["*.html"],
   },

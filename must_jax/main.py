@@ -130,8 +130,9 @@ def _label_by_beam(config: ConfigDict, workdir: str) -> None:
     raise ValueError(
       f"--runner needs {error.name}: pip install 'must_jax[beam]'."
     ) from None
-  options = shlex.split(_BEAM_OPTIONS.value)
-  manifest = pipeline.run(config, workdir, _RUNNER.value, options)
+  runner, options = _RUNNER.value, shlex.split(_BEAM_OPTIONS.value)
+  assert runner is not None
+  manifest = pipeline.run(config, workdir, runner, options)
   output = config.label.output or workdir
   print(f"{manifest['num_records']:,} records: {output}")
   if manifest["alarms"]:
@@ -234,7 +235,7 @@ def _main(verb: str, argv: list[str]) -> None:
   from must_jax.train.guard import TrainingDiverged
 
   try:
-    config, workdir = _config(verb, argv[1:]), _WORKDIR.value
+    config, workdir = _read_flags(verb, argv[1:])
     if config.stage != "label":  # whose workers need nobody
       initialize_distributed()
     keep_compiled_programs(_COMPILATION_CACHE.value, workdir)
@@ -248,8 +249,8 @@ def _main(verb: str, argv: list[str]) -> None:
     sys.exit(130)
 
 
-def _config(verb: str, overrides: Sequence[str]) -> ConfigDict:
-  """The config of the command line.
+def _read_flags(verb: str, overrides: Sequence[str]) -> tuple[ConfigDict, str]:
+  """The config and the workdir of the command line.
 
   Args:
     verb: a stage, which becomes the config's; "" for what the config says.
@@ -297,7 +298,7 @@ def _config(verb: str, overrides: Sequence[str]) -> ConfigDict:
       f"--beam_options is {_BEAM_OPTIONS.value!r}, of no runner; name it:"
       " --runner=DataflowRunner."
     )
-  return config
+  return config, _WORKDIR.value
 
 
 def _parse_flags(verb: str, argv: list[str]) -> list[str]:
@@ -313,14 +314,13 @@ def _parse_flags(verb: str, argv: list[str]) -> list[str]:
       overrides.append(arg)
       taker = own if "=" in arg else overrides
     elif re.match(r"--?[a-z]", arg):
-      dashes, name, rest = re.fullmatch(
-        r"(--?)([^=]*)(.*)", arg, re.DOTALL
-      ).groups()
-      own.append(dashes + name.replace("-", "_") + rest)
+      name, equals, value = arg.partition("=")
+      name = name.lstrip("-").replace("-", "_")
+      own.append(f"--{name}{equals}{value}")
       taker = own
     else:  # the value of the flag before it
       taker.append(arg)
-  if {"-h", "--help", "--helpshort"} & {*own}:
+  if {"--h", "--help", "--helpshort"} & {*own}:
     known = flags.FLAGS.module_help(__name__)
     print(_HELP.format(program=argv[0], flags=known))
     sys.exit(0)

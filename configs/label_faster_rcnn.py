@@ -2,8 +2,7 @@ r"""Label an image set with boxes by torchvision's Faster R-CNN of COCO.
 
   must-jax convert torchvision_fasterrcnn_resnet50_fpn_v2 \
     fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth --out checkpoints/faster_rcnn
-  python main.py --config=configs/label_faster_rcnn.py \
-    --workdir=labels/imagenet/detection
+  must-jax label label_faster_rcnn --workdir=labels/imagenet/detection
 
 Arguments as those of label.py; teacher is checkpoints/faster_rcnn by default.
 
@@ -13,7 +12,7 @@ Cost: not measured on an accelerator. Result: a label set of boxes of 80 classes
 
 from ml_collections import ConfigDict
 
-from configs import label
+from must_jax.configs import label
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -1,8 +1,7 @@
 r"""Label an image set with depth by a published MiDaS (paper 3.1).
 
   must-jax convert midas_v21_large midas_v21_384.pt --out checkpoints/midas
-  python main.py --config=configs/label_midas.py \
-    --workdir=labels/imagenet/depth
+  must-jax label label_midas --workdir=labels/imagenet/depth
 
 Arguments as those of label.py; teacher is checkpoints/midas by default. The
 v2.1 kinds have not seen NYU or KITTI; v3.1, which has, is not offered.
@@ -12,7 +11,7 @@ Cost: not measured on an accelerator. Result: a label set of inverse depth.
 
 from ml_collections import ConfigDict
 
-from configs import label
+from must_jax.configs import label
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

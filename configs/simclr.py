@@ -1,6 +1,6 @@
 r"""SimCLR: contrastive pre-training without labels (paper 4.1, Table 2).
 
-  python main.py --config=configs/simclr.py --workdir=runs/simclr
+  must-jax train simclr --workdir=runs/simclr
 
 Two views of each image, a projection head, NT-Xent over the whole batch and
 LARS, after the second version of SimCLR's code. The checkpoint is a start for

@@ -1,8 +1,8 @@
 r"""MuST student: one model on the labels of several teachers (paper 3.2).
 
-  python main.py --config=configs/student.py --workdir=runs/student
-  python main.py --workdir=runs/student \
-    --config=configs/student.py:images=data/pile,tasks=detection+depth
+  must-jax train student --workdir=runs/student
+  must-jax train student:images=data/pile,tasks=detection+depth \
+    --workdir=runs/student
 
 The labels of a kind of task are the label set labels/NAME/KIND that
 `configs/label.py` makes of the images data/NAME.
@@ -12,7 +12,8 @@ Arguments:
                 classification+detection+segmentation+depth
   images split  an imported image set, by default data/imagenet
   labels        directory of label sets, by default labels/NAME
-  detection ... another place for the labels of a kind: the directory of a label
+  classification detection segmentation depth
+                another place for the labels of a kind: the directory of a label
                 set, or "supervised" for the image set's own labels
   depth_weight  of the loss, which the paper sweeps
   root          where all these places lie, a directory or gs://...

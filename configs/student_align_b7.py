@@ -2,8 +2,7 @@ r"""MuST student that starts from ALIGN's EfficientNet-B7 (paper 4.3, figure 5).
 
   must-jax convert align_efficientnet_b7 model.safetensors \
     --out checkpoints/align_b7
-  python main.py --config=configs/student_align_b7.py \
-    --workdir=runs/student_align_b7
+  must-jax train student_align_b7 --workdir=runs/student_align_b7
 
 Images are those of student_jft.py. The labels, in labels/jft_align_b7, are of
 teachers that started from the same checkpoint (teacher_*_align_b7.py), but for
@@ -18,8 +17,8 @@ kakaobrain/align-base was trained on COYO-700M.
 
 from ml_collections import ConfigDict
 
-from configs import student
 from must_jax.config import root_of, start_from_align_b7
+from must_jax.configs import student
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -1,7 +1,6 @@
 r"""MuST student on ImageNet (paper 4.2, Table 2).
 
-  python main.py --config=configs/student_imagenet.py \
-    --workdir=runs/student_imagenet
+  must-jax train student_imagenet --workdir=runs/student_imagenet
 
 ImageNet's own classes, and pseudo labels of the other three kinds in
 labels/imagenet. Arguments as those of student.py; classification is
@@ -14,7 +13,7 @@ Pascal segmentation 80.6, NYU depth 87.8, ADE segmentation 43.5, DIODE normals
 
 from ml_collections import ConfigDict
 
-from configs import student
+from must_jax.configs import student
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -1,6 +1,6 @@
 r"""MuST student on 300 million images (paper 4.2, Table 6).
 
-  python main.py --config=configs/student_jft.py --workdir=runs/student_jft
+  must-jax train student_jft --workdir=runs/student_jft
 
 JFT-300M is not public: any set of images takes its place, as imported by
 `must-jax import folder --unlabelled` (images=DIR, by default data/jft). Labels
@@ -14,7 +14,7 @@ Pascal segmentation 82.2, NYU depth 89.8, ADE segmentation 47.0, DIODE normals
 
 from ml_collections import ConfigDict
 
-from configs import student
+from must_jax.configs import student
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

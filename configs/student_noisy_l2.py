@@ -2,8 +2,7 @@ r"""MuST student that starts from Noisy Student's EfficientNet-L2.
 
   must-jax convert timm_efficientnet_l2 model.safetensors \
     --out checkpoints/noisy_l2
-  python main.py --config=configs/student_noisy_l2.py \
-    --workdir=runs/student_noisy_l2
+  must-jax train student_noisy_l2 --workdir=runs/student_noisy_l2
 
 The paper's largest student starts from ALIGN's L2 (4.3, Table 7), which is not
 public; `tf_efficientnet_l2.ns_jft_in1k` of timm is the nearest that is. Images
@@ -17,8 +16,8 @@ detection 88.2, segmentation 89.8, NYU depth 91.9, ADE 54.3; ours: not run.
 
 from ml_collections import ConfigDict
 
-from configs import student
 from must_jax.config import root_of, start_from, under
+from must_jax.configs import student
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

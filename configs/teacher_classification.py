@@ -1,7 +1,6 @@
 r"""Classification teacher, from scratch (paper 3.1: ImageNet).
 
-  python main.py --config=configs/teacher_classification.py \
-    --workdir=runs/teacher_classification
+  must-jax train teacher_classification --workdir=runs/teacher_classification
 
 Arguments:
   data              an imported image set, by default data/imagenet

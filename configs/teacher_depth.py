@@ -1,7 +1,6 @@
 r"""Depth teacher. The paper imports MiDaS; this trains one on your own depth.
 
-  python main.py --config=configs/teacher_depth.py \
-    --workdir=runs/teacher_depth
+  must-jax train teacher_depth --workdir=runs/teacher_depth
 
 Arguments:
   data              an imported image set, by default data/depth

@@ -1,7 +1,6 @@
 r"""Detection teacher, from scratch (paper 3.1: Objects365).
 
-  python main.py --config=configs/teacher_detection.py \
-    --workdir=runs/teacher_detection
+  must-jax train teacher_detection --workdir=runs/teacher_detection
 
 Arguments:
   data              an imported image set, by default data/objects365

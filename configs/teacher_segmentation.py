@@ -1,7 +1,6 @@
 r"""Segmentation teacher, from scratch (paper 3.1: COCO, 133 classes).
 
-  python main.py --config=configs/teacher_segmentation.py \
-    --workdir=runs/teacher_segmentation
+  must-jax train teacher_segmentation --workdir=runs/teacher_segmentation
 
 Arguments:
   data              an imported image set, by default data/coco_panoptic

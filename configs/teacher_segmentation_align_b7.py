@@ -2,7 +2,7 @@ r"""Segmentation teacher that starts from ALIGN's EfficientNet-B7 (paper 4.3).
 
   must-jax convert align_efficientnet_b7 model.safetensors \
     --out checkpoints/align_b7
-  python main.py --config=configs/teacher_segmentation_align_b7.py \
+  must-jax train teacher_segmentation_align_b7 \
     --workdir=runs/teacher_segmentation_align_b7
 
 In bootstrapping, teachers and student start from the same checkpoint. Arguments
@@ -15,8 +15,8 @@ Cost: not measured. Result: not published; ours: not run.
 
 from ml_collections import ConfigDict
 
-from configs import teacher_segmentation
 from must_jax.config import root_of, start_from_align_b7
+from must_jax.configs import teacher_segmentation
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

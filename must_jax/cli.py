@@ -1,20 +1,38 @@
-"""`must-jax <command>`: everything that is not a run of a config."""
+"""`must-jax <command>`; the verbs are runs of a config, see `main`."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import must_jax
 from must_jax.signals import heed_ctrl_c
 from must_jax.storage.path import Path
+
+# The stages of a run; `main` reads the rest of their command lines.
+_VERBS = {
+  "train": "train by a config, or go on: must-jax train CONFIG --workdir=DIR",
+  "label": "label an image set by a config, on any number of machines",
+  "evaluate": "measure a run's latest checkpoint by a config",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="must-jax", description="Multi-Task Self-Training in JAX."
   )
+  parser.add_argument(
+    "--version", action="version", version=f"must-jax {must_jax.__version__}"
+  )
   commands = parser.add_subparsers(dest="command", required=True)
+  for verb, text in _VERBS.items():
+    commands.add_parser(verb, help=text)
+
+  configs = commands.add_parser(
+    "configs", help="the shipped configs, with their arguments"
+  )
+  configs.add_argument("name", nargs="?", help="show all that is known of one")
+  configs.set_defaults(run=_configs)
 
   demo = commands.add_parser(
     "demo", help="the paper's whole chain on an embedded world"
@@ -85,31 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     "--list", action="store_true", help="show all kinds and leave"
   )
   convert.set_defaults(run=_convert)
-
-  label = commands.add_parser(
-    "label",
-    help="label as a pipeline of Apache Beam, a shard an element; without Beam,"
-    " start main.py on as many machines as there are",
-  )
-  label.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE[:ARG]",
-    help="as of main.py, such as configs/label.py; --config.NAME=VALUE as well",
-  )
-  label.add_argument("--workdir", required=True, help="label set to make")
-  label.add_argument(
-    "--runner",
-    required=True,
-    help="of Beam, such as DirectRunner, DataflowRunner, FlinkRunner",
-  )
-  label.add_argument(
-    "--beam-options",
-    default="",
-    metavar="OPTIONS",
-    help="of the runner, such as '--project=p --region=us-central1'",
-  )
-  label.set_defaults(run=_label, overrides=())
 
   inspect = commands.add_parser(
     "inspect", help="progress, statistics and quality of a label set"
@@ -206,6 +199,12 @@ class _ListDatasets(argparse.Action):
     parser.exit()
 
 
+def _configs(args: argparse.Namespace) -> int:
+  from must_jax.preflight import configs_command
+
+  return configs_command.run(args.name)
+
+
 def _demo(args: argparse.Namespace) -> int:
   from must_jax.lab import demo
 
@@ -234,36 +233,6 @@ def _convert(args: argparse.Namespace) -> int:
   from must_jax.convert import convert_command
 
   return convert_command.run(args)
-
-
-def _label(args: argparse.Namespace) -> int:
-  from must_jax import config as config_lib
-  from must_jax.preflight import places
-  from must_jax.pseudo_label.job import ALARM
-  from must_jax.stage import quiet_libraries
-
-  quiet_libraries()
-  config = config_lib.load(args.config, args.overrides)
-  config_lib.validate(config)
-  if config.stage != "label":
-    raise ValueError(
-      f"{args.config} is of stage {config.stage!r}; expected one that labels,"
-      " as configs/label.py. Others run by main.py."
-    )
-  places.check(config, args.workdir)
-  try:
-    from must_jax.pseudo_label import pipeline
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      f"--runner needs {error.name}: pip install -c constraints.txt -e"
-      " '.[beam]'."
-    ) from None
-  manifest = pipeline.run(
-    config, args.workdir, args.runner, shlex.split(args.beam_options)
-  )
-  output = config.label.output or args.workdir
-  print(f"{manifest['num_records']:,} records: {output}")
-  return ALARM if manifest["alarms"] else 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -312,10 +281,19 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Entry point of `must-jax`; returns the exit status."""
+  """Entry point of `must-jax`; returns the exit status.
+
+  Raises:
+    SystemExit: of a verb, and where arguments are wrong.
+  """
   heed_ctrl_c()
+  words = sys.argv[1:] if argv is None else [*argv]
+  if words and words[0] in _VERBS:
+    from must_jax import main as runs
+
+    runs.run(words[0], words[1:])
   parser = _parser()
-  args, rest = parser.parse_known_args(argv)
+  args, rest = parser.parse_known_args(words)
   if rest and not hasattr(args, "overrides"):
     parser.error(f"unrecognized arguments: {' '.join(rest)}")
   args.overrides = rest

@@ -1,9 +1,9 @@
-r"""The configuration of a run: every default, and what makes one valid.
+"""The configuration of a run: every default, and what makes one valid.
 
-A config file holds `get_config(arg)` and starts from `base_config()`:
+A config file holds `get_config(arg)` and starts from `base_config()`; those of
+`configs/` are shipped with the package, as `must_jax.configs.NAME`:
 
-  python main.py --config=configs/student_demo.py:smoke \
-    --workdir=/tmp/run --config.optimizer.lr=0.1
+  must-jax train student:smoke --workdir=runs/x --config.optimizer.lr=0.1
 
 Numbers are tagged with their origin: `paper` (section), `ref` (a reference of
 the paper), `tfm` (TensorFlow Model Garden), `tpu` (TPU detection repository)
@@ -54,6 +54,8 @@ EVAL_RESIZE = (
 )
 # Names become directories and parameter names, so they stay harmless.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Files of the shipped configs; in a checkout, a link to `configs/`.
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 _TASK_KEYS = ("kind", "labels", "weight", "classes")
 # Which numbers the options take; those of a kind of task are in its file.
 RANGES: dict[str, Interval] = {
@@ -323,24 +325,39 @@ def task_kwargs(entry: ConfigDict) -> dict[str, Any]:
   return {k: v for k, v in entry.items() if k not in _TASK_KEYS}
 
 
+class UnknownArgument(ValueError):
+  """A config was given an argument that it does not have.
+
+  Attributes:
+    defaults: of the arguments that it has.
+  """
+
+  # `config_flags` makes another of the message alone.
+  def __init__(self, message: str, defaults: Mapping[str, Any] | None = None):
+    super().__init__(message)
+    self.defaults = dict(defaults or {})
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-  """Parses the part of `--config=FILE:ARG` after the colon.
+  """Parses the part of `CONFIG:ARG` after the colon.
 
   `ARG` is `name=value,name2=value2`; a bare `name` means `name=True`. Values
   take the type of their default.
 
   Raises:
-    ValueError: a name without a default, or a value of another type.
+    UnknownArgument: a name without a default.
+    ValueError: a value of another type.
   """
   values = dict(defaults)
   for item in filter(None, (arg or "").split(",")):
     name, _, text = item.partition("=")
     if name not in defaults:
       near = nearest(name, defaults)
-      raise ValueError(
+      raise UnknownArgument(
         f"Config argument {name!r} is not known; expected some of"
-        f" {sorted(defaults)}, as in --config=FILE.py:{sorted(defaults)[0]}=..."
-        + (f" Did you mean {near!r}?" if near else "")
+        f" {sorted(defaults)}, as in CONFIG:{sorted(defaults)[0]}=..."
+        + (f" Did you mean {near!r}?" if near else ""),
+        defaults,
       )
     default = defaults[name]
     try:
@@ -575,34 +592,64 @@ def _initials(name: str) -> str:
   return "".join(word[:1] for word in name.split("_"))
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-  """The config of a file, with some options set.
+def shipped() -> list[str]:
+  """Names of the configs that come with the package."""
+  files = sorted(os.listdir(SHIPPED))
+  return [name for name, ext in map(os.path.splitext, files) if ext == ".py"]
+
+
+def find(config: str) -> str:
+  """The file of a config.
 
   Args:
-    path: FILE or FILE:ARG; or the `config.json` of a run, or of a folder for a
-      hub.
+    config: a file, or the name of a shipped config.
+
+  Raises:
+    ValueError: there is neither.
+  """
+  if config in shipped():
+    return os.path.join(SHIPPED, f"{config}.py")
+  if os.path.isfile(config):
+    return config
+  name = os.path.basename(config).removesuffix(".py")
+  near = nearest(name, shipped())
+  raise ValueError(
+    f"The config is {config!r}: there is no such file, and no shipped config of"
+    " that name."
+    + (f" Did you mean {near!r}?" if near else "")
+    + " `must-jax configs` lists the shipped ones; a file is named with its"
+    " directory."
+  )
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """A config, with some options set.
+
+  Args:
+    path: CONFIG or CONFIG:ARG, where CONFIG is a file or the name of a shipped
+      config, such as "student:images=data/pile"; or the `config.json` of a
+      run, or of a folder for a hub.
     overrides: "--config.NAME=VALUE" each.
 
   Raises:
-    ValueError: there is no such file or option, or an option does not take the
-      value; one line.
+    ValueError: there is no such config or option, or an option does not take
+      the value; one line.
   """
-  if not os.path.isfile(path.partition(":")[0]):
-    raise ValueError(
-      f"--config is {path!r}, and there is no such file; expected one such as"
-      " configs/student.py, or with arguments, configs/student.py:images=DIR."
-    )
-  is_stored = path.endswith(".json")
-  argv = ["config", *([] if is_stored else [f"--config={path}"]), *overrides]
+  name, colon, arg = path.partition(":")
+  file = find(name)
+  is_stored = file.endswith(".json")
+  given = [] if is_stored else [f"--config={file}{colon}{arg}"]
+  argv = ["config", *given, *overrides]
   values = flags.FlagValues()
-  # A config may import its neighbours, as `configs.NAME` wherever it lies.
-  file = os.path.abspath(path.partition(":")[0])
   before = sys.path[:]
-  sys.path[:0] = [os.getcwd(), os.path.dirname(os.path.dirname(file))]
+  directory = os.path.dirname(os.path.abspath(file))
+  if directory != SHIPPED:
+    # A config may import its neighbours, as `FOLDER.NAME` wherever it lies.
+    sys.path[:0] = [os.getcwd(), os.path.dirname(directory)]
   try:
     if is_stored:
       config_flags.DEFINE_config_dict(
-        "config", _stored(path), flag_values=values, sys_argv=argv
+        "config", _stored(file), flag_values=values, sys_argv=argv
       )
     else:
       config_flags.DEFINE_config_file(
@@ -647,7 +694,8 @@ def _without_traceback(error: Exception) -> str:
   `config_flags` has the whole traceback in the message, and no cause.
   """
   return re.sub(
-    r"Error whilst parsing config file:\s+Traceback.*?\nValueError: ",
+    r"Error whilst parsing config file:\s+Traceback.*?"
+    r"\n(ValueError|must_jax\.config\.UnknownArgument): ",
     "",
     str(error),
     flags=re.DOTALL,

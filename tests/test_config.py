@@ -35,7 +35,8 @@ def valid_config():
 @pytest.mark.parametrize("size", ["", "small", "smoke"])
 def test_shipped_configs_are_valid_and_documented(path, size):
   module = load(path)
-  assert "python main.py" in module.__doc__
+  verb = module.get_config().stage
+  assert f"must-jax {verb} {path.stem}" in module.__doc__
   assert "Cost:" in module.__doc__
   assert "Result:" in module.__doc__
   arg = "" if path.stem.startswith("label") else size
@@ -100,7 +101,14 @@ def test_load_takes_arguments_overrides_and_neighbours():
 @pytest.mark.parametrize(
   ("path", "overrides", "expected"),
   [
-    ("yours.py", (), "no such file; expected one such as"),
+    (
+      "yours.py",
+      (),
+      r"^The config is 'yours\.py': there is no such file, and no shipped"
+      r" config of that name\. `must-jax configs` lists",
+    ),
+    ("studnet:smoke", (), "^The config is 'studnet': .* mean 'student'?"),
+    ("configs/label_mida.py", (), r"mean 'label_midas'\?"),
     (
       "mine.py",
       ("--config.optimizer.learning_rate=1",),
@@ -371,16 +379,18 @@ def test_names_that_are_no_names():
     config_lib.validate(config)
 
 
-def test_shipped_configs_load_outside_of_the_checkout(tmp_path):
-  configs = pathlib.Path(config_lib.__file__).parents[1] / "configs"
+def test_shipped_configs_load_by_name_in_any_folder(tmp_path):
+  # Folders and modules of a user's own are no matter.
+  for name in ("configs/student.py", "types.py", "must_jax.py"):
+    (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "a" / name).write_text("raise ValueError('not me')")
   result = subprocess.run(
     [
-      *(sys.executable, "-c"),
+      *(sys.executable, "-P", "-c"),
       "import sys; from must_jax.config import load; before = list(sys.path);"
-      "print(*load(sys.argv[1]).tasks); assert sys.path == before",
-      str(configs / "student_jft.py"),
+      "print(*load('student_jft:images=x').tasks); assert sys.path == before",
     ],
-    cwd=tmp_path,
+    cwd=tmp_path / "a",
     capture_output=True,
     text=True,
     check=False,
@@ -388,3 +398,9 @@ def test_shipped_configs_load_outside_of_the_checkout(tmp_path):
   assert result.stdout.split() == [
     *("classification", "depth", "detection", "segmentation"),
   ], result.stderr
+
+
+def test_a_shipped_config_is_the_same_by_name_and_by_file():
+  by_name = config_lib.load("student_jft:smoke")
+  assert by_name == config_lib.load(f"{CONFIGS[0].parent}/student_jft.py:smoke")
+  assert config_lib.shipped() == [path.stem for path in CONFIGS]

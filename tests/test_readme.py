@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from must_jax import config as config_lib
-from must_jax import importers, tasks
+from must_jax import importers, main, tasks
 from must_jax.config import base_config, dataset, task
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -76,9 +76,14 @@ def test_configs_of_commands_load(page, monkeypatch):
   text = (README.parent / page).read_text()
   text = text.replace("$kind", "depth").replace("$init", "runs/student")
   found = re.findall(r"(?:--config=|`)(configs/\w+\.py(?::[\w=,./:+]+)?)", text)
-  assert len(found) > 2
-  for config in found:
-    config_lib.validate(config_lib.load(config))
+  own = ("CONFIG", "my_student.py")
+  verbs = re.findall(r"must-jax (train|label|evaluate) (\w[\w=,./:+-]*)", text)
+  verbs = [(verb, config) for verb, config in verbs if config not in own]
+  assert len(found) + len(verbs) > 2
+  for verb, config in [*verbs, *((None, config) for config in found)]:
+    loaded = config_lib.load(config)
+    config_lib.validate(loaded)
+    assert verb is None or loaded.stage in main._TAKES[verb]
 
 
 def test_config_of_several_datasets_is_valid():

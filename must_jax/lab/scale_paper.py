@@ -1,4 +1,4 @@
-"""The scale `paper`: the files of `configs/`, on the paper's datasets."""
+"""The scale `paper`: the shipped configs, on the paper's datasets."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ class _Setup:
   """How a pre-training runs.
 
   Attributes:
-    config: name of a file in `configs/`, less its `.py`.
+    config: name of a shipped config.
     arg: its argument.
     jft_epochs: of 300 million images; None for the config's steps.
   """
@@ -241,14 +241,5 @@ class PaperScale:
 
 
 def _load(name: str, arg: str = "") -> ConfigDict:
-  """The config of `configs/NAME.py:ARG`.
-
-  Raises:
-    ValueError: there is no such file here.
-  """
-  if not os.path.isfile(os.path.join("configs", f"{name}.py")):
-    raise ValueError(
-      f"There is no configs/{name}.py in {os.getcwd()}; the scale 'paper'"
-      " reads the configs: run it in the root of the repository."
-    )
-  return config_lib.load(f"configs/{name}.py" + (f":{arg}" if arg else ""))
+  """The shipped config `NAME:ARG`."""
+  return config_lib.load(f"{name}:{arg}")

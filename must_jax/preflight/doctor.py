@@ -66,7 +66,7 @@ class Case:
   """What is to be checked.
 
   Attributes:
-    config_file: as given to `main.py`, FILE or FILE:ARG; empty for none.
+    config_file: as of a run, CONFIG or CONFIG:ARG; empty for none.
     workdir: of the run; empty for none.
     processes: that the run shall have; None if it doesn't matter.
     overrides: of the config's options, "--config.NAME=VALUE" each.
@@ -101,7 +101,7 @@ class Case:
 
 
 def load_config(case: Case) -> ConfigDict:
-  """Loads and validates the config, as `main.py` does."""
+  """Loads and validates the config, as a run does."""
   from must_jax import config as config_lib
 
   config = config_lib.load(case.config_file, case.overrides)
@@ -287,13 +287,13 @@ def check_processes(case: Case) -> Finding:
     return Finding(
       FAIL,
       f"{found}, but its version 5 doesn't say where the first process is",
-      "give main.py --coordinator, --num_processes and --process_id",
+      "give the run --coordinator, --num_processes and --process_id",
     )
   if case.processes not in (None, launch.num_processes):
     return Finding(
       FAIL,
       f"{found}; expected {case.processes}",
-      "start as many, or give main.py --coordinator, --num_processes and"
+      "start as many, or give the run --coordinator, --num_processes and"
       " --process_id",
     )
   proxies = [name for name in env if name.lower().endswith("_proxy")]
@@ -521,7 +521,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--config",
     default="",
-    help="FILE or FILE:ARG, as for main.py; --config.NAME=VALUE as well",
+    metavar="CONFIG[:ARG]",
+    help="as of a run, a file or a name of `must-jax configs`;"
+    " --config.NAME=VALUE as well",
   )
   parser.add_argument("--workdir", default="", help="of the run")
   parser.add_argument(

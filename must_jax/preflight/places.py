@@ -1,8 +1,8 @@
 """The places that a config reads, and what makes those that are not there.
 
-Commands follow the names of `configs/`: data/NAME is an image set, labels/NAME
-has the labels of its images by kind of task, runs/NAME is the run of
-configs/NAME.py, and checkpoints/NAME is a converted one.
+Commands follow the names of the shipped configs: data/NAME is an image set,
+labels/NAME has the labels of its images by kind of task, runs/NAME is the run
+of the config NAME, and checkpoints/NAME is a converted one.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from must_jax.storage.sets import (
 
 # What is not trained here labels by a config of its own, as in the paper.
 _PUBLISHED_TEACHERS = {"depth": ("label_midas", "checkpoints/midas")}
-# Files of `configs/` that train without arguments.
+# Shipped configs that train without arguments.
 RUNS = (
   *("teacher_classification", "teacher_classification_align_b7"),
   *("teacher_detection", "teacher_detection_align_b7"),
@@ -154,7 +154,7 @@ class LabelsPlace:
     if self._is_begun():
       batch_size = read_job(self.path)["settings"].get("batch_size")
       args += [f"batch_size={batch_size}"] if batch_size else []
-    return _run_command(config, args, self.path)
+    return _run_command("label", config, args, self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,8 @@ class CheckpointPlace:
     if name in RUNS:
       run = _RUN.fullmatch(place)
       root = run["root"] if run else ""
-      return _run_command(name, [f"root={root}"] if root else [], place)
+      args = [f"root={root}"] if root else []
+      return _run_command("train", name, args, place)
     return f"must-jax convert KIND FILE --out {shlex.quote(place)}"
 
 
@@ -291,7 +292,7 @@ def text(problems: Sequence[tuple[Place, str]]) -> str:
     lines.append("Imports name files as published; give your own paths.")
   if LabelsPlace in kinds:
     lines.append(
-      "A task can be left out, by tasks=KIND+KIND of configs/student.py, or its"
+      "A task can be left out, by tasks=KIND+KIND of student configs, or its"
       " labels taken from another place, by KIND=PLACE."
     )
   if any(is_local(p.path) and not p.path.startswith("/") for p, _ in problems):
@@ -332,11 +333,10 @@ def _last(path: str) -> str:
   return path.rstrip("/").rpartition("/")[2]
 
 
-def _run_command(config: str, args: Sequence[str], workdir: str) -> str:
+def _run_command(
+  verb: str, config: str, args: Sequence[str], workdir: str
+) -> str:
   arg = f":{','.join(args)}" if args else ""
   return shlex.join(
-    [
-      *("python", "main.py", f"--config=configs/{config}.py{arg}"),
-      f"--workdir={workdir}",
-    ]
+    ["must-jax", verb, f"{config}{arg}", f"--workdir={workdir}"]
   )

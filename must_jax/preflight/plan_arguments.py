@@ -8,7 +8,7 @@ from must_jax.storage.path import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `run` takes besides overrides of the config's options."""
   parser.add_argument(
-    "--config", required=True, metavar="FILE[:ARG]", help="as of a run"
+    "--config", required=True, metavar="CONFIG[:ARG]", help="as of a run"
   )
   parser.add_argument(
     "--topology",
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--teacher-config",
-    metavar="FILE[:ARG] or KIND",
+    metavar="CONFIG[:ARG] or KIND",
     help='of a teacher that is not at hand, for the stage "label"; KIND is one'
     " of `must-jax convert --list`",
   )

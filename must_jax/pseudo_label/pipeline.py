@@ -1,4 +1,4 @@
-"""`must-jax label`: a labelling job as a pipeline of Apache Beam.
+"""`must-jax label --runner`: a labelling job as a pipeline of Apache Beam.
 
 For those who have Dataflow, Flink or Spark. An element is a shard; a worker
 loads the teacher once, labels shards whole and commits them, as the workers of

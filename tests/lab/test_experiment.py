@@ -246,14 +246,6 @@ def test_missing_datasets_block_all_that_needs_them(tmp_path):
   assert "must-jax import imagenet --split train" in missing.how
 
 
-def test_paper_scale_away_from_the_configs_says_where_to_go(
-  tmp_path, monkeypatch
-):
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(ValueError, match="in the root of the repository"):
-    build(tmp_path, ["table2"], scale=PaperScale("data"))
-
-
 # --- Results ------------------------------------------------------------------
 
 

@@ -81,20 +81,20 @@ def commands(text):
   return [line.strip() for line in text.splitlines() if line.startswith("    ")]
 
 
-def check_command(command, monkeypatch):
+def check_command(command):
   """That a command is understood; returns where it writes."""
-  program, *words = shlex.split(command)
-  if program == "must-jax":
-    args = _parser().parse_args(words)
+  program, verb, *words = shlex.split(command)
+  assert program == "must-jax"
+  if verb not in config_lib.STAGES:
+    args = _parser().parse_args([verb, *words])
     if args.command == "convert":
       convert.get_kind(args.kind)
     return str(args.out)
-  assert (program, words[0]) == ("python", "main.py")
-  flags = dict(word.removeprefix("--").split("=", 1) for word in words[1:])
-  with monkeypatch.context() as patched:
-    patched.chdir(ROOT)
-    config_lib.validate(config_lib.load(flags["config"]))
-  return flags["workdir"]
+  name, workdir = words
+  config = config_lib.load(name)
+  config_lib.validate(config)
+  assert config.stage == verb
+  return workdir.removeprefix("--workdir=")
 
 
 def no_checkpoint(place):
@@ -123,13 +123,11 @@ def test_configs_that_train_without_arguments_are_known():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_all_that_is_missing_is_named_with_what_makes_it(
-  empty, monkeypatch, name
-):
+def test_all_that_is_missing_is_named_with_what_makes_it(empty, name):
   config = load(name)
   text = problem(config)
   missing = [(p.path, getattr(p, "split", "")) for p in places.places(config)]
-  made = [check_command(command, monkeypatch) for command in commands(text)]
+  made = [check_command(command) for command in commands(text)]
   assert made == [path for path, _ in missing]
   assert len(set(missing)) == len(missing)
   assert str(empty) in text
@@ -141,34 +139,34 @@ def test_what_is_missing_in_a_bucket_is_made_in_the_bucket(empty, monkeypatch):
   text = problem(load("student_align_b7", "root=gs://bucket/must"))
   assert len(commands(text)) == 6
   for command in commands(text):
-    assert check_command(command, monkeypatch)
+    assert check_command(command)
     for word in re.findall(
       r"[=\s,]([^\s,=]*(?:data|labels|runs)/\w+)", command
     ):
-      assert word.startswith(("gs://bucket/must/", "--", "configs/")), command
+      assert word.startswith(("gs://bucket/must/", "--")), command
   assert (
-    "configs/label.py:teacher=gs://bucket/must/runs/teacher_detection_align_b7,"
+    "must-jax label label:teacher=gs://bucket/must/runs/teacher_detection_align_b7,"
     "images=gs://bucket/must/data/jft"
     " --workdir=gs://bucket/must/labels/jft_align_b7/detection"
   ) in text
   label = problem(load("label", "root=gs://bucket/must,kind=segmentation"))
   assert (
-    "--config=configs/teacher_segmentation.py:root=gs://bucket/must"
+    "must-jax train teacher_segmentation:root=gs://bucket/must"
     " --workdir=gs://bucket/must/runs/teacher_segmentation"
   ) in label
 
 
-def test_a_command_makes_what_the_student_reads(empty, monkeypatch):
+def test_a_command_makes_what_the_student_reads(empty):
   """Down the chain, until there are imports and published weights only."""
   todo, made = [load("student_jft")], []
   while todo:
     for command in commands(problem(todo.pop())):
       if command not in made:
         made.append(command)
-        if command.startswith("python"):
-          argument = re.search(r"--config=configs/(\w+)\.py:?(\S*)", command)
-          todo.append(load(*argument.groups()))
-  outputs = {check_command(command, monkeypatch) for command in made}
+        run = re.match(r"must-jax (?:train|label) (\w+):?(\S*)", command)
+        if run:
+          todo.append(load(*run.groups()))
+  outputs = {check_command(command) for command in made}
   assert outputs == {
     *("data/jft", "data/imagenet", "data/objects365", "data/coco_panoptic"),
     *(f"labels/jft/{kind}" for kind in KINDS),
@@ -242,20 +240,20 @@ def pile(empty):
   return ImageSet.open("data/pile", "train")
 
 
-def test_one_label_set_that_is_missing_is_named_alone(pile, monkeypatch):
+def test_one_label_set_that_is_missing_is_named_alone(pile):
   for kind in KINDS:
     if kind != "segmentation":
       write_labels(pathlib.Path("labels/pile") / kind, pile)
   text = problem(load("student", "images=data/pile"))
   (command,) = commands(text)
-  assert check_command(command, monkeypatch) == "labels/pile/segmentation"
+  assert check_command(command) == "labels/pile/segmentation"
   assert "labels/pile/segmentation, labels of task 'segmentation': no" in text
   assert "tasks=" in text
   config = load("student", "images=data/pile,tasks=depth+detection")
   assert not places.missing(places.places(config))
 
 
-def test_labels_that_are_not_finished_say_how_to_go_on(pile, monkeypatch):
+def test_labels_that_are_not_finished_say_how_to_go_on(pile):
   begin_labels(pathlib.Path("labels/pile/detection"), pile)
   text = problem(load("student", "images=data/pile,tasks=detection"))
   assert (
@@ -264,7 +262,7 @@ def test_labels_that_are_not_finished_say_how_to_go_on(pile, monkeypatch):
   )
   (command,) = commands(text)
   assert ",batch_size=8 " in command
-  assert check_command(command, monkeypatch) == "labels/pile/detection"
+  assert check_command(command) == "labels/pile/detection"
 
 
 @pytest.mark.parametrize("end", ["", "/"])
@@ -285,15 +283,13 @@ def test_labels_in_a_bucket_are_found_and_missed(bucket, tmp_path, monkeypatch):
   write_labels(label_sets.Path(f"{root}/labels/pile/depth"), images)
   arg = f"root={root},images=data/pile,tasks=depth+detection"
   (command,) = commands(problem(load("student", arg)))
-  assert check_command(command, monkeypatch) == f"{root}/labels/pile/detection"
+  assert check_command(command) == f"{root}/labels/pile/detection"
 
 
-def test_a_split_that_is_missing_says_which_there_are(pile, monkeypatch):
+def test_a_split_that_is_missing_says_which_there_are(pile):
   text = problem(load("teacher_depth", "data=data/pile"))
   assert "no split 'validation', it has ['train']" in text
-  assert [check_command(c, monkeypatch) for c in commands(text)] == [
-    "data/pile"
-  ]
+  assert [check_command(c) for c in commands(text)] == ["data/pile"]
 
 
 def test_a_run_that_goes_on_does_not_ask_for_its_start(empty):
@@ -336,10 +332,10 @@ def test_a_stage_asks_for_what_it_reads_alone(pile):
   ("name", "split"),
   [(name, split) for name, d in DATASETS.items() for split in d.splits],
 )
-def test_imports_of_known_datasets_are_understood(monkeypatch, name, split):
+def test_imports_of_known_datasets_are_understood(name, split):
   command = import_command(f"gs://b/data/{name}", split)
   assert command.startswith(f"must-jax import {name} --split {split} ")
-  assert check_command(command, monkeypatch) == f"gs://b/data/{name}"
+  assert check_command(command) == f"gs://b/data/{name}"
 
 
 def test_an_import_names_the_files_of_its_split():
@@ -360,17 +356,15 @@ def test_an_import_names_the_files_of_its_split():
     (("classification",), "folder"),
   ],
 )
-def test_other_image_sets_are_imported_by_what_they_hold(
-  monkeypatch, kinds, importer
-):
+def test_other_image_sets_are_imported_by_what_they_hold(kinds, importer):
   command = import_command("my data/birds", "val", kinds)
   assert command.startswith(f"must-jax import {importer} ")
-  assert check_command(command, monkeypatch) == "my data/birds"
+  assert check_command(command) == "my data/birds"
 
 
-def test_checkpoints_of_configs_are_of_known_kinds(monkeypatch):
+def test_checkpoints_of_configs_are_of_known_kinds():
   for name in convert.CHECKPOINTS:
     place = places.CheckpointPlace(f"elsewhere/{name}", "init_from")
-    assert check_command(place.command(), monkeypatch) == f"elsewhere/{name}"
+    assert check_command(place.command()) == f"elsewhere/{name}"
   other = places.CheckpointPlace("runs/mine/checkpoints/7", "init_from")
   assert other.command() == "must-jax convert KIND FILE --out runs/mine"

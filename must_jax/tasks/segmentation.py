@@ -1,6 +1,7 @@
 """Semantic segmentation on the fused P2 (paper 3.2)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -80,8 +81,31 @@ class Segmentation(Task):
     return MeanIoU(self.classes)
 
   def draw(self, image, arrays):
-    classes = pictures.resize_map(arrays["classes"], image.shape[:2])
-    if "confidence" in arrays:
-      sure = pictures.resize_map(arrays["confidence"], image.shape[:2])
-      classes = np.where(sure >= self.min_score, classes, IGNORE_LABEL)
-    return pictures.draw_classes(image, classes)
+    return pictures.draw_classes(image, self._sure(arrays, image.shape[:2]))
+
+  def illustrate(self, image, arrays, colors):
+    classes = self._sure(arrays, image.shape[:2])
+    return pictures.draw_classes(image, classes, colors)
+
+  def legend(self, arrays, colors):
+    classes = self._sure(arrays, arrays["classes"].shape)
+    shares = np.bincount(classes.ravel(), minlength=IGNORE_LABEL + 1)
+    shares = shares / max(1, classes.size)
+    shown = [k for k in np.argsort(-shares, kind="stable") if shares[k]]
+    return [
+      (f"{self.classes[k]} {shares[k]:.0%}", tuple(colors[k]))
+      if k != IGNORE_LABEL
+      else (f"unsure {shares[k]:.0%}", (0, 0, 0))
+      for k in shown
+    ]
+
+  def _sure(
+    self, arrays: Mapping[str, np.ndarray], size: tuple[int, ...]
+  ) -> np.ndarray:
+    """Classes at a picture's size, unknown below the threshold."""
+    height, width = size
+    classes = pictures.resize_map(arrays["classes"], (height, width))
+    if "confidence" not in arrays:
+      return classes
+    sure = pictures.resize_map(arrays["confidence"], (height, width))
+    return np.where(sure >= self.min_score, classes, IGNORE_LABEL)

@@ -137,7 +137,10 @@ def _write_at(
 
 def font_size(size: tuple[int, int]) -> int:
   """Of text on a picture of this height and width, pixels."""
-  return max(_LEAST_FONT, min(size) // 40)
+  height, width = size
+  return max(
+    _LEAST_FONT, min(round((height * width) ** 0.5 / 45), min(size) // 10)
+  )
 
 
 def draw_classes(

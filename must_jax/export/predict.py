@@ -316,6 +316,7 @@ class _Run:
     self._out, self._options, self._job = Path(out), options, job
     self._read_options = ImageOptions(options.code_range)
     names = collections.Counter(photo.name for photo in photos)
+    self._named: set[Path] = set()  # folders whose maps' classes are told
     self._repeated = {name for name, count in names.items() if count > 1}
 
   def __call__(self) -> dict[str, Any]:
@@ -364,7 +365,6 @@ class _Run:
       log.close()
     result = self._assemble([done[i] for i in range(len(batches))])
     if result["images"]:
-      self._write_classes(result)
       with publish(self._out / _RESULT) as file:
         file.write(_text(result).encode())
     _remove_partial(self._out)
@@ -457,9 +457,9 @@ class _Run:
           folder = Path("maps") / name / field_name
         if "png" in options.formats and (made := field.to_png(arrays, colors)):
           data, how = made
-          entry["png"] = how | {
-            "file": self._publish(folder / f"{photo.stem}.png", data)
-          }
+          target = self._publish(folder / f"{photo.stem}.png", data)
+          entry["png"] = how | {"file": target}
+          self._name_classes(folder, task.classes)
         if "npy" in options.formats:
           entry |= self._write_arrays(field.to_arrays(arrays), folder, photo)
         by_field[field_name] = entry
@@ -481,6 +481,13 @@ class _Run:
       "path": str(photo.path),
       "predictions": told,
     }
+
+  def _name_classes(self, folder: Path, classes: Sequence[str]) -> None:
+    """Writes the names of the codes of maps, once."""
+    if classes and folder not in self._named:
+      self._named.add(folder)
+      text = "\n".join(classes) + "\n"
+      self._publish(folder / "classes.txt", text.encode())
 
   def _write_arrays(
     self, arrays: Mapping[str, np.ndarray], folder: Path, photo: _Photo
@@ -541,19 +548,6 @@ class _Run:
         *self._others,
       ],
     }
-
-  def _write_classes(self, result: Mapping[str, Any]) -> None:
-    """Names beside the maps of classes."""
-    if "png" not in self._options.formats:
-      return
-    for name, listed in result["info"]["tasks"].items():
-      folder = Path("maps") / name
-      has_maps = any(
-        "png" in image["predictions"][name] for image in result["images"]
-      )
-      if listed["classes"] and has_maps:
-        text = "\n".join(listed["classes"]) + "\n"
-        self._publish(folder / "classes.txt", text.encode())
 
 
 def _read_photo(path: Path, options: ImageOptions) -> Picture | str:

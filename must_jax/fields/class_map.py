@@ -127,6 +127,9 @@ class ClassMap(maps.MapField):
     image.save(file, "PNG")
     return file.getvalue(), {"code": "class id", "unknown": IGNORE_LABEL}
 
+  def to_arrays(self, arrays):  # of classes, the PNG has all
+    return {k: v for k, v in arrays.items() if k == "confidence"}
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     known = classes != IGNORE_LABEL

@@ -91,12 +91,12 @@ class Segmentation(Task):
     classes = self._sure(arrays, arrays["classes"].shape)
     shares = np.bincount(classes.ravel(), minlength=IGNORE_LABEL + 1)
     shares = shares / max(1, classes.size)
-    shown = [k for k in np.argsort(-shares, kind="stable") if shares[k]]
+    names = dict(enumerate(self.classes)) | {IGNORE_LABEL: "unsure"}
+    table = dict(enumerate(map(tuple, colors))) | {IGNORE_LABEL: (0, 0, 0)}
     return [
-      (f"{self.classes[k]} {shares[k]:.0%}", tuple(colors[k]))
-      if k != IGNORE_LABEL
-      else (f"unsure {shares[k]:.0%}", (0, 0, 0))
-      for k in shown
+      (f"{names[k]} {shares[k]:.0%}", table[k])
+      for k in np.argsort(-shares, kind="stable").tolist()
+      if shares[k] >= 0.005  # or it would be 0%
     ]
 
   def _sure(

@@ -175,7 +175,8 @@ def _find(
   """Finds images; names the other files of directories.
 
   Returns:
-    The images, but for those in `out`, and the other files with the reasons.
+    The images, and the other files with the reasons; what this command writes
+    is among neither.
 
   Raises:
     ValueError: a directory or a list has no images.
@@ -184,6 +185,10 @@ def _find(
   others: list[dict[str, str]] = []
   suffixes = ", ".join(image_files.IMAGE_SUFFIXES)
   for place in map(Path, images):
+    if _is_own(place / "photo", out):
+      raise ValueError(
+        f"{place} is where predictions are written; give another --out."
+      )
     if not place.is_dir():
       if place.suffix.lower() == ".txt":
         found += _of_list(place)
@@ -197,7 +202,7 @@ def _find(
       if Path(name).name.startswith(".")
     ]
     wanted, rest, hidden = (
-      [name for name in names if not _is_below(place / name, out)]
+      [name for name in names if not _is_own(place / name, out)]
       for names in (wanted, rest, hidden)
     )
     if not wanted:
@@ -214,9 +219,11 @@ def _find(
   return found, others
 
 
-def _is_below(path: Path, directory: Path) -> bool:
-  root = str(absolute(directory)).rstrip("/") + "/"
-  return str(absolute(path)).startswith(root)
+def _is_own(path: Path, out: Path) -> bool:
+  """Whether a file is one that is written."""
+  root = str(absolute(out)).rstrip("/") + "/"
+  own = ("maps/", "pictures/", _RESULT, Path(_PARTIAL).stem)
+  return str(absolute(path)).startswith(tuple(root + name for name in own))
 
 
 def _of_list(path: Path) -> list[_Photo]:

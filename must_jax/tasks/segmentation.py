@@ -89,8 +89,8 @@ class Segmentation(Task):
 
   def legend(self, arrays, colors):
     classes = self._sure(arrays, arrays["classes"].shape)
-    shares = np.bincount(classes.ravel(), minlength=IGNORE_LABEL + 1)
-    shares = shares / max(1, classes.size)
+    counts = np.bincount(classes.ravel(), minlength=IGNORE_LABEL + 1)
+    shares = counts / max(1, classes.size)
     names = dict(enumerate(self.classes)) | {IGNORE_LABEL: "unsure"}
     table = dict(enumerate(map(tuple, colors))) | {IGNORE_LABEL: (0, 0, 0)}
     return [

@@ -167,7 +167,7 @@ class TaskPrediction(Mapping[str, np.ndarray]):
     """
     photo = decode(self.data, max_side)
     scale = np.divide(photo.shape[:2], self.size)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, label in self.labels.items():
       arrays |= self.task.fields[name].scaled(label, scale)
     task = self.task

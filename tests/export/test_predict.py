@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -175,7 +177,7 @@ def all_tasks(**detector):
   names = {"classes": ("cat", "dog")}
   return {
     "boxes": task("detection", labels={}, **names, **detector),
-    "distance": task("depth", labels={}),
+    "depth": task("depth", labels={}),
     "mask": task("segmentation", labels={}, classes=("sky", "cat", "dog")),
     "slope": task("normals", labels={}),
   }
@@ -185,10 +187,11 @@ def read(out):
   return json.loads((out / "predictions.json").read_text())
 
 
-def test_average_precision_is_that_of_the_evaluation(make_checkpoint, tmp_path):
+def test_average_precision_is_that_of_the_evaluation(
+  make_checkpoint, tmp_path, monkeypatch
+):
   """Truth is some of what is found, moved; pycocotools reads the files."""
   coco = pytest.importorskip("pycocotools.coco", reason="pip install .[dev]")
-  cocoeval = pytest.importorskip("pycocotools.cocoeval")
   path = make_checkpoint({"boxes": all_tasks()["boxes"]})
   sizes = [(64, 64), (48, 90), (120, 80), (70, 70), (33, 61)]
   photos = tmp_path / "photos"
@@ -245,20 +248,28 @@ def test_average_precision_is_that_of_the_evaluation(make_checkpoint, tmp_path):
   config.data.eval_batch_size = 2
   expected = run_stage(config, str(tmp_path / "evaluation"))
 
-  (tmp_path / "truth.json").write_text(
+  # Whoever made the truth has other ids.
+  names = [image["file_name"] for image in result["images"]]
+  for annotation in truth:
+    annotation["image_id"] = 205 - annotation["image_id"]
+    annotation["category_id"] = 20 - annotation["category_id"]
+  (tmp_path / "instances_val.json").write_text(
     json.dumps(
-      {key: result[key] for key in ("info", "images", "categories")}
-      | {"annotations": truth}
+      {
+        "info": {},
+        "images": [
+          {"id": 204 - i, "file_name": name} for i, name in enumerate(names)
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 19, "name": "cat"}],
+        "annotations": truth,
+      }
     )
   )
-  gt = coco.COCO(str(tmp_path / "truth.json"))
-  # As a file of its own, too.
-  written = coco.COCO(str(tmp_path / "out/predictions.json"))
+  monkeypatch.chdir(tmp_path)
+  run = in_docs("average precision", result=result)["evaluation"]
+  # The file is a data set of its own, too.
+  written = coco.COCO("out/predictions.json")
   assert len(written.getAnnIds()) == len(result["annotations"])
-  run = cocoeval.COCOeval(gt, gt.loadRes(result["annotations"]), "bbox")
-  run.evaluate()
-  run.accumulate()
-  run.summarize()
   numbers = ("AP", "AP50", "AP75", "APs", "APm")
   found = dict(zip(numbers, run.stats, strict=False))
   assert 0.1 < found["AP"] < 0.9
@@ -267,32 +278,42 @@ def test_average_precision_is_that_of_the_evaluation(make_checkpoint, tmp_path):
     assert max(value, 0) == pytest.approx(other, abs=1e-6), name
 
 
-def test_maps_are_read_back(make_checkpoint, tmp_path):
+def in_docs(title, **names):
+  """Runs an example of the documentation; what it made."""
+  page = pathlib.Path(__file__).parents[2] / "docs" / "predictions.md"
+  form = rf"<!-- test: {title} -->\n```python\n(.*?)```"
+  code = re.search(form, page.read_text(), re.DOTALL).group(1)
+  exec(compile(code, str(page), "exec"), names)
+  return names
+
+
+def test_maps_are_read_back(make_checkpoint, tmp_path, monkeypatch):
   """By what predictions.json says, without must_jax."""
   path = make_checkpoint(all_tasks())
   exif = Image.Exif()
   exif[0x0112] = 6  # a quarter to the right
   photo(tmp_path / "a.jpg", (40, 60), exif=exif)
   command = ["predict", str(path), str(tmp_path / "a.jpg"), "--out"]
-  out = tmp_path / "out"
+  out = tmp_path / "seen"
   assert main([*command, str(out)]) == 0
   (image,) = read(out)["images"]
   assert (image["height"], image["width"]) == (60, 40)
   (found,) = must_jax.load(path).predict([tmp_path / "a.jpg"])
   told = image["predictions"]
 
-  how = told["distance"]["png"]
+  how = told["depth"]["png"]
   codes = decode_png((out / how["file"]).read_bytes())
   assert codes.dtype == np.uint16
-  values = found["distance"]["values"]
+  values = found["depth"]["values"]
   assert values.shape == codes.shape == (60, 40)
-  error = np.abs(how["scale"] * codes + how["shift"] - values)
+  monkeypatch.chdir(tmp_path)
+  error = np.abs(in_docs("read maps")["depth"] - values)
   assert error.max() <= how["scale"] * 0.501
   assert how["unit"] == "inverse" and how["unknown"] == 0
-  assert told["distance"]["range"] == pytest.approx(
+  assert told["depth"]["range"] == pytest.approx(
     [values.min(), values.max()], rel=1e-6
   )
-  (npy,) = told["distance"]["npy"]
+  (npy,) = told["depth"]["npy"]
   np.testing.assert_allclose(np.load(out / npy), values, atol=1e-5)
 
   codes = decode_png((out / told["slope"]["png"]["file"]).read_bytes())
@@ -493,6 +514,17 @@ def test_own_pictures_are_no_photos(many, tmp_path):
   before = tree(inside)
   assert main([*many, str(inside)]) == 0
   assert tree(inside) == before
+
+
+def test_photos_may_lie_beside_the_results(many, tmp_path, capsys):
+  photos = tmp_path / "photos"
+  assert main([*many, str(photos)]) == 0
+  before = tree(photos)
+  assert main([*many, str(photos)]) == 0
+  assert tree(photos) == before
+  many[2] = str(photos / "pictures")
+  assert main([*many, str(photos)]) == 2
+  assert "is where predictions are written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -184,10 +184,8 @@ def _parser() -> argparse.ArgumentParser:
   predict.add_argument(
     "--format",
     nargs="+",
-    choices=("json", "png", "npy", "pictures"),
-    default=("json", "png", "npy", "pictures"),
-    help="what to write: predictions.json (always), maps as PNGs and as arrays"
-    " of NumPy, pictures; by default all",
+    help="some of json (always written), png and npy (maps), pictures; by"
+    " default all",
   )
   predict.add_argument(
     "--min-score",
@@ -314,7 +312,7 @@ def _predict(args: argparse.Namespace) -> int:
 
   options = predict.PredictOptions(
     tasks=tuple(args.tasks),
-    formats=tuple(args.format),
+    formats=tuple(args.format or predict.FORMATS),
     min_score=args.min_score,
     max_side=args.max_side,
     code_range=args.code_range and tuple(args.code_range),

@@ -55,12 +55,7 @@ from must_jax.train import checkpoint as checkpoint_lib
 from must_jax.train.load import LoadedModel
 from must_jax.train.predictions import PhotoPrediction
 
-FORMATS = {
-  "json": "predictions.json, which is always written",
-  "png": "maps as PNGs of codes",
-  "npy": "maps as arrays of NumPy",
-  "pictures": "photos with what was found",
-}
+FORMATS = ("json", "png", "npy", "pictures")  # JSON is always written
 _RESULT = "predictions.json"
 _PARTIAL = "predictions.partial.jsonl"
 _THREADS = 8  # that read photos and write files
@@ -73,7 +68,7 @@ class PredictOptions:
 
   Attributes:
     tasks: their names; all by default.
-    formats: keys of `FORMATS`.
+    formats: some of `FORMATS`.
     min_score: what has a lower score is left out, or unknown; by default JSON
       and maps have all, and pictures what reaches the task's own threshold.
     max_side: pictures are reduced to it; 0 for the photos' own size.
@@ -82,7 +77,7 @@ class PredictOptions:
   """
 
   tasks: tuple[str, ...] = ()
-  formats: tuple[str, ...] = tuple(FORMATS)
+  formats: tuple[str, ...] = FORMATS
   min_score: float | None = None
   max_side: int = 0
   code_range: tuple[int, int] | None = None
@@ -222,7 +217,8 @@ def _find(
 def _is_own(path: Path, out: Path) -> bool:
   """Whether a file is one that is written."""
   root = str(absolute(out)).rstrip("/") + "/"
-  own = ("maps/", "pictures/", _RESULT, Path(_PARTIAL).stem)
+  # And what a kill leaves of the last one, which `publish` hides.
+  own = ("maps/", "pictures/", _RESULT, Path(_PARTIAL).stem, f".{_RESULT}")
   return str(absolute(path)).startswith(tuple(root + name for name in own))
 
 

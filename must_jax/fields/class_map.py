@@ -113,7 +113,9 @@ class ClassMap(maps.MapField):
     counts = self.amounts(arrays)
     shares = counts / max(1, arrays["classes"].size)
     return {
-      "shares": {classes[k]: round(shares[k], 6) for k in field.ranked(counts)}
+      "shares": {
+        classes[k]: round(float(shares[k]), 6) for k in field.ranked(counts)
+      }
     }
 
   def to_png(self, arrays, colors):

@@ -315,6 +315,7 @@ def test_maps_are_read_back(make_checkpoint, tmp_path, monkeypatch):
   )
   (npy,) = told["depth"]["npy"]
   np.testing.assert_allclose(np.load(out / npy), values, atol=1e-5)
+  assert np.load(out / npy).dtype == np.float32
 
   codes = decode_png((out / told["slope"]["png"]["file"]).read_bytes())
   vectors = 2 * (codes.astype(float) - 1) / 65534 - 1
@@ -533,6 +534,10 @@ def test_photos_may_lie_beside_the_results(many, tmp_path, capsys):
     (["--min-score", "2"], "--min-score is 2.0; expected 0 to 1"),
     (["--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
     (["--max-side", "-1"], "--max-side is -1; expected 0 or more"),
+    (
+      ["--format", "pdf"],
+      "expected some of ['json', 'png', 'npy', 'pictures']",
+    ),
     (["--tasks", "sounds"], "['distance', 'kind']"),
   ],
 )

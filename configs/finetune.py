@@ -19,6 +19,8 @@ Cost: not measured at this size. Result: see the tables of the paper; ours: not
 run at this size.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from must_jax.config import (
@@ -30,7 +32,9 @@ from must_jax.config import (
   under,
 )
 
-OPTIONS = {"depth": {"unit": "metres", "objective": "berhu"}}  # ref BYOL D.6
+OPTIONS: dict[str, dict[str, Any]] = {
+  "depth": {"unit": "metres", "objective": "berhu"}
+}  # ref BYOL D.6
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -163,17 +163,50 @@ def _parser() -> argparse.ArgumentParser:
   carder.set_defaults(run=_card)
 
   predict = commands.add_parser(
-    "predict", help="draw a checkpoint's predictions for images"
+    "predict",
+    help="write what a checkpoint sees in photos: JSON, maps, pictures",
   )
   predict.add_argument("checkpoint", type=Path)
-  predict.add_argument("images", type=Path, nargs="+")
-  predict.add_argument("--out", type=Path, required=True)
+  predict.add_argument(
+    "images",
+    type=Path,
+    nargs="+",
+    help="files, folders, or lists (.txt) of files, a path a line",
+  )
+  predict.add_argument(
+    "--out",
+    type=Path,
+    required=True,
+    help="folder to make; broken off, the same command goes on",
+  )
+  predict.add_argument(
+    "--tasks", nargs="+", default=(), help="some of the checkpoint's; all"
+  )
+  predict.add_argument(
+    "--format",
+    nargs="+",
+    help="some of json (always written), png and npy (maps), pictures; by"
+    " default all",
+  )
+  predict.add_argument(
+    "--min-score",
+    type=float,
+    metavar="S",
+    help="leave out what has a lower score; by default JSON and maps have all,"
+    " and pictures what reaches the task's own threshold",
+  )
+  predict.add_argument(
+    "--batch-size",
+    type=int,
+    default=16,
+    help="photos that this machine's devices get at a time; default"
+    " %(default)s",
+  )
   predict.add_argument(
     "--max-side",
     type=int,
-    default=1600,
-    help="longer side of the pictures, 0 for that of the photos; default"
-    " %(default)s",
+    default=0,
+    help="longer side of the pictures; by default that of the photos",
   )
   arguments.add_code_range(predict)
   predict.set_defaults(run=_predict)
@@ -269,9 +302,15 @@ def _card(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
   from must_jax.export import predict
 
-  return predict.run(
-    args.checkpoint, args.images, args.out, args.max_side, args.code_range
+  options = predict.PredictOptions(
+    tasks=tuple(args.tasks),
+    formats=tuple(args.format or predict.FORMATS),
+    min_score=args.min_score,
+    max_side=args.max_side,
+    code_range=args.code_range and tuple(args.code_range),
+    batch_size=args.batch_size,
   )
+  return predict.run(args.checkpoint, args.images, args.out, options)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ _PER_ROW = 6  # pictures
 _GAP = 8
 _LINE = 20  # height of a line of text
 _FONT_SIZE = 14
+_LEAST_FONT = 12  # that is legible
+_LEAST_WIDTH = 240  # of a legend, pixels
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 _ALARM = (216, 32, 32)
 BLANK = (224, 224, 224)  # of what is not there
@@ -75,17 +77,22 @@ def draw_bars(image: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def draw_boxes(
-  image: np.ndarray, boxes: np.ndarray, colors: np.ndarray
+  image: np.ndarray,
+  boxes: np.ndarray,
+  colors: np.ndarray,
+  texts: Sequence[str] = (),
 ) -> np.ndarray:
   """Frames on an image.
 
   Args:
     image: uint8 [H, W, 3].
-    boxes: float [n, 4], yxyx, pixels.
+    boxes: float [n, 4], yxyx, pixels; later ones lie on top.
     colors: uint8 [n, 3].
+    texts: one for each, at its upper left corner; images that are too small for
+      text get none.
   """
   image = image.copy()
-  width = max(1, min(image.shape[:2]) // 96)
+  width = max(1, min(image.shape[:2]) // 160)
   limit = np.array(image.shape[:2]) - 1
   for box, color in zip(boxes, colors, strict=True):
     corners = np.clip(np.rint(box.reshape(2, 2)), 0, limit).astype(int)
@@ -94,19 +101,63 @@ def draw_boxes(
     sides = frame[:width], frame[-width:], frame[:, :width], frame[:, -width:]
     for side in sides:
       side[...] = color
-  return image
+  if min(image.shape[:2]) < 10 * _LEAST_FONT:
+    texts = ()
+  return _write_at(image, boxes, colors, texts) if texts else image
 
 
-def draw_classes(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _write_at(
+  image: np.ndarray,
+  boxes: np.ndarray,
+  colors: np.ndarray,
+  texts: Sequence[str],
+) -> np.ndarray:
+  """Texts on a ground of their colours, above boxes or else in them."""
+  from PIL import Image, ImageDraw
+
+  height, width = image.shape[:2]
+  size = font_size((height, width))
+  line = round(1.4 * size)
+  drawn = Image.fromarray(image)
+  pen = ImageDraw.Draw(drawn)
+  for box, color, text in zip(boxes, colors.tolist(), texts, strict=True):
+    text = _clip(text, width - size, size)
+    room = _font(size).getlength(text) + size // 2
+    top, left = float(box[0]) - line, float(box[1])
+    top = min(max(top if top >= 0 else float(box[0]), 0), height - line)
+    left = min(max(left, 0), width - room)
+    pen.rectangle((left, top, left + room, top + line), tuple(color))
+    # Whichever can be read on the colour, by its luminance.
+    is_light = np.dot(color, (0.299, 0.587, 0.114)) > 128
+    ink = _INK if is_light else _PAPER
+    middle = (left + size // 4, top + line / 2)
+    pen.text(middle, text, ink, _font(size), anchor="lm")
+  return np.asarray(drawn)
+
+
+def font_size(size: tuple[int, int]) -> int:
+  """Of text on a picture of this height and width, pixels."""
+  height, width = size
+  return max(
+    _LEAST_FONT, min(round((height * width) ** 0.5 / 45), min(size) // 10)
+  )
+
+
+def draw_classes(
+  image: np.ndarray, classes: np.ndarray, colors: np.ndarray | None = None
+) -> np.ndarray:
   """Colours of classes over an image; dark where they are unknown.
 
   Args:
     image: uint8 [H, W, 3].
     classes: int [H, W], `IGNORE_LABEL` where unknown.
+    colors: uint8 [K, 3] of the classes; `palette`'s by default.
   """
-  colors = palette(IGNORE_LABEL + 1)
-  colors[IGNORE_LABEL] = 0
-  return (0.35 * image + 0.65 * colors[classes]).astype(np.uint8)
+  table = palette(IGNORE_LABEL + 1)
+  if colors is not None:
+    table[: len(colors)] = colors
+  table[IGNORE_LABEL] = 0
+  return (0.35 * image + 0.65 * table[classes]).astype(np.uint8)
 
 
 def draw_nearness(
@@ -121,14 +172,51 @@ def draw_nearness(
   """
   if not valid.any():
     return np.zeros((*values.shape, 3), np.uint8)
-  if is_distance:  # inverse, so that a far sky leaves colours to a room
-    values = 1 / np.maximum(values, 1e-6)
-  low, high = np.percentile(values[valid], (1, 99))
+  values, (low, high) = _nearness(values, valid, is_distance)
   near = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
   place = near * (len(_NEARNESS) - 1)
   stops = np.arange(len(_NEARNESS))
   rgb = np.stack([np.interp(place, stops, c) for c in _NEARNESS.T], -1)
   return np.where(valid[..., None], rgb, 0).astype(np.uint8)
+
+
+def _nearness(
+  values: np.ndarray, valid: np.ndarray, is_distance: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """What is coloured evenly, and between which of it."""
+  if is_distance:  # inverse, so that a far sky leaves colours to a room
+    values = 1 / np.maximum(values, 1e-6)
+  return values, np.percentile(values[valid], (1, 99))
+
+
+def explain_nearness(
+  values: np.ndarray, valid: np.ndarray, *, is_distance: bool
+) -> "list[Word]":
+  """The colours of `draw_nearness` with their values, near first."""
+  if not valid.any():
+    return [("nothing is known", None)]
+  _, (low, high) = _nearness(values, valid, is_distance)
+  marks = np.linspace(high, low, len(_NEARNESS))
+  told = 1 / np.maximum(marks, 1e-6) if is_distance else marks
+  colors = _NEARNESS[::-1].tolist()
+  return [
+    (f"{value:.3g}", tuple(color))
+    for value, color in zip(told, colors, strict=True)
+  ]
+
+
+def explain_normals() -> "list[Word]":
+  """The colours of `draw_normals`."""
+  ways = {
+    "right": (1, 0, 0),
+    "left": (-1, 0, 0),
+    "up": (0, -1, 0),
+    "down": (0, 1, 0),
+    "to the camera": (0, 0, -1),
+  }
+  vectors = np.array([list(ways.values())], np.float32)
+  colors = draw_normals(vectors, np.ones(vectors.shape[:2], bool))[0]
+  return [(k, tuple(c)) for k, c in zip(ways, colors.tolist(), strict=True)]
 
 
 def draw_normals(vectors: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -151,6 +239,32 @@ def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
   cubic = Image.Resampling.BICUBIC
   return np.asarray(Image.fromarray(image).resize(size[::-1], cubic))
+
+
+Word = tuple[str, tuple[int, ...] | None]  # a word and its colour, if any
+
+
+def add_legend(
+  picture: np.ndarray, title: str, words: Sequence[Word]
+) -> np.ndarray:
+  """A picture with words below it, which leave its pixels as they are.
+
+  Args:
+    picture: uint8 [H, W, 3].
+    title: before the words.
+    words: each after a patch of its colour.
+
+  Returns:
+    uint8 [H + h, max(W, 240), 3]; white beside a narrow picture.
+  """
+  height, width = picture.shape[:2]
+  size = font_size((height, width))
+  title_and_words: list[Word] = [(f"{title}:", None), *words]
+  strip = _words(title_and_words, max(width, _LEAST_WIDTH), size)
+  canvas = np.full((height + strip.height, strip.width, 3), 255, np.uint8)
+  canvas[:height, :width] = picture
+  canvas[height:] = np.asarray(strip)
+  return canvas
 
 
 # Several pictures.
@@ -181,9 +295,6 @@ class Panel(NamedTuple):
 
   picture: np.ndarray
   caption: str
-
-
-Word = tuple[str, tuple[int, ...] | None]  # a word and its colour, if any
 
 
 def contact_sheet(
@@ -240,33 +351,50 @@ def _row(tiles: Sequence[Sequence[Panel]], width: int) -> "Image.Image":
   return strip
 
 
-def _words(words: Sequence[Word], width: int) -> "Image.Image":
-  """Words in lines, each after a patch of its colour."""
+def _words(
+  words: Sequence[Word], width: int, size: int = _FONT_SIZE
+) -> "Image.Image":
+  """Words in lines, each after a patch of its colour.
+
+  Args:
+    words: in order.
+    width: of the lines, pixels.
+    size: of the font; all else has its proportions.
+  """
   from PIL import Image, ImageDraw
 
+  line_height, gap, patch = (
+    round(length * size / _FONT_SIZE) for length in (_LINE, _GAP, _FONT_SIZE)
+  )
   placed = []
   left = line = 0
   for word, color in words:
-    word = _clip(word, width - _LINE - 3 * _GAP)
-    room = int(_font().getlength(word)) + 2 * _GAP + (_LINE if color else 0)
+    word = _clip(word, width - line_height - 3 * gap, size)
+    room = int(_font(size).getlength(word)) + 2 * gap
+    room += line_height if color else 0
     if left + room > width:
       left, line = 0, line + 1
-    placed.append((left + _GAP, line * _LINE + _GAP, word, color))
+    placed.append((left + gap, line * line_height + gap, word, color))
     left += room
-  strip = Image.new("RGB", (width, (line + 1) * _LINE + 2 * _GAP), _PAPER)
+  height = (line + 1) * line_height + 2 * gap
+  strip = Image.new("RGB", (width, height), _PAPER)
   pen = ImageDraw.Draw(strip)
   for left, top, word, color in placed:
     if color:
-      pen.rectangle((left, top + 2, left + 13, top + 15), color)
-      left += _LINE
-    pen.text((left, top), word, _INK, _font())
+      first = top + gap // 4
+      last = (left + patch - 1, first + patch - 1)
+      pen.rectangle((left, first, *last), tuple(map(int, color)))
+      left += line_height
+    pen.text((left, top), word, _INK, _font(size))
   return strip
 
 
-def _font() -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+def _font(
+  size: int = _FONT_SIZE,
+) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
   from PIL import ImageFont
 
-  return ImageFont.load_default(_FONT_SIZE)
+  return ImageFont.load_default(size)
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -281,10 +409,10 @@ def _wrap(text: str, width: int) -> list[str]:
   return lines
 
 
-def _clip(text: str, width: int) -> str:
+def _clip(text: str, width: int, size: int = _FONT_SIZE) -> str:
   """As much of a text as fits into some pixels."""
   shown, keep = text, len(text)
-  while _font().getlength(shown) > width:
+  while keep and _font(size).getlength(shown) > width:
     keep -= 1
     shown = text[:keep] + "..."
   return shown

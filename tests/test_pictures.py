@@ -102,3 +102,66 @@ def test_sheets_hold_every_tile_and_colour():
   )
   assert (sheet == 7).all(-1).sum() == 8 * 100 * 256
   assert (sheet == (250, 1, 2)).all(-1).sum() > 100
+
+
+def test_texts_stand_at_their_boxes():
+  image = np.full((300, 400, 3), 100, np.uint8)
+  boxes = np.array([[100, 50, 200, 150.0], [-9, 380, 60, 399]])
+  colors = np.array([[250, 240, 10], [20, 20, 90]], np.uint8)
+  plain = pictures.draw_boxes(image, boxes, colors)
+  drawn = pictures.draw_boxes(image, boxes, colors, ["cat 0.93", "dog 0.50"])
+  rows, columns = np.nonzero((drawn != plain).any(-1))
+  first = columns < 250
+  assert rows[first].min() > 70 and rows[first].max() <= 100  # above it
+  assert (columns[first].min(), columns[first].max() < 150) == (50, True)
+  assert columns[~first].max() <= 399  # kept inside
+  # Dark on a light ground, light on a dark one.
+  assert drawn[75:100, 50:110].min() < 40
+  assert drawn[:20, 260:].max() > 240
+
+
+def test_small_images_have_no_texts_on_them():
+  image = np.full((64, 64, 3), 100, np.uint8)
+  box, color = np.array([[10, 10, 50, 50.0]]), np.array([[9, 9, 9]], np.uint8)
+  plain = pictures.draw_boxes(image, box, color)
+  assert (pictures.draw_boxes(image, box, color, ["cat"]) == plain).all()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (480, 640), (3000, 4000), (99, 3)])
+def test_a_legend_is_below_and_as_large_as_the_picture_asks(size):
+  image = np.random.default_rng(0).integers(0, 99, (*size, 3), np.uint8)
+  words = [("cat", (255, 0, 0)), ("dog", (0, 255, 0))]
+  drawn = pictures.add_legend(image, "animals", words)
+  assert (drawn[: size[0], : size[1]] == image).all()
+  assert (drawn[: size[0], size[1] :] == 255).all()
+  strip = drawn[size[0] :]
+  patch = (strip == (255, 0, 0)).all(-1).sum() ** 0.5
+  assert patch >= 12
+  assert patch == pytest.approx(max(12, (size[0] * size[1]) ** 0.5 / 45), abs=1)
+  assert (strip == (0, 255, 0)).all(-1).sum() == round(patch**2)
+
+
+def test_lines_are_thicker_on_larger_pictures():
+  colors = np.array([[255, 0, 0]], np.uint8)
+  for side, width in ((100, 1), (640, 4), (3200, 20)):
+    image = np.zeros((side, side, 3), np.uint8)
+    box = np.array([[side / 4, side / 4, side / 2, side / 2]])
+    drawn = pictures.draw_boxes(image, box, colors)
+    assert (drawn[side // 3, : side // 3, 0] == 255).sum() == width
+
+
+@pytest.mark.parametrize("is_distance", [False, True])
+def test_the_legend_of_nearness_has_its_colours(is_distance):
+  values = np.tile(np.linspace(1, 2, 201), (4, 1))
+  valid = values > 0
+  drawn = pictures.draw_nearness(values, valid, is_distance=is_distance)
+  marks = pictures.explain_nearness(values, valid, is_distance=is_distance)
+  told = [float(text) for text, _ in marks]
+  assert told == sorted(told, reverse=not is_distance)  # near first
+  for value, (_, color) in zip(told, marks, strict=True):
+    column = np.abs(values[0] - value).argmin()
+    assert np.abs(drawn[0, column] - np.array(color)).max() <= 8
+  nothing = pictures.explain_nearness(
+    values, valid & False, is_distance=is_distance
+  )
+  assert nothing == [("nothing is known", None)]

@@ -44,6 +44,7 @@ class Boxes(field.Field):
     "scores": "floats",
   }
   has_classes = True
+  has_objects = True
   element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run
   store_cost = (1.6e-6, 24.6)
@@ -198,6 +199,35 @@ class Boxes(field.Field):
   def at_size(self, arrays, size):
     return {**arrays, "boxes": arrays["boxes"] * np.tile(size, 2)}
 
+  def at_least(self, arrays, min_score):
+    if "scores" not in arrays:
+      return dict(arrays)
+    keep = arrays["scores"] >= min_score
+    return {name: array[keep] for name, array in arrays.items()}
+
+  def to_json(self, arrays, classes, min_score=None):
+    return {"num_objects": len(arrays["classes"])}
+
+  def to_coco(self, arrays, category_ids):
+    boxes = np.asarray(arrays["boxes"], np.float64)
+    low, sides = boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]
+    columns = np.concatenate([low, sides], 1), arrays["classes"]
+    scores = arrays.get("scores", np.ones(len(boxes)))
+    return [
+      {
+        "category_id": category_ids[k],
+        "bbox": box,
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+        "score": score,
+      }
+      for box, k, score in zip(
+        *(column.tolist() for column in columns),
+        field.numbers(scores),
+        strict=True,
+      )
+    ]
+
   def sums(self, arrays):
     return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
 
@@ -216,8 +246,8 @@ class Boxes(field.Field):
     yield from field.list_classes(counts, classes, "{:,.0f} boxes")
 
   def amounts(self, arrays):
-    shown = arrays["classes"][arrays["valid"]]
-    return np.bincount(shown, minlength=self.num_classes)
+    shown = arrays.get("valid", np.ones(len(arrays["classes"]), bool))
+    return np.bincount(arrays["classes"][shown], minlength=self.num_classes)
 
   def caption(self, arrays, classes):
     counts = self.amounts(arrays)

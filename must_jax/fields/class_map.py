@@ -4,6 +4,7 @@ F/png 8 bit, 255 unknown; F/confidence 8 bit PNG, round(255 p)
 """
 
 import dataclasses
+import io
 from typing import ClassVar
 
 import jax
@@ -106,6 +107,34 @@ class ClassMap(maps.MapField):
       name: np.where(grid.inside, grid.nearest(array), unknown[name])
       for name, array in arrays.items()
     }
+
+  def at_least(self, arrays, min_score):
+    sure = arrays.get("confidence", np.float32(1)) >= min_score
+    classes = np.where(sure, arrays["classes"], IGNORE_LABEL)
+    return {**arrays, "classes": classes}
+
+  def to_json(self, arrays, classes, min_score=None):
+    counts = self.amounts(arrays)
+    shares = counts / max(1, arrays["classes"].size)
+    return {
+      "shares": {
+        classes[k]: round(float(shares[k]), 6) for k in field.ranked(counts)
+      }
+    }
+
+  def to_png(self, arrays, colors):
+    from PIL import Image
+
+    image = Image.fromarray(arrays["classes"].astype(np.uint8), "P")
+    table = np.zeros((IGNORE_LABEL + 1, 3), np.uint8)
+    table[: len(colors)] = colors
+    image.putpalette(table.tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue(), {"code": "class id", "unknown": IGNORE_LABEL}
+
+  def to_arrays(self, arrays):  # of classes, the PNG has all
+    return {k: v for k, v in arrays.items() if k == "confidence"}
 
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])

@@ -12,6 +12,8 @@ import numpy as np
 from must_jax.fields import field
 from must_jax.fields.statistics import make_sums
 
+_MAX_TOLD = 5  # classes of a prediction
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassVector(field.Field):
@@ -64,6 +66,22 @@ class ClassVector(field.Field):
     probs = np.zeros(self.num_classes, np.float32)
     probs[arrays["classes"]] = arrays.get("probs", 1)
     return {"probs": probs}
+
+  def to_json(self, arrays, classes, min_score=None):
+    """The five most probable classes, or all that reach the threshold."""
+    probs = arrays["probs"]
+    told = np.argsort(-probs, kind="stable")
+    told = (
+      told[:_MAX_TOLD]
+      if min_score is None
+      else told[: (probs >= min_score).sum()]
+    )
+    return {
+      "classes": [
+        {"id": int(k), "name": classes[k], "probability": p}
+        for k, p in zip(told, field.numbers(probs[told]), strict=True)
+      ]
+    }
 
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])

@@ -29,6 +29,7 @@ Tensors: TypeAlias = "dict[str, tf.Tensor]"
 Description: TypeAlias = Mapping[str, Any]
 
 _MAX_LISTED = 20  # classes named in a summary
+_MAX_NUMBERS = 1000  # of an array that JSON lists
 _MAX_NAMED = 5  # and in a warning
 
 
@@ -46,6 +47,7 @@ class Field(abc.ABC):
       is "bytes", "float" (one of them), "ints" or "floats" (any number).
     has_classes: whether its labels name classes; then it has `num_classes`.
     element: what is counted in a label, in the plural.
+    has_objects: whether a label is a list of objects, as COCO's annotations.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -59,6 +61,7 @@ class Field(abc.ABC):
   optional: ClassVar[tuple[str, ...]] = ()
   features: ClassVar[Mapping[str, str]]
   has_classes: ClassVar[bool] = False
+  has_objects: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
@@ -254,6 +257,82 @@ class Field(abc.ABC):
     del size
     return dict(arrays)
 
+  # As a result. All take one label as `at_size` gives it.
+
+  def at_least(self, arrays: Arrays, min_score: float) -> dict[str, np.ndarray]:
+    """What is left of a label at a threshold of scores.
+
+    Args:
+      arrays: as `at_size` gives them.
+      min_score: what has a lower score goes, or becomes unknown.
+    """
+    del min_score
+    return dict(arrays)
+
+  def to_json(
+    self,
+    arrays: Arrays,
+    classes: Sequence[str],
+    min_score: float | None = None,
+  ) -> dict[str, Any]:
+    """What a label says in few words, as values of JSON.
+
+    By default all arrays but large ones, which `to_arrays` gives.
+
+    Args:
+      arrays: as `at_size` gives them.
+      classes: names in order of their ids.
+      min_score: threshold of scores that was asked for, if any; `at_least` has
+        applied it.
+    """
+    del classes, min_score
+    return {
+      name: numbers(np.asarray(array))
+      for name, array in arrays.items()
+      if np.size(array) <= _MAX_NUMBERS
+    }
+
+  def to_coco(
+    self, arrays: Arrays, category_ids: Sequence[int]
+  ) -> list[dict[str, Any]]:
+    """The objects as COCO's results, without "image_id".
+
+    Args:
+      arrays: as `at_size` gives them.
+      category_ids: of the classes, in order of their ids.
+    """
+    del arrays, category_ids
+    return []
+
+  def to_png(
+    self, arrays: Arrays, colors: np.ndarray
+  ) -> tuple[bytes, dict[str, Any]] | None:
+    """A map as a PNG of codes, and how to read it, as values of JSON.
+
+    Args:
+      arrays: as `at_size` gives them.
+      colors: uint8 [K, 3], of the classes.
+
+    Returns:
+      None for what is no map.
+    """
+    del arrays, colors
+    return None
+
+  def to_arrays(self, arrays: Arrays) -> dict[str, np.ndarray]:
+    """What is worth an .npy file, by a name; "" for the only one.
+
+    By default all arrays that are too large for `to_json`.
+
+    Args:
+      arrays: as `at_size` gives them.
+    """
+    return {
+      name: np.asarray(array)
+      for name, array in arrays.items()
+      if np.size(array) > _MAX_NUMBERS
+    }
+
   # Summed up.
 
   @abc.abstractmethod
@@ -404,6 +483,14 @@ def list_classes(
     yield f"    ... and {len(classes) - _MAX_LISTED:,} classes more"
   if missing := int((counts == 0).sum()):
     yield f"    {missing:,} of the {len(classes):,} classes do not occur"
+
+
+def numbers(array: np.ndarray) -> list[Any]:
+  """An array as a list; of float32 no more digits than there are."""
+  if array.dtype != np.float32:
+    return array.tolist()
+  digits = np.array([float(str(x)) for x in array.reshape(-1)])
+  return digits.reshape(array.shape).tolist()
 
 
 def check_class_ids(classes: np.ndarray, num_classes: int) -> None:

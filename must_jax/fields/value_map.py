@@ -145,6 +145,39 @@ class ValueMap(maps.MapField):
     values, valid = grid.mean_of_valid(arrays["values"][..., None], valid)
     return {"values": values[..., 0], "valid": valid}
 
+  def to_json(self, arrays, classes, min_score=None):
+    values = arrays["values"][arrays["valid"]]
+    span = [values.min(), values.max()] if values.size else []
+    return {"range": field.numbers(np.array(span, np.float32))} | (
+      {"unit": self.unit} if self.unit else {}
+    )
+
+  def to_png(self, arrays, colors):
+    valid = arrays["valid"]
+    values = np.where(valid, arrays["values"], 0).astype(np.float64)
+    low = high = 0.0
+    if valid.any():
+      low, high = values[valid].min(), values[valid].max()
+    # Even steps only: one line reads them, in any language.
+    scale = (high - low) / (maps.MAX_CODE - 1)
+    shift = low - scale
+    codes = np.ones(values.shape)
+    if scale > 0:
+      codes = np.clip(np.rint((values - shift) / scale), 1, maps.MAX_CODE)
+    codes = np.where(valid, codes, 0).astype(np.uint16)
+    how = {
+      "value": "scale * code + shift",
+      "scale": scale,
+      "shift": shift,
+      "unknown": 0,
+    }
+    return maps.encode_png(codes), how | (
+      {"unit": self.unit} if self.unit else {}
+    )
+
+  def to_arrays(self, arrays):
+    return {"": np.where(arrays["valid"], arrays["values"], np.nan)}
+
   def sums(self, arrays):
     values = np.asarray(arrays["values"])
     if "valid" in arrays:

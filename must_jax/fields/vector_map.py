@@ -52,6 +52,19 @@ class VectorMap(maps.MapField):
     codes[valid] = 1 + np.rint((units + 1) / 2 * (maps.MAX_CODE - 1))
     return {"png": maps.encode_png(codes.astype(np.uint16))}
 
+  def to_json(self, arrays, classes, min_score=None):
+    return {"frame": "x right, y down, z forward"}
+
+  def to_png(self, arrays, colors):
+    how = {
+      "vector": f"2 * (code - 1) / {maps.MAX_CODE - 1} - 1, of R, G and B",
+      "unknown": [0, 0, 0],
+    }
+    return self.encode(dict(arrays))["png"], how
+
+  def to_arrays(self, arrays):
+    return {"": np.where(arrays["valid"][..., None], arrays["vectors"], np.nan)}
+
   def parse(self, name, features, table):
     import tensorflow as tf
 

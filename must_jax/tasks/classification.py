@@ -16,6 +16,8 @@ from must_jax.models.heads import ClassificationHead
 from must_jax.ranges import DECAY, NOT_NEGATIVE
 from must_jax.tasks.task import HeadOptions, Task
 
+_MAX_TOLD = 5  # classes in a legend
+
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
@@ -82,3 +84,13 @@ class Classification(Task):
 
   def draw(self, image, arrays):
     return pictures.draw_bars(image, arrays["probs"])
+
+  def illustrate(self, image, arrays, colors):
+    return image  # which bars would hide; the legend has them
+
+  def legend(self, arrays, colors):
+    top = np.argsort(-arrays["probs"], kind="stable")[:_MAX_TOLD]
+    return [
+      (f"{self.classes[k]} {arrays['probs'][k]:.2f}", tuple(colors[k]))
+      for k in top
+    ]

@@ -1,6 +1,7 @@
 """Depth: relative inverse depth for pre-training, metres for fine-tuning."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -127,9 +128,21 @@ class Depth(Task):
 
   def draw(self, image, arrays):
     values = pictures.resize_map(arrays["values"], image.shape[:2])
-    valid = np.isfinite(values)
-    if "valid" in arrays:
-      valid &= pictures.resize_map(arrays["valid"], image.shape[:2])
+    valid = _known(arrays)
     return pictures.draw_nearness(
-      values, valid, is_distance=self.unit == "metres"
+      values,
+      pictures.resize_map(valid, image.shape[:2]),
+      is_distance=self.unit == "metres",
     )
+
+  def legend(self, arrays, colors):
+    marks = pictures.explain_nearness(
+      arrays["values"], _known(arrays), is_distance=self.unit == "metres"
+    )
+    unit = {"inverse": "inverse, of unknown scale"}.get(self.unit, self.unit)
+    return [("near", None), *marks, (f"far ({unit})", None)]
+
+
+def _known(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  valid = np.isfinite(arrays["values"])
+  return valid & arrays["valid"] if "valid" in arrays else valid

@@ -1,6 +1,7 @@
 """Object detection with Faster R-CNN (paper 3.2: Mask R-CNN's box head)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from must_jax.models import rcnn
 from must_jax.ranges import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE
 from must_jax.tasks.task import HeadOptions, Task
 
+_MAX_TOLD = 3  # scores of a class in a legend
 METRICS = {"coco": CocoAP, "voc": VocAP}
 
 
@@ -118,8 +120,38 @@ class Detection(rcnn.RCNNOptions, Task):
     return METRICS[self.metric](self.classes)
 
   def draw(self, image, arrays):
-    count = len(arrays["classes"])
-    shown = arrays.get("valid", np.ones(count, bool))
-    shown = shown & (arrays.get("scores", np.ones(count)) >= self.min_score)
+    shown = self._shown(arrays)
     colors = pictures.palette(self.num_classes)[arrays["classes"][shown]]
     return pictures.draw_boxes(image, arrays["boxes"][shown], colors)
+
+  def illustrate(self, image, arrays, colors):
+    shown = self._shown(arrays)
+    shown = shown[np.argsort(arrays["scores"][shown], kind="stable")]
+    classes, scores = arrays["classes"][shown], arrays["scores"][shown]
+    texts = [
+      f"{self.classes[k]} {score:.2f}"
+      for k, score in zip(classes, scores, strict=True)
+    ]
+    boxes = arrays["boxes"][shown]
+    return pictures.draw_boxes(image, boxes, colors[classes], texts)
+
+  def legend(self, arrays, colors):
+    shown = self._shown(arrays)
+    scores: dict[int, list[float]] = {}
+    for i in shown[np.argsort(-arrays["scores"][shown], kind="stable")]:
+      scores.setdefault(int(arrays["classes"][i]), []).append(
+        arrays["scores"][i]
+      )
+    words: list[pictures.Word] = []
+    for k, found in scores.items():
+      told = " ".join(f"{score:.2f}" for score in found[:_MAX_TOLD])
+      rest = f" +{len(found) - _MAX_TOLD}" if len(found) > _MAX_TOLD else ""
+      words.append((f"{self.classes[k]} {told}{rest}", tuple(colors[k])))
+    return words or [(f"nothing of score {self.min_score:g} or more", None)]
+
+  def _shown(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which boxes reach the threshold, int [n]."""
+    count = len(arrays["classes"])
+    shown = arrays.get("valid", np.ones(count, bool))
+    sure = arrays.get("scores", np.ones(count)) >= self.min_score
+    return np.flatnonzero(shown & sure)

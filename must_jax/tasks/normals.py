@@ -78,3 +78,6 @@ class Normals(Task):
     if "valid" in arrays:
       valid = pictures.resize_map(arrays["valid"], image.shape[:2])
     return pictures.draw_normals(vectors, valid)
+
+  def legend(self, arrays, colors):
+    return pictures.explain_normals()

@@ -1,6 +1,7 @@
 """Semantic segmentation on the fused P2 (paper 3.2)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -81,8 +82,31 @@ class Segmentation(Task):
     return MeanIoU(self.classes)
 
   def draw(self, image, arrays):
-    classes = pictures.resize_map(arrays["classes"], image.shape[:2])
-    if "confidence" in arrays:
-      sure = pictures.resize_map(arrays["confidence"], image.shape[:2])
-      classes = np.where(sure >= self.min_score, classes, IGNORE_LABEL)
-    return pictures.draw_classes(image, classes)
+    return pictures.draw_classes(image, self._sure(arrays, image.shape[:2]))
+
+  def illustrate(self, image, arrays, colors):
+    classes = self._sure(arrays, image.shape[:2])
+    return pictures.draw_classes(image, classes, colors)
+
+  def legend(self, arrays, colors):
+    classes = self._sure(arrays, arrays["classes"].shape)
+    counts = np.bincount(classes.ravel(), minlength=IGNORE_LABEL + 1)
+    shares = counts / max(1, classes.size)
+    names = dict(enumerate(self.classes)) | {IGNORE_LABEL: "unsure"}
+    table = dict(enumerate(map(tuple, colors))) | {IGNORE_LABEL: (0, 0, 0)}
+    return [
+      (f"{names[k]} {shares[k]:.0%}", table[k])
+      for k in np.argsort(-shares, kind="stable").tolist()
+      if shares[k] >= 0.005  # or it would be 0%
+    ]
+
+  def _sure(
+    self, arrays: Mapping[str, np.ndarray], size: tuple[int, ...]
+  ) -> np.ndarray:
+    """Classes at a picture's size, unknown below the threshold."""
+    height, width = size
+    classes = pictures.resize_map(arrays["classes"], (height, width))
+    if "confidence" not in arrays:
+      return classes
+    sure = pictures.resize_map(arrays["confidence"], (height, width))
+    return np.where(sure >= self.min_score, classes, IGNORE_LABEL)

@@ -7,13 +7,15 @@ through this interface; nothing outside `tasks/` asks which task it has.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax import pictures
 from must_jax.fields import Field
+from must_jax.fields.field import Arrays
 from must_jax.metrics.metric import Metric
 from must_jax.ranges import Interval, check
 from must_jax.types import Array, Labels, Mean
@@ -75,6 +77,11 @@ class Task(abc.ABC):
 
     A task without any learns from every image.
     """
+
+  @property
+  def has_objects(self) -> bool:
+    """Whether it finds objects, as COCO's annotations."""
+    return any(field.has_objects for field in self.fields.values())
 
   @property
   def measured(self) -> str:
@@ -150,6 +157,41 @@ class Task(abc.ABC):
       image: uint8 [H, W, 3].
       arrays: label or prediction arrays of one example.
     """
+
+  def illustrate(
+    self, image: np.ndarray, arrays: Arrays, colors: np.ndarray
+  ) -> np.ndarray:
+    """A picture uint8 [H, W, 3] of a prediction, for people.
+
+    By default that of `draw`; others write on it what there is room for, and
+    take their colours from `colors`.
+
+    Args:
+      image: uint8 [H, W, 3].
+      arrays: of a photo, in its pixels (`Field.at_size`).
+      colors: uint8 [K, 3] of the classes.
+    """
+    del colors
+    return self.draw(image, dict(arrays))
+
+  def legend(self, arrays: Arrays, colors: np.ndarray) -> list[pictures.Word]:
+    """What is written below the picture of `illustrate`.
+
+    Args:
+      arrays: as `illustrate` takes them.
+      colors: see there.
+    """
+    del colors
+    return [
+      (field.caption(arrays, self.classes), None)
+      for field in self.fields.values()
+    ]
+
+  def with_min_score(self, min_score: float) -> Self:
+    """The same task with another threshold of scores, if it has one."""
+    if "min_score" not in {option.name for option in dataclasses.fields(self)}:
+      return self
+    return dataclasses.replace(self, min_score=min_score)  # type: ignore[call-arg]
 
 
 def crop_to_content(

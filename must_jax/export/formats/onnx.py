@@ -47,11 +47,11 @@ def write(program: ExportProgram, directory: Path) -> None:
 
   try:
     model = _convert_program(program)
-  except ConversionError:
+  except Untranslatable:
     for task in program.tasks:
       try:
         _convert_program(dataclasses.replace(program, tasks=(task,)))
-      except ConversionError as error:
+      except Untranslatable as error:
         raise ValueError(
           f"--format onnx cannot have the task {task!r}: {error}. --tasks names"
           " those to export."
@@ -71,7 +71,7 @@ def _convert_program(program: ExportProgram) -> Any:
   return convert(program, {"images": images, "content_size": content_size})
 
 
-class ConversionError(ValueError):
+class Untranslatable(ValueError):
   """What jax2onnx cannot translate."""
 
 
@@ -89,7 +89,7 @@ def convert(
     `onnx.ModelProto` with the function's outputs by their names.
 
   Raises:
-    ConversionError: a primitive has no translation, or not for these shapes.
+    Untranslatable: a primitive has no translation, or not for these shapes.
   """
   closed, shapes = jax.make_jaxpr(function, return_shape=True)(*inputs.values())
   with _jax2onnx() as library:
@@ -104,7 +104,7 @@ def convert(
         output_names=sorted(shapes),
       )
     except Exception as error:  # of any kind, from the plugin of a primitive
-      raise ConversionError(f"jax2onnx: {error}") from error
+      raise Untranslatable(f"jax2onnx: {error}") from error
   _drop_unused(model.graph)
   return model
 

@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from must_jax.export.program import ExportProgram
 from must_jax.storage.path import Path
+from must_jax.types import Array
 
 ARTEFACT = "model.onnx"
 REQUIRES = ("jax2onnx", "onnx", "onnxruntime")
@@ -76,7 +77,7 @@ class Untranslatable(ValueError):
 
 
 def convert(
-  function: Callable[..., dict[str, jax.Array]],
+  function: Callable[..., dict[str, Array]],
   inputs: dict[str, jax.ShapeDtypeStruct],
 ) -> Any:
   """Converts a function of arrays.
@@ -138,6 +139,7 @@ def _evaluate(closed: ClosedJaxpr, *args: jax.Array) -> list[jax.Array]:
 
   for equation in closed.jaxpr.eqns:
     params = equation.params
+    outputs: list[Any]
     match equation.primitive.name:
       case "reduce_window_max":
         outputs = [_max_pool(read(equation.invars[0]), **params)]

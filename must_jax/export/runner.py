@@ -40,7 +40,20 @@ def savedmodel(artefact):
   return run
 
 
-LOADERS = {"stablehlo": stablehlo, "savedmodel": savedmodel}
+def onnx(artefact):
+  """The model as a function of ONNX Runtime."""
+  import onnxruntime
+
+  session = onnxruntime.InferenceSession(
+    artefact, providers=["CPUExecutionProvider"]
+  )
+  names = [output.name for output in session.get_outputs()]
+  return lambda **inputs: dict(
+    zip(names, session.run(None, inputs), strict=True)
+  )
+
+
+LOADERS = {"stablehlo": stablehlo, "savedmodel": savedmodel, "onnx": onnx}
 
 
 def main():

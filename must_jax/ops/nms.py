@@ -84,15 +84,11 @@ def batched_nms(
     start, tile = inputs
     overlaps = _overlaps(tile, columns, iou_threshold)  # [32, N]
     inside = jax.lax.dynamic_slice_in_dim(overlaps, start, _TILE, 1)
-    words = jnp.sum(
-      jnp.where(inside & (bit > bit[:, None]), jnp.uint32(1) << bit, 0),
-      axis=1,
-      dtype=jnp.uint32,
-    )
+    # Not a `where` of words, which ONNX Runtime has in few of its builds.
+    later = inside & (bit > bit[:, None])
+    words = jnp.sum(later.astype(jnp.uint32) << bit, 1, dtype=jnp.uint32)
     living = jax.lax.dynamic_slice_in_dim(alive, start, _TILE)
-    state = jnp.sum(
-      jnp.where(living, jnp.uint32(1) << bit, 0), dtype=jnp.uint32
-    )
+    state = jnp.sum(living.astype(jnp.uint32) << bit, dtype=jnp.uint32)
     # Bit i is final once the boxes before it had their turn.
     for i in range(_TILE - 1):
       state &= ~(words[i] * ((state >> i) & 1))

@@ -2,7 +2,8 @@
 
 A module has `ARTEFACT`, the name of the file or folder that is loaded;
 `REQUIRES`, packages that it needs to be written and checked; `ANY_BATCH`,
-whether the number of images may stay open; and `write(program, directory)`.
+whether the number of images may stay open; `INSTALL`, a command that gets them
+if it is not the extra of that name; and `write(program, directory)`.
 `runner.py` is how its own runtime loads it. One that is the checkpoint itself
 in another form is loaded by this package, and has `check(program, directory)`.
 """
@@ -15,7 +16,7 @@ from typing import Protocol
 from must_jax.export.program import ExportProgram
 from must_jax.storage.path import Path
 
-NAMES = ("stablehlo", "savedmodel", "safetensors", "hub")
+NAMES = ("stablehlo", "savedmodel", "onnx", "safetensors", "hub")
 
 
 class Format(Protocol):
@@ -44,8 +45,8 @@ def get_format(name: str) -> Format:
   module: Format = importlib.import_module(f"must_jax.export.formats.{name}")
   missing = [p for p in module.REQUIRES if not importlib.util.find_spec(p)]
   if missing:
+    install = getattr(module, "INSTALL", f"pip install 'must_jax[{name}]'")
     raise ValueError(
-      f"--format {name} needs {' and '.join(missing)}:"
-      f" pip install 'must_jax[{name}]'."
+      f"--format {name} needs {' and '.join(missing)}: {install}"
     )
   return module

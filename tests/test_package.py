@@ -109,8 +109,6 @@ def installed(distributions, tmp_path_factory):
   python = directory / "bin" / "python"
   where = "import sysconfig; print(sysconfig.get_path('purelib'))"
   packages = pathlib.Path(run([python, "-c", where], directory).strip())
-  # In a .pth, so that no .pth in there is read: it may have the checkout.
-  (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
   run(
     [
       *(sys.executable, "-m", "pip", "--python", python, "install"),
@@ -118,6 +116,9 @@ def installed(distributions, tmp_path_factory):
     ],
     directory,
   )
+  # After pip, which would find this checkout in there. In a .pth, so that no
+  # .pth in there is read, and none leads to the checkout.
+  (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
   return python
 
 

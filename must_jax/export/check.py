@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
 
 from must_jax.config import dataset
 from must_jax.export import runner
@@ -25,15 +27,17 @@ from must_jax.export.program import ANY, ExportProgram
 from must_jax.fields.field import differences
 from must_jax.input import batches, sources
 from must_jax.input.origins import SUPERVISED, Source
+from must_jax.input.quarantine import BadRecord
 from must_jax.storage import image_files
 from must_jax.storage.path import Path, list_tree
 from must_jax.storage.sets import read_index
 from must_jax.train.build import build_model
 from must_jax.train.evaluate import measure
-from must_jax.train.inference import Outputs
+from must_jax.train.inference import Batch, Outputs
 from must_jax.train.load import LoadedModel
 
 TOLERANCE = 1e-3
+_CHECKED = "check"  # name of the dataset
 _NUM_PHOTOS = 4  # of the checkpoint's own data
 _NUM_NOISE = 2
 _REPEATS = 5
@@ -130,8 +134,7 @@ def check(
   form: Format,
   directory: Path,
   images: Sequence[Images],
-  data: Path | None = None,
-  split: str = "",
+  validation: "Validation | None" = None,
 ) -> dict[str, Any]:
   """Compares an exported model with its checkpoint.
 
@@ -141,11 +144,11 @@ def check(
     form: its module.
     directory: of the export, on a disk.
     images: to compare on.
-    data: an image set with labels to measure both on.
-    split: of it.
+    validation: to measure both on.
 
   Returns:
     What `check.json` says: "passed", "exceeded" (outputs past their tolerance),
+    "nothing_to_compare" (flags that are nowhere true, as without detections),
     "differences" by task and output, "seconds" and "ratio" of a batch, ...
 
   Raises:
@@ -184,8 +187,8 @@ def check(
       "seconds": {key: round(value, 6) for key, value in seconds.items()},
       "ratio": round(seconds[name] / seconds["jax"], 3),
     }
-    if data is not None:
-      result["metrics"] = _measure(program, runtime, data, split)
+    if validation is not None:
+      result["metrics"] = validation.measure(runtime)
   tolerances = _tolerances(program, found)
   exceeded = [
     f"{task}/{key}"
@@ -196,6 +199,12 @@ def check(
   return result | {
     "tolerances": tolerances,
     "exceeded": exceeded,
+    "nothing_to_compare": [
+      f"{task}/{key}"
+      for task, flags in counts.items()
+      for key, count in flags.items()
+      if not count
+    ],
     "passed": not exceeded,
   }
 
@@ -315,9 +324,16 @@ def _by_task(flat: dict[str, np.ndarray]) -> Outputs:
 def _differences(
   program: ExportProgram, task: str, ours: Any, theirs: Any
 ) -> dict[str, float]:
+  """Those that its fields find, and of what is no field's, all."""
+  found: dict[str, float] = {}
+  rest = set(ours)
   for field in program.loaded.tasks[task].fields.values():
-    return field.differences(ours, theirs)
-  return differences(ours, theirs)
+    if names := rest & set(field.predicted):
+      rest -= names
+      found |= field.differences(
+        *({name: arrays[name] for name in names} for arrays in (ours, theirs))
+      )
+  return found | differences({name: ours[name] for name in rest}, theirs)
 
 
 def _tolerances(
@@ -345,59 +361,80 @@ def _versions(form: Format) -> dict[str, str]:
   }
 
 
-def _measure(
-  program: ExportProgram, runtime: Runtime, data: Path, split: str
-) -> dict[str, dict[str, float]]:
-  """Metrics on an image set, of both.
+class Validation:
+  """An image set with labels, to measure a checkpoint and its export on."""
 
-  Those of the checkpoint are what `evaluate` has; the exported model takes
-  images of its own size.
-  """
-  fields = read_index(data)["fields"]
-  chosen = {
-    name: task
-    for name, task in program.chosen.items()
-    if task.fields and set(task.fields) <= set(fields)
-  }
-  if not chosen:
-    raise ValueError(
-      f"--data {data} has the labels {', '.join(sorted(fields)) or 'none'};"
-      f" expected those of one of the tasks {', '.join(program.tasks)}."
-    )
+  def __init__(self, program: ExportProgram, data: Path, split: str):
+    """Opens it.
 
-  def batches_of(config: Any) -> Iterator[Any]:
-    config = config.copy_and_resolve_references()
-    config.datasets = {"check": dataset(data, split)}
-    config.train_on, config.evaluate_on = (), ("check",)
-    for name, entry in config.tasks.items():
-      entry.labels = {"check": SUPERVISED} if name in chosen else {}
-    sources.check_classes(config, str(program.loaded.path))
-    return sources.eval_batches(config, "check", lambda _: None)
+    Args:
+      program: that is exported.
+      data: the image set.
+      split: of it.
 
-  def exported(batch: Any) -> Iterator[tuple[np.ndarray, Outputs]]:
-    group = Images(as_bytes(batch["image"]), batch["content_size"], "")
-    count = len(group.images)
-    parts = [_by_task(runtime(*part)[0]) for part in _cut(program, group)]
-    outputs = {
-      name: {
-        key: np.concatenate([part[name][key] for part in parts])[:count]
-        for key in parts[0][name]
-      }
-      for name in chosen
+    Raises:
+      ValueError: it has no such split, or labels of none of the tasks.
+    """
+    fields = read_index(data)["fields"]
+    self._program, self._data, self._split = program, data, split
+    self._tasks = {
+      name: task
+      for name, task in program.chosen.items()
+      if task.fields and set(task.fields) <= set(fields)
     }
-    yield np.arange(count), outputs
+    if not self._tasks:
+      raise ValueError(
+        f"--data {data} has the labels {', '.join(sorted(fields)) or 'none'};"
+        f" expected those of one of the tasks {', '.join(program.tasks)}."
+      )
+    config = self._config(program.config)
+    sources.check_classes(config, str(program.loaded.path))
+    sources.eval_union(config, _CHECKED)
 
-  own = program.loaded.batch_predictor(tuple(chosen), map_stride=1)
-  return {
-    "checkpoint": measure(
-      own,
-      batches_of(program.loaded.config),
-      chosen,
-      lambda: False,
-    )
-    or {},
-    "exported": measure(
-      exported, batches_of(program.config), chosen, lambda: False
-    )
-    or {},
-  }
+  def _config(self, config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.datasets = {_CHECKED: dataset(self._data, self._split)}
+    config.train_on, config.evaluate_on = (), (_CHECKED,)
+    for name, entry in config.tasks.items():
+      entry.labels = {_CHECKED: SUPERVISED} if name in self._tasks else {}
+    return config
+
+  def measure(self, runtime: Runtime) -> dict[str, dict[str, float]]:
+    """Metrics of both.
+
+    Those of the checkpoint are what `evaluate` has; the exported model takes
+    images of its own size.
+    """
+    program = self._program
+
+    def exported(batch: Batch) -> Iterator[tuple[np.ndarray, Outputs]]:
+      group = Images(as_bytes(batch["image"]), batch["content_size"], "")
+      count = len(group.images)
+      parts = [_by_task(runtime(*part)[0]) for part in _cut(program, group)]
+      outputs = {
+        name: {
+          key: np.concatenate([part[name][key] for part in parts])[:count]
+          for key in parts[0][name]
+        }
+        for name in self._tasks
+      }
+      yield np.arange(count), outputs
+
+    own = program.loaded.batch_predictor(tuple(self._tasks), map_stride=1)
+    return {
+      who: measure(
+        predict,
+        sources.eval_batches(self._config(config), _CHECKED, _tell),
+        self._tasks,
+        lambda: False,
+      )
+      or {}
+      for who, predict, config in (
+        ("checkpoint", own, program.loaded.config),
+        ("exported", exported, program.config),
+      )
+    }
+
+
+def _tell(bad: BadRecord) -> None:
+  logging.warning("--data: %s", bad)

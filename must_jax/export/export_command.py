@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
   tasks = [name for name in args.tasks.split(",") if name]
   program = make_program(loaded, tasks, args.image_size, batch)
   images = [] if own_check else _images(args, program)
+  validation = None
+  if args.data is not None:
+    validation = check.Validation(program, args.data, args.split)
   with tempfile.TemporaryDirectory() as directory:
     folder = Path(directory)
     form.write(program, folder)
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
       result = {"format": args.format, **own_check(program, folder)}
     else:
       result = check.check(
-        program, args.format, form, folder, images, args.data, args.split
+        program, args.format, form, folder, images, validation
       )
     for name in sorted(list_tree(folder)):
       make_directory((args.out / name).parent)
@@ -97,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
   # Last, so that an export without it is one that was broken off.
   publish_json(args.out / SIGNATURE, described)
   _print(args.out, result)
+  for name in result.get("nothing_to_compare", ()):
+    print(
+      f"warning: {name} is nowhere true on these images, so nothing of it was"
+      " compared; --photos FILE... names others.",
+      file=sys.stderr,
+    )
   if not result["passed"]:
     print(
       f"error: {', '.join(result['exceeded'])} differ from the checkpoint by"

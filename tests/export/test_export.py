@@ -202,6 +202,33 @@ def test_metrics_of_both_on_a_validation_set(make_checkpoint, tmp_path):
   assert 0 <= metrics["exported"]["kind/top1"] <= 1
 
 
+def test_data_that_measure_nothing_are_told_before_it_is_written(
+  make_checkpoint, tmp_path, monkeypatch, capsys
+):
+  from must_jax.export.formats import stablehlo
+
+  world_lib.build(tmp_path, 64, {"src_cls": {"validation": 2}}, 1, workers=1)
+  model = make_checkpoint({"distance": TASKS["distance"]})
+  monkeypatch.setattr(stablehlo, "write", None)  # is not reached
+  args = ("--format", "stablehlo", "--out", tmp_path / "out")
+  assert run(model, *args, "--data", tmp_path / "src_cls") == 2
+  assert "has the labels label; expected those of" in capsys.readouterr().err
+
+
+def test_it_is_told_where_nothing_was_compared(
+  make_checkpoint, tmp_path, capsys
+):
+  things = task(
+    "detection", labels={}, classes=("cat", "dog"), score_threshold=1.0
+  )
+  model = make_checkpoint({"things": things})
+  out = tmp_path / "out"
+  assert run(model, "--format", "stablehlo", "--out", out) == 0
+  assert "things/valid is nowhere true" in capsys.readouterr().err
+  result = json.loads((out / "check.json").read_text())
+  assert result["nothing_to_compare"] == ["things/valid"]
+
+
 @pytest.mark.parametrize(
   ("args", "message"),
   [
@@ -211,6 +238,7 @@ def test_metrics_of_both_on_a_validation_set(make_checkpoint, tmp_path):
     (["--format", "stablehlo", "--batch", "0"], "expected 1 or more, or 'any'"),
     (["--format", "stablehlo", "--batch", "x"], "expected 1 or more, or 'any'"),
     (["--format", "stablehlo", "--photos", "none.jpg"], "there is no file"),
+    (["--format", "stablehlo", "--data", "none"], "Image set none is no dir"),
   ],
 )
 def test_what_is_refused(make_checkpoint, tmp_path, capsys, args, message):

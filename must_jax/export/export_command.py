@@ -182,5 +182,9 @@ def _print(out: Path, result: dict) -> None:
     f" {result['seconds']}"
   )
   for who, values in result.get("metrics", {}).items():
-    shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+    shown = ", ".join(
+      f"{key} {value:.4f}"
+      for key, value in values.items()
+      if key.count("/") < 2  # those by class are in the file
+    )
     print(f"  {who}: {shown}")

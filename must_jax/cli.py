@@ -154,12 +154,12 @@ def _parser() -> argparse.ArgumentParser:
   plan_arguments.add_arguments(plan)
   plan.set_defaults(run=_plan, overrides=())
 
-  from must_jax.export import card
+  from must_jax.export import export_arguments
 
   carder = commands.add_parser(
     "card", help="what a model is: a page with the metadata of model hubs"
   )
-  card.add_arguments(carder)
+  export_arguments.add_card(carder)
   carder.set_defaults(run=_card)
 
   predict = commands.add_parser(
@@ -211,13 +211,11 @@ def _parser() -> argparse.ArgumentParser:
   arguments.add_code_range(predict)
   predict.set_defaults(run=_predict)
 
-  from must_jax.export import export_command
-
   exporter = commands.add_parser(
     "export",
     help="a checkpoint as a file that runs elsewhere, checked in its runtime",
   )
-  export_command.add_arguments(exporter)
+  export_arguments.add_export(exporter)
   exporter.set_defaults(run=_export)
   return parser
 

@@ -165,28 +165,6 @@ def render(facts: Facts, name: str = "", licence: str = "") -> str:
   return f"---\n{metadata}---\n\n" + "\n\n".join(body) + "\n"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the arguments of `must-jax card`."""
-  parser.add_argument(
-    "model", type=Path, metavar="RUN", help="a run's workdir, or a checkpoint"
-  )
-  parser.add_argument(
-    "--out", type=Path, help="file to write, such as README.md; else printed"
-  )
-  parser.add_argument("--name", default="", help="of the model")
-  parser.add_argument(
-    "--licence", default="", help="of the model, such as apache-2.0"
-  )
-  parser.add_argument(
-    "--evaluation",
-    type=Path,
-    nargs="+",
-    default=(),
-    metavar="WORKDIR",
-    help="of --config.stage=evaluate, where the model was measured",
-  )
-
-
 def run(args: argparse.Namespace) -> int:
   """Does what the arguments of `must-jax card` ask for."""
   facts = collect(args.model, args.evaluation)
@@ -879,6 +857,7 @@ def _folded(title: str, lines: Sequence[str]) -> Iterator[str]:
   yield from lines
   yield ""
   yield "</details>"
+  yield ""  # what follows without it is no Markdown
 
 
 def _size(config: _Json) -> str:

@@ -19,40 +19,6 @@ from must_jax.storage.path import (
 SIGNATURE, CHECK = "signature.json", "check.json"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the command's arguments."""
-  parser.add_argument("checkpoint", type=Path)
-  parser.add_argument(
-    "--format", required=True, help=" or ".join(formats.NAMES)
-  )
-  parser.add_argument("--out", type=Path, required=True, help="folder to make")
-  parser.add_argument(
-    "--tasks", default="", metavar="A,B", help="only these; default all"
-  )
-  parser.add_argument(
-    "--image-size",
-    type=int,
-    nargs=2,
-    metavar=("H", "W"),
-    help="of the images that it takes; default that of the checkpoint",
-  )
-  parser.add_argument(
-    "--batch",
-    default="1",
-    help=f"images at a time, or {ANY!r}; default %(default)s",
-  )
-  parser.add_argument(
-    "--photos",
-    type=Path,
-    nargs="+",
-    help="files to check it on; default some of the checkpoint's own data",
-  )
-  parser.add_argument(
-    "--data", type=Path, help="image set with labels, to measure it on as well"
-  )
-  parser.add_argument("--split", default="validation", help="of --data")
-
-
 def run(args: argparse.Namespace) -> int:
   """Exports, and checks what was exported in its own runtime.
 
@@ -64,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
       written.
   """
   form = formats.get_format(args.format)
-  _check_free(args.out)
+  _check_free(args.out, form.ARTEFACT)
   batch = args.batch if args.batch == ANY else _number(args.batch)
   if batch == ANY and not form.ANY_BATCH:
     raise ValueError(
@@ -75,20 +41,21 @@ def run(args: argparse.Namespace) -> int:
   if own_check:
     _check_whole(args)
   loaded = must_jax.load(str(args.checkpoint))
-  tasks = [name for name in args.tasks.split(",") if name]
-  program = make_program(loaded, tasks, args.image_size, batch)
+  program = make_program(loaded, args.tasks, args.image_size, batch)
   images = [] if own_check else _images(args, program)
   validation = None
   if args.data is not None:
     validation = check.Validation(program, args.data, args.split)
   with tempfile.TemporaryDirectory() as directory:
     folder = Path(directory)
+    _tell(f"Makes {args.format} of {args.checkpoint}, which may take minutes.")
     form.write(program, folder)
     described = signature.describe(program)
     described["format"], described["artefact"] = args.format, form.ARTEFACT
     if own_check:
       result = {"format": args.format, **own_check(program, folder)}
     else:
+      _tell("Compares it with the checkpoint, in its own runtime.")
       result = check.check(
         program, args.format, form, folder, images, validation
       )
@@ -113,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
       file=sys.stderr,
     )
   return 0 if result["passed"] else 1
+
+
+def _tell(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
 
 
 def _check_whole(args: argparse.Namespace) -> None:
@@ -149,15 +120,19 @@ def _images(
   return images
 
 
-def _check_free(out: Path) -> None:
+def _check_free(out: Path, artefact: str) -> None:
   """Raises `ValueError` if something is there."""
   names: list[str] = []
   with contextlib.suppress(FileNotFoundError, NotADirectoryError):
     names = list_tree(out)
   if names or out.exists():
-    state = "" if SIGNATURE in names else " (of an export that was broken off)"
+    is_export = any(
+      name.partition("/")[0] in (artefact, CHECK) for name in names
+    )
+    is_broken = is_export and SIGNATURE not in names
+    state = " (of an export that was broken off)" if is_broken else ""
     raise ValueError(
-      f"--out {out} is there already{state if names else ''}; expected a new"
+      f"--out {out} is there already{state}; expected a new"
       " folder. Remove it, or name another."
     )
 

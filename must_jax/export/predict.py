@@ -607,8 +607,5 @@ def _report(
     )
   print(f"{count} images -> {Path(out) / _RESULT}")
   if passed_over:
-    print(
-      f"{count} images predicted, {len(passed_over)} files passed over",
-      file=sys.stderr,
-    )
+    print(f"{count} predicted, {len(passed_over)} passed over", file=sys.stderr)
   return int(any(entry.get("named") for entry in passed_over))

@@ -196,7 +196,18 @@ class CheckpointPlace:
       root = run["root"] if run else ""
       args = [f"root={root}"] if root else []
       return _run_command("train", name, args, place)
-    return f"must-jax convert KIND FILE --out {shlex.quote(place)}"
+    return self._unknown(shlex.quote(place))
+
+  def _unknown(self, place: str) -> str:
+    """The command of a place whose name says nothing."""
+    return f"must-jax convert KIND FILE --out {place}"
+
+
+class RunPlace(CheckpointPlace):
+  """The workdir of a run."""
+
+  def _unknown(self, place: str) -> str:
+    return f"must-jax train CONFIG --workdir={place}"
 
 
 def places(config: ConfigDict, workdir: str = "") -> list[Place]:
@@ -237,7 +248,7 @@ def places(config: ConfigDict, workdir: str = "") -> list[Place]:
     found.append(
       CheckpointPlace(config.evaluate_from, "evaluate_from")
       if config.evaluate_from
-      else CheckpointPlace(workdir, "--workdir, the run to evaluate")
+      else RunPlace(workdir, "--workdir, the run to evaluate")
     )
   return [*found, *labels.values()]
 

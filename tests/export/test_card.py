@@ -401,6 +401,9 @@ def test_what_is_read_follows_the_students_own_threshold(makes):
   )
   assert "| cat | 3 | 1 | 0.125 |" in quality
   assert "nothing is left of dog." in quality
+  # What follows the end of HTML is Markdown after an empty line only.
+  assert "</details>\n" in quality
+  assert quality.split("</details>")[1][:2] == "\n\n"
   assert "top1" not in quality  # of a field that the task does not read
 
 

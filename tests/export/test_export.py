@@ -141,7 +141,7 @@ def test_fewer_tasks_of_another_size_in_batches(model, tmp_path, photo, capsys):
   out = tmp_path / "out"
   args = ("--format", "stablehlo", "--out", out, "--photos", photo)
   assert run(
-    model, *args, "--tasks", "distance,kind", "--image-size", 96, 64,
+    model, *args, "--tasks", "distance", "kind", "--image-size", 96, 64,
     "--batch", 2,
   ) == 0  # fmt: skip
   described = json.loads((out / "signature.json").read_text())
@@ -254,11 +254,13 @@ def test_a_folder_that_exists_is_kept(tmp_path, capsys):
   out = tmp_path / "out"
   out.mkdir()
   (out / "mine").write_text("mine")
-  assert run("nowhere", "--format", "stablehlo", "--out", out) == 2
-  assert "is there already (of an export that was broken" in (
-    capsys.readouterr().err
-  )
+  args = ("nowhere", "--format", "stablehlo", "--out", out)
+  assert run(*args) == 2
+  assert "is there already;" in capsys.readouterr().err
   assert [p.name for p in out.iterdir()] == ["mine"]
+  (out / "model.stablehlo").write_text("half")
+  assert run(*args) == 2
+  assert "(of an export that was broken off);" in capsys.readouterr().err
 
 
 def test_a_missing_runtime_is_named(monkeypatch, tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_named_and_passed_over(
   ):
     (line,) = (x for x in said.err.splitlines() if f"/{name}:" in x)
     assert reason in line
-  assert "5 images predicted, 7 files passed over" in said.err
+  assert "5 predicted, 7 passed over" in said.err
   assert "1 images of 16 bits have at most" in said.err
 
 

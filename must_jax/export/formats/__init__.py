@@ -11,10 +11,12 @@ in another form is loaded by this package, and has `check(program, directory)`.
 import difflib
 import importlib
 import importlib.util
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from must_jax.export.program import ExportProgram
 from must_jax.storage.path import Path
+
+if TYPE_CHECKING:  # `NAMES` are asked for where nothing heavy is imported
+  from must_jax.export.program import ExportProgram
 
 NAMES = ("stablehlo", "savedmodel", "onnx", "safetensors", "hub")
 
@@ -26,7 +28,7 @@ class Format(Protocol):
   REQUIRES: tuple[str, ...]
   ANY_BATCH: bool
 
-  def write(self, program: ExportProgram, directory: Path) -> None:
+  def write(self, program: "ExportProgram", directory: Path) -> None:
     """Writes `ARTEFACT` into a directory on a disk."""
 
 

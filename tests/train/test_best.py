@@ -1,5 +1,7 @@
 """The best checkpoint, early stop, pictures and traces of a run."""
 
+import contextlib
+import gzip
 import json
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 import must_jax
 from must_jax.config import dataset, validate
-from must_jax.train import best, loop
+from must_jax.storage.path import Path, list_tree, read_files
+from must_jax.train import best, checkpoint, loop, runtime
 from must_jax.train.evaluate import Evaluator
 
 METRIC = "held_out/classification/top1"
@@ -115,6 +118,71 @@ def test_a_resumed_run_keeps_the_same(config, tmp_path, scores, monkeypatch):
         np.testing.assert_array_equal(ours[name][key], array)
 
 
+def test_a_run_that_went_back_forgets_what_was_found(config, tmp_path, scores):
+  config.train.update({"steps": 4, "checkpoint_every": 1})
+  config.train.keep_checkpoints = 4
+  scores([0.1, 0.2, 0.3, 0.9])
+  loop.train(config, tmp_path)
+  assert record(tmp_path)["best"]["step"] == 4
+  # As `recovery.roll_back` does.
+  config = loop.sources.resolve(config)
+  program = loop.build(config)
+  with contextlib.closing(checkpoint.Checkpoints(tmp_path, config)) as own:
+    state = own.roll_back(program.abstract_state, 2)
+  for _ in range(2):  # the second start reads what the first has written
+    found = best.Best(config, tmp_path, {METRIC: False})
+    with contextlib.closing(found):
+      found.go_back(state)
+      assert [found.lacks(step) for step in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    assert record(tmp_path)["best"] == {"step": 2, "value": 0.2}
+    assert kept(tmp_path) == [2]  # the step itself: it could be saved anew
+
+
+def test_what_is_best_without_a_number(config, tmp_path, scores):
+  nan = float("nan")
+  config.train.patience = 2
+  scores([nan, nan, nan, 0.5, nan, nan])
+  loop.train(config, tmp_path)
+  assert record(tmp_path)["best"] == {"step": 4, "value": 0.5}
+  assert record(tmp_path)["stopped_early"] and kept(tmp_path) == [4]
+
+
+def test_another_metric_counts_anew(config, tmp_path, scores):
+  config.train.update({"steps": 3, "evaluate_every": 1})
+  scores([0.1, 0.3, 0.2])
+  loop.train(config, tmp_path)
+  assert kept(tmp_path) == [2]
+  config.train.best_metric = "held_out/classification/top5"
+  found = best.Best(config, tmp_path, {"held_out/classification/top5": False})
+  with contextlib.closing(found):
+    assert found.lacks(3) and not found.is_over
+
+
+def test_best_and_pictures_and_trace_in_a_bucket(
+  config, bucket, scores, monkeypatch
+):
+  config.train.update({"steps": 3, "evaluate_every": 1})
+  config.train.profile_steps = (2, 2)
+  picture = np.zeros((1, 8, 24, 3), np.uint8)
+  scores([0.1, 0.5, 0.4])
+  init = Evaluator.__init__
+
+  def with_picture(self, *args):
+    init(self, *args)
+    self.pictures = {"held_out/classification": picture}
+
+  monkeypatch.setattr(Evaluator, "__init__", with_picture)
+  workdir = Path(f"{bucket.root}/run")
+  loop.train(config, workdir)
+  (found,) = read_files([workdir / "best.json"])
+  assert json.loads(found)["best"] == {"step": 2, "value": 0.5}
+  assert must_jax.load(workdir / "best").path.name == "2"
+  names = list_tree(workdir)
+  assert any(n.startswith("profile/") and "trace" in n for n in names)
+  (events,) = [n for n in names if "tfevents" in n]
+  assert b"held_out/classification" in (workdir / events).read_bytes()
+
+
 def test_errors_are_better_when_smaller(make_config, world):
   config = make_config("depth", "normals", "classification")
   config.evaluate_on = ("all",)
@@ -137,6 +205,7 @@ def test_errors_are_better_when_smaller(make_config, world):
   [
     ({"best_metric": "held_out/classification/top"}, "Did you mean '.*/top."),
     ({"best_metric": "", "patience": 2}, "train.best_metric; that is empty"),
+    ({"best_metric": METRIC + "/red"}, "Did you mean '.*/top1'"),
   ],
 )
 def test_what_is_refused_before_anything_is_compiled(
@@ -162,5 +231,49 @@ def test_pictures_and_a_trace(config, tmp_path):
   drawn = events.Tensors(tag)[0].tensor_proto.string_val
   width, height, *pngs = drawn
   assert (int(width), int(height), len(pngs)) == (3 * 64, 64, 2)
-  traces = list((tmp_path / "profile").rglob("*.trace.json.gz"))
-  assert len(traces) == 1
+  (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+  traced = [
+    int(event["args"]["step_num"])
+    for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    if event.get("name") == "train"
+  ]
+  assert sorted(traced) == [2, 3]
+
+
+@pytest.mark.parametrize("rule", ["pad", "shortest_side"])
+def test_pictures_of_several_tasks(make_config, world, tmp_path, rule):
+  config = make_config("classification", "detection", "depth")
+  config.datasets.held_out = dataset(str(world / "pile_truth"), "train")
+  for entry in config.tasks.values():
+    entry.labels.held_out = "supervised"
+  config.evaluate_on = ("held_out",)
+  config.data.eval_resize = rule
+  config.train.pictures = 3
+  config = loop.sources.resolve(config)
+  program = loop.build(config)
+  variables = program.create_state().variables
+  quarantine = runtime.open_quarantine(tmp_path)
+
+  def evaluate():
+    evaluator = Evaluator(
+      config, program.model, program.tasks, program.mesh, quarantine
+    )
+    return evaluator(variables), evaluator.pictures
+
+  metrics, pictures = evaluate()
+  assert set(pictures) == {f"held_out/{name}" for name in config.tasks}
+  inputs = [array[:, :, :64] for array in pictures.values()]
+  for name, array in pictures.items():
+    assert array.shape == (3, 64, 3 * 64, 3) and array.dtype == np.uint8
+    np.testing.assert_array_equal(array[:, :, :64], inputs[0])
+    image, truth, prediction = np.split(array, 3, axis=2)
+    assert (image != truth).any() and (truth != prediction).any(), name
+  config.trackers = ()  # nobody to look at them
+  assert evaluate() == (metrics, {})
+
+
+@pytest.mark.parametrize("steps", [(5, 2), (-1, 3), (0, 3), (5, 7), (3,)])
+def test_steps_that_cannot_be_traced(config, steps):
+  config.train.profile_steps = steps
+  with pytest.raises(ValueError, match=r"train.profile_steps.*expected"):
+    validate(config)

@@ -210,8 +210,8 @@ class MlflowWriter(ServiceWriter):
 
     def write() -> None:
       for i in range(0, len(values), _MLFLOW_BATCH):
-        some = values[i : i + _MLFLOW_BATCH]
-        self._client.log_batch(self.run_id, **{kind: some})
+        some: dict[str, Any] = {kind: values[i : i + _MLFLOW_BATCH]}
+        self._client.log_batch(self.run_id, **some)
 
     self._try(write)
 

@@ -98,6 +98,11 @@ def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
           f" tasks={args.tasks!r} leaves out; expected"
           f" tasks={args.tasks}+{kind}, or no {name}=."
         )
+  if "validation" in given(arg) and not config.evaluate_on:
+    raise ValueError(
+      f"Config argument validation={args.validation!r} is the split of image"
+      f" sets with true labels; expected one, such as {kinds[0]}_validation=..."
+    )
   if "depth_weight" in given(arg) and "depth" not in kinds:
     raise ValueError(
       f"Config argument depth_weight={args.depth_weight} weighs a task that"

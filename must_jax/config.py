@@ -127,7 +127,8 @@ RANGES: dict[str, Interval] = {
   "label.lease_seconds": POSITIVE,
   "label.max_undecodable": FRACTION,
 }
-_PAIRS = ("data.scale_jitter", "data.crop_area")  # the lower number first
+# The lower number first.
+_PAIRS = ("data.scale_jitter", "data.crop_area", "train.profile_steps")
 
 
 def base_config() -> ConfigDict:
@@ -871,6 +872,12 @@ def _check_numbers(config: ConfigDict) -> None:
         f"{name} is {values[name]}; expected the lower number first, such as"
         f" {defaults[name]}."
       )
+  first, last = config.train.profile_steps
+  if last and (first < 1 or last > config.train.steps):
+    raise ValueError(
+      f"train.profile_steps is {(first, last)}; expected the first and the last"
+      f" step to trace, of 1 to {config.train.steps}, or (0, 0) for none."
+    )
   levels = config.model.min_level, config.model.max_level
   if levels[0] > levels[1]:
     raise ValueError(

@@ -379,6 +379,41 @@ def test_names_that_are_no_names():
     config_lib.validate(config)
 
 
+def test_a_student_is_measured_on_the_sets_that_are_given():
+  config = config_lib.load(
+    "student:root=gs://b,images=data/pile,tasks=detection+depth,"
+    "detection_validation=data/boxes,depth_validation=/d/rooms,validation=val"
+  )
+  config_lib.validate(config)
+  places = {"detection": "gs://b/data/boxes", "depth": "/d/rooms"}
+  assert config.train_on == ("images",)
+  assert config.evaluate_on == ("detection_validation", "depth_validation")
+  for kind, place in places.items():
+    entry = config.datasets[f"{kind}_validation"]
+    assert (entry.dir, entry.split) == (place, "val")
+    assert config.tasks[kind].labels.to_dict() == {
+      "images": f"gs://b/labels/pile/{kind}",
+      f"{kind}_validation": "supervised",
+    }
+  assert config_lib.load("student").evaluate_on == ()
+
+
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    (
+      "tasks=depth,detection_validation=data/boxes",
+      "detection_validation='data/boxes'.*tasks=depth.detection",
+    ),
+    ("tasks=depth,validation=val", "validation='val'.*depth_validation=..."),
+    ("depth_validations=x", "Did you mean 'depth_validation'"),
+  ],
+)
+def test_validation_of_nothing(arg, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.load(f"student:{arg}")
+
+
 def test_shipped_configs_load_by_name_in_any_folder(tmp_path):
   # Folders and modules of a user's own are no matter.
   for name in ("configs/student.py", "types.py", "must_jax.py"):

@@ -4,6 +4,7 @@ An evaluation by itself says it in `evaluation.json`; one during training is in
 the run's `metrics.jsonl`, with its step.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,9 @@ class Evaluation:
 def read_own(
   workdir: PathLike, model: Model, step: int | None
 ) -> Evaluation | None:
-  """The last evaluation in a run's workdir; None if there is none.
+  """The evaluation of a step in a run's workdir, else its last one.
+
+  None if there is none.
 
   Args:
     workdir: of the run.
@@ -61,16 +64,17 @@ def read_own(
     evaluation = Evaluation(result, record["datasets"])
     if record["digest"] == model.digest:
       return evaluation
+  if (of_step := _measured_at(workdir, step, result)) is not None:
+    return Evaluation(of_step, _datasets(model, of_step))
+  if record:
     other = f"weights {record['digest'][:12]}, not of these"
     return dataclasses.replace(evaluation, problem=f"measured of {other}")
   evaluation = Evaluation(result, _datasets(model, result))
   measured_at = _step_of(workdir, result)
   if measured_at is None:
     problem = "of which checkpoint was not recorded"
-  elif measured_at != step:
-    problem = f"measured at step {measured_at:,}; these weights are of {step:,}"
   else:
-    problem = ""
+    problem = f"measured at step {measured_at:,}; these weights are of {step:,}"
   return dataclasses.replace(evaluation, problem=problem)
 
 
@@ -102,16 +106,30 @@ def _record(workdir: PathLike, result: _Json | None) -> _Json | None:
   return record if record and record["metrics"] == result else None
 
 
+def _lines(workdir: PathLike) -> Iterator[_Json]:
+  """What a run said of its steps."""
+  for line in read_appended(Path(workdir) / METRICS_FILE).splitlines():
+    with contextlib.suppress(ValueError):  # half written
+      yield json.loads(line)
+
+
 def _step_of(workdir: PathLike, result: _Json) -> int | None:
   """The last step at which a run measured this."""
   found = None
-  for line in read_appended(Path(workdir) / METRICS_FILE).splitlines():
-    try:
-      value = json.loads(line)
-    except ValueError:  # half written
-      continue
+  for value in _lines(workdir):
     if {**value, **result} == value:
       found = value["step"]
+  return found
+
+
+def _measured_at(
+  workdir: PathLike, step: int | None, result: _Json
+) -> _Json | None:
+  """What a run measured last at a step, of what a result has."""
+  found = None
+  for value in _lines(workdir):
+    if value["step"] == step and value.keys() >= result.keys():
+      found = {name: value[name] for name in result}
   return found
 
 

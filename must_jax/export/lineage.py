@@ -21,6 +21,7 @@ from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, read_files
 from must_jax.storage.sets import content_digest, read_index, read_manifest
 from must_jax.train import checkpoint
+from must_jax.train.best import BEST_DIRECTORY, BEST_FILE
 from must_jax.train.build import build_tasks
 
 _CHANGED = "what is there now is not what was learned from"
@@ -204,10 +205,14 @@ def teachers(model: Model) -> dict[str, Model]:
 
 
 def run_directory(step_dir: Path) -> Path | None:
-  """The workdir that a checkpoint of a step lies in, if it does."""
-  if step_dir.parent.name == "checkpoints":
-    return step_dir.parent.parent
-  return None
+  """The workdir of the run that a checkpoint of a step lies in, if it does."""
+  if step_dir.parent.name != "checkpoints":
+    return None
+  workdir = step_dir.parent.parent
+  is_best = workdir.name == BEST_DIRECTORY
+  if is_best and (workdir.parent / BEST_FILE).exists():
+    return workdir.parent
+  return workdir
 
 
 def read_json(path: Path) -> Any:

@@ -95,8 +95,10 @@ class Best:
     """Forgets what was found after the step of a state that is gone on from."""
     if self._checkpoints is None:
       return
-    step = int(state.step)
-    self._history = [e for e in self._history if e[0] <= step]
+    step, before = int(state.step), self._history
+    self._history = [e for e in before if e[0] <= step]
+    if self._history != before:  # else a later start would believe them
+      self._write()
     self._checkpoints.delete_after(step)
     if self._best and self._best[0] not in self._checkpoints.steps:
       if self._best[0] == step:
@@ -130,10 +132,10 @@ class Best:
     self._history.append((step, float(metrics[self._name])))
     if self._best != before:
       logging.info(
-        "%s is %.4f, the best so far; the checkpoint is kept in %s.",
+        "%s is %.4f, the best so far; must_jax.load(%r) has the checkpoint.",
         self._name,
         metrics[self._name],
-        self._file.parent / BEST_DIRECTORY,
+        str(self._file.parent / BEST_DIRECTORY),
       )
       save()
       self._checkpoints.save(state)

@@ -266,7 +266,12 @@ class Checkpoints:
     return tuple(self._manager.all_steps())
 
   def delete_after(self, step: int) -> None:
-    """Deletes the checkpoints of later steps."""
+    """Deletes the checkpoints of later steps.
+
+    Raises:
+      CheckpointNotSavedError: what is being saved cannot be written.
+    """
+    self.wait()
     for later in self.steps:
       if later > step:
         self._manager.delete(later)

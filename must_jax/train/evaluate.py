@@ -123,6 +123,7 @@ def _of_checkpoint(
       have classes that it does not know.
   """
   merged = own.copy_and_resolve_references()
+  merged.train.pictures = 0  # for trackers, which training has
   for key in ("stage", "datasets", "evaluate_on", "mesh"):
     merged[key] = config[key]
   for key in ("eval_batch_size", "num_threads", "max_bad"):
@@ -188,7 +189,8 @@ class Evaluator:
   Attributes:
     pictures: {"dataset/task": uint8 [N, H, W, 3]} of the latest evaluation: the
       first images, what is true, and what was predicted, side by side; of
-      `config.train.pictures` of this process's examples.
+      `config.train.pictures` of the first process's examples, if there are
+      trackers.
   """
 
   def __init__(
@@ -215,6 +217,8 @@ class Evaluator:
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
     self.pictures: dict[str, np.ndarray] = {}
+    is_shown = config.trackers and jax.process_index() == 0
+    self._num_pictures = config.train.pictures if is_shown else 0
     self._steps: dict[str, tuple[dict[str, Task], Predictor]] = {}
     self._data: dict[str, Union] = {}
     for dataset in config.evaluate_on:
@@ -281,7 +285,9 @@ class Evaluator:
         ),
         tasks,
         asks,
-        functools.partial(self._draw, dataset, tasks),
+        functools.partial(self._draw, dataset, tasks)
+        if self._num_pictures
+        else None,
       )
       if metrics is None:
         return None
@@ -297,7 +303,7 @@ class Evaluator:
     outputs: Outputs,
   ) -> None:
     """Draws the first images of a dataset."""
-    shown = np.flatnonzero(batch["valid"])[: self._config.train.pictures]
+    shown = np.flatnonzero(batch["valid"])[: self._num_pictures]
     images = np.clip(batch["image"][shown], 0, 255).astype(np.uint8)
     for name, task in tasks.items() if len(shown) else ():
       drawn = [

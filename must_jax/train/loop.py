@@ -82,10 +82,11 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
 
   with (
     Preemption() as preemption,
+    # Trackers may wait for their servers; a checkpoint does not wait for them.
+    MetricLogger(config, workdir, first_step) as logger,
     contextlib.closing(checkpoints),
     contextlib.closing(best),
     Watchdog(workdir, options.stuck_seconds) as watchdog,
-    contextlib.closing(MetricLogger(config, workdir, first_step)) as logger,
     contextlib.closing(Profiler(workdir, *options.profile_steps)) as profiler,
   ):
 

@@ -27,7 +27,7 @@ from must_jax.storage.path import (
 )
 from must_jax.train.guard import Streak
 from must_jax.train.runtime import duration, metric_table
-from must_jax.train.trackers import open_trackers
+from must_jax.train.trackers import ServiceWriter, open_trackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -36,7 +36,7 @@ class MetricLogger:
   """Keeps the steps' metrics on the device until they are asked for."""
 
   def __init__(self, config: ConfigDict, workdir: PathLike, first_step: int):
-    """Opens the files of metrics and the progress bar; to be closed.
+    """Opens the files of metrics and the progress bar, until the `with` ends.
 
     Args:
       config: of the run.
@@ -57,14 +57,17 @@ class MetricLogger:
     )
     self._forget(first_step)
 
-  def close(self) -> None:
-    """Closes what was opened.
+  def __enter__(self) -> "MetricLogger":
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any):
+    """Closes what was opened; trackers are told of an error.
 
     Raises:
       OSError: the metrics cannot be written.
     """
     self._bar.close()
-    self._writer.close()
+    self._writer.close(error)
 
   def restart(self, step: int) -> None:
     """Goes back to a step: forgets what was added and written after it."""
@@ -255,13 +258,19 @@ class MetricWriter:
         self._copy.write(events)
         self._sent += len(events)
 
-  def close(self) -> None:
-    """Closes the files."""
+  def close(self, error: BaseException | None = None) -> None:
+    """Closes the files.
+
+    Args:
+      error: that the run ends with.
+    """
     with self._named_errors(), self._temporary:
       if self._is_first:
         self._lines.close()
         self._send()
         for tracker in self._trackers:
+          if isinstance(tracker, ServiceWriter):
+            tracker.error = error
           tracker.close()
 
   @contextlib.contextmanager

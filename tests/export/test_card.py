@@ -422,6 +422,25 @@ def test_metrics_of_other_weights_are_not_its_own(student):
   assert "kind: not measured" in text
 
 
+def test_the_best_checkpoint_is_one_of_its_run(student):
+  run = pathlib.Path(student)
+  shutil.copytree(run / "checkpoints", run / "best" / "checkpoints")
+  publish_json(run / "best.json", {"metric": "val/kind/top1"})
+  publish_json(run / "result.json", {"val/kind/top1": 0.25})
+  lines = [
+    {"step": 0, "loss": 3.0},
+    {"step": 0, "val/kind/top1": 0.5},
+    {"step": 7, "loss": 2.0},
+    {"step": 7, "val/kind/top1": 0.25},
+  ]
+  (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  facts = card.collect(run / "best")
+  assert facts.model.name == run.name and facts.last == lines[0]
+  (evaluation,) = facts.evaluations
+  assert evaluation.metrics == {"val/kind/top1": 0.5}
+  assert not evaluation.problem
+
+
 def test_an_evaluation_of_its_own_is_taken_by_its_digest(student, tmp_path):
   described = {"name": "val", "split": "test", "licence": "", "num_records": 9}
   record = {

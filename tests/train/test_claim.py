@@ -1,5 +1,6 @@
 """One workdir, one run; and what is wrong is said before anything compiles."""
 
+import functools
 import json
 import os
 import pathlib
@@ -203,6 +204,35 @@ def test_a_run_keeps_its_defaults_when_those_of_a_version_change(
     made.write()
   with pytest.raises(ValueError, match=r"momentum was 0.9, is 0.7"):
     Claim(config(0.7), run)
+
+
+def test_a_run_of_before_there_were_such_options_goes_on(make, run):
+  chosen = {
+    "train.best_metric": "all/classification/top1",
+    "train.patience": 3,
+    "train.pictures": 2,
+    "train.profile_steps": (1, 2),
+    "trackers": ("wandb",),
+  }
+  stored = [json.loads((run / "config.json").read_text())]
+  record = json.loads((run / "run.json").read_text())
+  stored.append(record["defaults"])
+  for tree in stored:
+    for option in chosen:
+      *groups, name = option.split(".")
+      functools.reduce(dict.__getitem__, groups, tree).pop(name)
+  publish_json(run / "config.json", stored[0])
+  publish_json(run / "run.json", record)
+  for options in ({}, chosen):
+    claim = Claim(make(**options), run)
+    for option, value in chosen.items():
+      given = (
+        value
+        if options
+        else config_lib.options(config_lib.base_config())[option]
+      )
+      assert config_lib.options(claim.config)[option] == given
+    claim.write()
 
 
 def test_a_run_may_give_up_later(make, run):

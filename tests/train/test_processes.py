@@ -175,6 +175,7 @@ def config_file(world, tmp_path_factory, write_config_file):
   config.data.update({"eval_batch_size": 8, "max_bad": 0.5})
   config.optimizer.update({"lr": 1e-3, "warmup_lr": 1e-3, "warmup_steps": 1})
   config.train.update({"steps": 6, "checkpoint_every": 3, "log_every": 1})
+  config.train.best_metric = "validation/kind/top1"
   return write_config_file(directory, config)
 
 
@@ -203,6 +204,14 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
     list(found.values()), list(expected.values()), rtol=1e-5
   )
   assert result(two.workdir) == result(one.workdir)
+
+
+def test_two_processes_keep_the_same_best_checkpoint(one, two):
+  for run in (one, two):
+    best = json.loads((run.workdir / "best.json").read_text())
+    found = result(run.workdir)["validation/kind/top1"]
+    assert best["best"] == {"step": 6, "value": found}
+    assert digests(run.workdir / "best") == digests(run.workdir)
 
 
 def test_every_process_names_all_of_them(two):

@@ -190,7 +190,17 @@ def test_a_bucket_gives_what_a_disk_gives(on_disk, bucket, capfd):
   for name in here:
     if name.endswith(".png"):
       assert there[name] == here[name], name
-  assert len([name for name in there if name.startswith("pictures/")]) == 16
+
+  def predictions(tree, root):
+    told = json.loads(tree["pictures/predictions.json"].replace(root, b""))
+    del told["info"]  # when photos were made, among others
+    return told
+
+  drawn = [name for name in there if name.startswith("pictures/pictures/")]
+  assert len(drawn) == 16
+  told = predictions(there, bucket.root.encode())
+  assert told == predictions(here, str(disk).encode())
+  assert len(told["images"]) == 16
   assert not [name for name in there if name.endswith(".tmp")]
   # Nothing but the bucket: no directory of the name of a URL.
   assert not os.path.exists("gs:")

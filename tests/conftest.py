@@ -69,6 +69,30 @@ def make_checkpoint(tmp_path):
 
 
 @pytest.fixture
+def one_of_each():
+  """A task of each kind, with detections though nothing was learned."""
+  from must_jax.config import task
+
+  return {
+    "kind": task("classification", labels={}, classes=("cat", "dog", "cow")),
+    "things": task(
+      "detection",
+      labels={},
+      classes=("cat", "dog"),
+      score_threshold=0.0,
+      min_score=0.0,
+      max_detections=20,
+      rpn_pre_nms=50,
+      rpn_post_nms=20,
+      pre_nms=40,
+    ),
+    "stuff": task("segmentation", labels={}, classes=("sky", "sea", "sand")),
+    "distance": task("depth", labels={}),
+    "faces": task("normals", labels={}),
+  }
+
+
+@pytest.fixture
 def lease_of_another_host():
   """Writes a lease whose holder has been silent for some seconds."""
 

@@ -26,13 +26,11 @@ from must_jax.storage.path import (
   PathLike,
   make_directory,
   publish,
-  read_appended,
 )
 from must_jax.tasks import Task
 from must_jax.train import checkpoint
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.load import LoadedModel
-from must_jax.train.metric_logger import METRICS_FILE
 
 _NOT_MEASURED, _UNKNOWN = "not measured", "unknown"
 _PAPER = "https://arxiv.org/abs/2108.11353"
@@ -111,11 +109,7 @@ def collect(path: PathLike, measured: Sequence[PathLike] = ()) -> Facts:
 def _last_line(workdir: Path, step: int | None) -> _Json:
   """What a run said of its training last, up to a step."""
   last: _Json = {}
-  for line in read_appended(workdir / METRICS_FILE).splitlines():
-    try:
-      value = json.loads(line)
-    except ValueError:  # half written
-      continue
+  for value in evaluations.read_metrics(workdir):
     if "loss" in value and (step is None or value["step"] <= step):
       last = value
   return last
@@ -197,11 +191,10 @@ def _metadata(
   metadata |= {
     "library_name": "must_jax",
     "pipeline_tag": tag,
-    "tags": list(
-      dict.fromkeys(["must_jax", "jax", "flax", *kinds, "multi-task"])
-      if len(tasks) > 1
-      else dict.fromkeys(["must_jax", "jax", "flax", *kinds])
-    ),
+    "tags": [
+      *("must_jax", "jax", "flax", *kinds),
+      *(["multi-task"] if len(tasks) > 1 else []),
+    ],
   }
   if images := list(dict.fromkeys(_image_sets(facts.model))):
     metadata["datasets"] = images

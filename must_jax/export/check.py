@@ -29,12 +29,10 @@ from must_jax.input import batches, sources
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.input.quarantine import BadRecord
 from must_jax.storage import image_files
-from must_jax.storage.path import Path, list_tree
+from must_jax.storage.path import Path
 from must_jax.storage.sets import read_index
-from must_jax.train.build import build_model
 from must_jax.train.evaluate import measure
 from must_jax.train.inference import Batch, Outputs
-from must_jax.train.load import LoadedModel
 
 TOLERANCE = 1e-3
 _CHECKED = "check"  # name of the dataset
@@ -147,7 +145,8 @@ def check(
     validation: to measure both on.
 
   Returns:
-    What `check.json` says: "passed", "exceeded" (outputs past their tolerance),
+    What `check.json` says of it: "passed", "exceeded" (outputs past their
+    tolerance),
     "nothing_to_compare" (flags that are nowhere true, as without detections),
     "differences" by task and output, "seconds" and "ratio" of a batch, ...
 
@@ -158,8 +157,7 @@ def check(
   found: dict[str, dict[str, float]] = {task: {} for task in program.tasks}
   counts: dict[str, dict[str, int]] = {task: {} for task in program.tasks}
   seconds = {"jax": np.inf, name: np.inf}
-  artefact = directory / form.ARTEFACT
-  with Runtime(name, artefact) as runtime:
+  with Runtime(name, directory / form.ARTEFACT) as runtime:
     for group in images:
       for batch in _cut(program, group):
         ours, took = _timed(reference, batch)
@@ -172,11 +170,6 @@ def check(
             if array.dtype == bool:
               counts[task][key] = counts[task].get(key, 0) + int(array.sum())
     result = {
-      "format": name,
-      "artefact": form.ARTEFACT,
-      "bytes": sum(
-        (directory / file).stat().length for file in list_tree(directory)
-      ),
       "versions": _versions(form),
       "machine": f"{platform.machine()}, {os.cpu_count()} cores",
       "images": [f"{len(group.images)} {group.origin}" for group in images],
@@ -215,19 +208,18 @@ def own_photos(program: ExportProgram) -> Images | None:
   for name in (*config.evaluate_on, *config.train_on):
     entry = config.datasets[name]
     try:
-      (batch,) = _first(
-        batches.eval_batches(
-          [Source(entry.dir, entry.split)],
-          {},
-          batch_size=_NUM_PHOTOS,
-          image_size=program.image_size,
-          augment=sources.eval_geometry(config),
-        )
+      examples = batches.eval_batches(
+        [Source(entry.dir, entry.split)],
+        {},
+        batch_size=_NUM_PHOTOS,
+        image_size=program.image_size,
+        augment=sources.eval_geometry(config),
       )
+      batch = next(examples, None)
     except (OSError, ValueError):
       continue
-    rows = np.flatnonzero(batch["valid"])
-    if len(rows):
+    rows = np.flatnonzero(batch["valid"]) if batch else ()
+    if batch and len(rows):
       return Images(
         as_bytes(batch["image"])[rows],
         batch["content_size"][rows],
@@ -269,27 +261,19 @@ def noise(program: ExportProgram) -> Images:
 
 def _reference(program: ExportProgram):
   """What the checkpoint itself predicts, in float32."""
-  chosen = program.chosen
-  return _loaded(program, chosen).predictor(map_stride=1)
-
-
-def _loaded(program: ExportProgram, tasks: dict[str, Any]) -> LoadedModel:
-  return LoadedModel(
-    path=program.loaded.path,
+  loaded = dataclasses.replace(
+    program.loaded,
     config=program.config,
-    tasks=tasks,
-    model=build_model(program.config, tasks),
+    tasks=program.chosen,
+    model=program.model,
     variables=program.variables,
   )
+  return loaded.predictor(map_stride=1)
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
   """Published rules give numbers between whole ones, and beyond."""
   return np.rint(np.clip(images, 0, 255)).astype(np.uint8)
-
-
-def _first(iterator: Iterator[Any]) -> list[Any]:
-  return [next(iterator)]
 
 
 def _cut(

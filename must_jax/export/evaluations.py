@@ -106,8 +106,8 @@ def _record(workdir: PathLike, result: _Json | None) -> _Json | None:
   return record if record and record["metrics"] == result else None
 
 
-def _lines(workdir: PathLike) -> Iterator[_Json]:
-  """What a run said of its steps."""
+def read_metrics(workdir: PathLike) -> Iterator[_Json]:
+  """What a run said of its steps, line by line."""
   for line in read_appended(Path(workdir) / METRICS_FILE).splitlines():
     with contextlib.suppress(ValueError):  # half written
       yield json.loads(line)
@@ -116,7 +116,7 @@ def _lines(workdir: PathLike) -> Iterator[_Json]:
 def _step_of(workdir: PathLike, result: _Json) -> int | None:
   """The last step at which a run measured this."""
   found = None
-  for value in _lines(workdir):
+  for value in read_metrics(workdir):
     if {**value, **result} == value:
       found = value["step"]
   return found
@@ -127,7 +127,7 @@ def _measured_at(
 ) -> _Json | None:
   """What a run measured last at a step, of what a result has."""
   found = None
-  for value in _lines(workdir):
+  for value in read_metrics(workdir):
     if value["step"] == step and value.keys() >= result.keys():
       found = {name: value[name] for name in result}
   return found

@@ -7,7 +7,12 @@ import tempfile
 
 import must_jax
 from must_jax.export import check, formats, signature
-from must_jax.export.program import ANY, ExportProgram, make_program
+from must_jax.export.program import (
+  ANY,
+  ExportProgram,
+  check_batch,
+  make_program,
+)
 from must_jax.storage.path import (
   Path,
   list_tree,
@@ -31,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
   """
   form = formats.get_format(args.format)
   _check_free(args.out, form.ARTEFACT)
-  batch = args.batch if args.batch == ANY else _number(args.batch)
+  batch = check_batch(args.batch)
   if batch == ANY and not form.ANY_BATCH:
     raise ValueError(
       f"--batch is {ANY!r}, which {args.format} does not take here; expected a"
@@ -52,14 +57,20 @@ def run(args: argparse.Namespace) -> int:
     form.write(program, folder)
     described = signature.describe(program)
     described["format"], described["artefact"] = args.format, form.ARTEFACT
+    names = sorted(list_tree(folder))
+    result = {
+      "format": args.format,
+      "artefact": form.ARTEFACT,
+      "bytes": sum((folder / name).stat().length for name in names),
+    }
     if own_check:
-      result = {"format": args.format, **own_check(program, folder)}
+      result |= own_check(program, folder)
     else:
       _tell("Compares it with the checkpoint, in its own runtime.")
-      result = check.check(
+      result |= check.check(
         program, args.format, form, folder, images, validation
       )
-    for name in sorted(list_tree(folder)):
+    for name in names:
       make_directory((args.out / name).parent)
       with publish(args.out / name) as file:
         file.write((folder / name).read_bytes())
@@ -135,12 +146,6 @@ def _check_free(out: Path, artefact: str) -> None:
       f"--out {out} is there already{state}; expected a new"
       " folder. Remove it, or name another."
     )
-
-
-def _number(text: str) -> int:
-  if not text.isdigit() or not int(text):
-    raise ValueError(f"--batch is {text!r}; expected 1 or more, or {ANY!r}.")
-  return int(text)
 
 
 def _print(out: Path, result: dict) -> None:

@@ -12,6 +12,7 @@ from jax import export
 from ml_collections import ConfigDict
 
 from must_jax.input.preprocess import RULES
+from must_jax.models.must import MustModel
 from must_jax.ops import topk
 from must_jax.tasks import Task
 from must_jax.train.build import build_model
@@ -56,7 +57,7 @@ class ExportProgram:
   ) -> dict[str, Array]:
     """The same as a function of the variables, too."""
     with topk.portable():
-      outputs: Any = self._model.apply(
+      outputs: Any = self.model.apply(
         variables, images, train=False, content_size=content_size
       )
       return {
@@ -84,7 +85,8 @@ class ExportProgram:
     return config
 
   @functools.cached_property
-  def _model(self):
+  def model(self) -> MustModel:
+    """The network with the heads of these tasks alone, in float32."""
     return build_model(self.config, self.chosen)
 
   @functools.cached_property
@@ -92,7 +94,7 @@ class ExportProgram:
     """Those of the backbone, the pyramid and the heads that are needed."""
     image = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.uint8)
     wanted = jax.eval_shape(
-      lambda x: self._model.init(jax.random.key(0), x), image
+      lambda x: self.model.init(jax.random.key(0), x), image
     )
     return _part(self.loaded.variables, wanted)
 
@@ -134,19 +136,30 @@ def make_program(
 
   Raises:
     ValueError: the checkpoint has no such task, or its network takes no such
-      images.
+      images, or so many.
   """
   if unknown := sorted(set(tasks) - set(loaded.tasks)):
     raise ValueError(
       f"--tasks has {', '.join(unknown)}; {loaded.path} has the tasks"
       f" {', '.join(sorted(loaded.tasks))}."
     )
-  if batch != ANY and (not isinstance(batch, int) or batch < 1):
-    raise ValueError(f"--batch is {batch}; expected 1 or more, or {ANY!r}.")
   size = _check_size(loaded, image_size)
   return ExportProgram(
     loaded, tuple(tasks or sorted(loaded.tasks)), size, batch
   )
+
+
+def check_batch(batch: int | str) -> int | str:
+  """The number of images, as a number or as it was written, or `ANY`.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if batch == ANY:
+    return ANY
+  if not str(batch).isdigit() or not int(batch):
+    raise ValueError(f"--batch is {batch!r}; expected 1 or more, or {ANY!r}.")
+  return int(batch)
 
 
 def _check_size(

@@ -171,7 +171,7 @@ class Best:
       self._file.parent / BEST_DIRECTORY,
     )
 
-  def check(self) -> None:
+  def wait(self) -> None:
     """Waits for what is being saved.
 
     Raises:

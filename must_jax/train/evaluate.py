@@ -123,7 +123,6 @@ def _of_checkpoint(
       have classes that it does not know.
   """
   merged = own.copy_and_resolve_references()
-  merged.train.pictures = 0  # for trackers, which training has
   for key in ("stage", "datasets", "evaluate_on", "mesh"):
     merged[key] = config[key]
   for key in ("eval_batch_size", "num_threads", "max_bad"):
@@ -188,9 +187,7 @@ class Evaluator:
 
   Attributes:
     pictures: {"dataset/task": uint8 [N, H, W, 3]} of the latest evaluation: the
-      first images, what is true, and what was predicted, side by side; of
-      `config.train.pictures` of the first process's examples, if there are
-      trackers.
+      first images, what is true, and what was predicted, side by side.
   """
 
   def __init__(
@@ -200,6 +197,7 @@ class Evaluator:
     tasks: dict[str, Task],
     mesh: Mesh,
     quarantine: Quarantine,
+    num_pictures: int = 0,
   ):
     """Opens the datasets and prepares the steps; nothing is compiled yet.
 
@@ -210,6 +208,7 @@ class Evaluator:
         labels for.
       mesh: devices of all processes.
       quarantine: gets the records that cannot be used.
+      num_pictures: images of each dataset that are drawn, by the first process.
 
     Raises:
       ValueError: the devices cannot share a batch, a dataset cannot be read,
@@ -217,8 +216,7 @@ class Evaluator:
     """
     self._config, self._mesh, self._quarantine = config, mesh, quarantine
     self.pictures: dict[str, np.ndarray] = {}
-    is_shown = config.trackers and jax.process_index() == 0
-    self._num_pictures = config.train.pictures if is_shown else 0
+    self._num_pictures = 0 if jax.process_index() else num_pictures
     self._steps: dict[str, tuple[dict[str, Task], Predictor]] = {}
     self._data: dict[str, Union] = {}
     for dataset in config.evaluate_on:

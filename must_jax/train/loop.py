@@ -66,7 +66,12 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
   quarantine = runtime.open_quarantine(workdir)
   data = _TrainingData(program, quarantine)
   evaluator = Evaluator(
-    config, program.model, program.tasks, program.mesh, quarantine
+    config,
+    program.model,
+    program.tasks,
+    program.mesh,
+    quarantine,
+    num_pictures=options.pictures if config.trackers else 0,
   )
 
   # 2. The state: resume, or warm-start, or begin.
@@ -95,7 +100,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
 
     def save() -> None:
       watchdog.moved(step, "saves")
-      best.check()
+      best.wait()
       checkpoints.save(state)
 
     def evaluate() -> dict[str, float] | None:

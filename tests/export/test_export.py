@@ -29,22 +29,6 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 sys.path.append(str(EXAMPLES))
 import photos  # noqa: E402
 
-TASKS = {
-  "kind": task("classification", labels={}, classes=("cat", "dog", "cow")),
-  "things": task(
-    "detection",
-    labels={},
-    classes=("cat", "dog"),
-    score_threshold=0.0,
-    max_detections=20,
-    rpn_pre_nms=50,
-    rpn_post_nms=20,
-    pre_nms=40,
-  ),
-  "stuff": task("segmentation", labels={}, classes=("sky", "sea", "sand")),
-  "distance": task("depth", labels={}),
-  "faces": task("normals", labels={}),
-}
 ARRAYS = {
   "kind/probs": [3],
   "things/boxes": [20, 4],
@@ -67,8 +51,8 @@ def run(*args):
 
 
 @pytest.fixture
-def model(make_checkpoint):
-  return make_checkpoint(TASKS)
+def model(one_of_each, make_checkpoint):
+  return make_checkpoint(one_of_each)
 
 
 @pytest.fixture
@@ -161,11 +145,11 @@ def test_fewer_tasks_of_another_size_in_batches(model, tmp_path, photo, capsys):
 
 
 def test_other_weights_do_not_pass(
-  make_checkpoint, tmp_path, monkeypatch, capsys
+  one_of_each, make_checkpoint, tmp_path, monkeypatch, capsys
 ):
   from must_jax.export.formats import stablehlo
 
-  model = make_checkpoint({"distance": TASKS["distance"]})
+  model = make_checkpoint({"distance": one_of_each["distance"]})
   write = stablehlo.write
 
   def write_others(program, directory):
@@ -203,12 +187,12 @@ def test_metrics_of_both_on_a_validation_set(make_checkpoint, tmp_path):
 
 
 def test_data_that_measure_nothing_are_told_before_it_is_written(
-  make_checkpoint, tmp_path, monkeypatch, capsys
+  one_of_each, make_checkpoint, tmp_path, monkeypatch, capsys
 ):
   from must_jax.export.formats import stablehlo
 
   world_lib.build(tmp_path, 64, {"src_cls": {"validation": 2}}, 1, workers=1)
-  model = make_checkpoint({"distance": TASKS["distance"]})
+  model = make_checkpoint({"distance": one_of_each["distance"]})
   monkeypatch.setattr(stablehlo, "write", None)  # is not reached
   args = ("--format", "stablehlo", "--out", tmp_path / "out")
   assert run(model, *args, "--data", tmp_path / "src_cls") == 2
@@ -241,8 +225,10 @@ def test_it_is_told_where_nothing_was_compared(
     (["--format", "stablehlo", "--data", "none"], "Image set none is no dir"),
   ],
 )
-def test_what_is_refused(make_checkpoint, tmp_path, capsys, args, message):
-  model = make_checkpoint(TASKS)
+def test_what_is_refused(
+  one_of_each, make_checkpoint, tmp_path, capsys, args, message
+):
+  model = make_checkpoint(one_of_each)
   out = tmp_path / "out"
   assert run(model, "--out", out, *args) == 2
   error = capsys.readouterr().err
@@ -323,9 +309,11 @@ def test_signatures_tell_all_of_the_preprocessing(resize, size, antialias):
     ("pad", (64, 64), (64, 64)),
   ],
 )
-def test_many_sizes_become_one(make_checkpoint, resize, size, expected):
+def test_many_sizes_become_one(
+  one_of_each, make_checkpoint, resize, size, expected
+):
   path = make_checkpoint(
-    {"distance": TASKS["distance"]}, image_size=size, eval_resize=resize
+    {"distance": one_of_each["distance"]}, image_size=size, eval_resize=resize
   )
   program = make_program(must_jax.load(path), batch=ANY)
   assert program.image_size == expected
@@ -356,10 +344,14 @@ class Serving(http.server.BaseHTTPRequestHandler):
     pass
 
 
-def test_a_client_of_tensorflow_serving(make_checkpoint, tmp_path, photo):
+def test_a_client_of_tensorflow_serving(
+  one_of_each, make_checkpoint, tmp_path, photo
+):
   import tensorflow as tf
 
-  model = make_checkpoint({"kind": TASKS["kind"], "faces": TASKS["faces"]})
+  model = make_checkpoint(
+    {"kind": one_of_each["kind"], "faces": one_of_each["faces"]}
+  )
   out = tmp_path / "out"
   assert run(
     model, "--format", "savedmodel", "--batch", "any", "--out", out

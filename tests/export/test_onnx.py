@@ -20,30 +20,12 @@ from jax.extend.core import Primitive
 from PIL import Image
 
 from must_jax.cli import main
-from must_jax.config import task
 from must_jax.export import formats
 from must_jax.export.formats import onnx
 from must_jax.tasks.depth import Depth
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 INSTALL = f"ONNX is not installed: {onnx.INSTALL}"
-TASKS = {
-  "kind": task("classification", labels={}, classes=("cat", "dog", "cow")),
-  "things": task(
-    "detection",
-    labels={},
-    classes=("cat", "dog"),
-    score_threshold=0.0,
-    min_score=0.0,
-    max_detections=20,
-    rpn_pre_nms=50,
-    rpn_post_nms=20,
-    pre_nms=40,
-  ),
-  "stuff": task("segmentation", labels={}, classes=("sky", "sea", "sand")),
-  "distance": task("depth", labels={}),
-  "faces": task("normals", labels={}),
-}
 
 
 @pytest.fixture
@@ -77,10 +59,10 @@ def run(open_session):
 
 
 @pytest.fixture
-def exported(onnxruntime, make_checkpoint, tmp_path):
+def exported(one_of_each, onnxruntime, make_checkpoint, tmp_path):
   """An export of all tasks, which the command has checked."""
   out = tmp_path / "out"
-  command = ["export", str(make_checkpoint(TASKS)), "--format", "onnx"]
+  command = ["export", str(make_checkpoint(one_of_each)), "--format", "onnx"]
   assert main([*command, "--out", str(out)]) == 0
   return out
 
@@ -181,7 +163,7 @@ def strange():
 
 
 def test_what_cannot_be_converted_is_named(
-  onnxruntime, make_checkpoint, tmp_path, capsys, monkeypatch
+  one_of_each, onnxruntime, make_checkpoint, tmp_path, capsys, monkeypatch
 ):
   primitive = Primitive("strange")  # to every other library
   primitive.def_abstract_eval(lambda x: x)
@@ -191,18 +173,20 @@ def test_what_cannot_be_converted_is_named(
     "predict",
     lambda *args: {k: primitive.bind(x) for k, x in predict(*args).items()},
   )
-  checkpoint = make_checkpoint({k: TASKS[k] for k in ("kind", "distance")})
+  checkpoint = make_checkpoint(
+    {k: one_of_each[k] for k in ("kind", "distance")}
+  )
   command = ["export", str(checkpoint), "--format", "onnx"]
   assert main([*command, "--out", str(tmp_path / "out")]) == 2
   assert re.search("onnx .*'distance'.*'strange'", capsys.readouterr().err)
   assert not (tmp_path / "out").exists()
 
 
-def test_all_tasks(exported, open_session, photo):
+def test_all_tasks(one_of_each, exported, open_session, photo):
   # The command compared them, in a process that has no must_jax.
   checked = json.loads((exported / "check.json").read_text())
   assert checked["passed"]
-  assert set(checked["differences"]) == set(TASKS)
+  assert set(checked["differences"]) == set(one_of_each)
   assert checked["counts"]["things"]["valid"] > 10
 
   signature = json.loads((exported / "signature.json").read_text())
@@ -224,7 +208,7 @@ def test_all_tasks(exported, open_session, photo):
     text=True,
     check=True,
   )
-  for name in TASKS:
+  for name in one_of_each:
     assert f"  {name}: " in program.stdout
 
 

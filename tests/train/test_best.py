@@ -203,8 +203,8 @@ def test_best_and_pictures_and_trace_in_a_bucket(
   scores([0.1, 0.5, 0.4])
   init = Evaluator.__init__
 
-  def with_picture(self, *args):
-    init(self, *args)
+  def with_picture(self, *args, **options):
+    init(self, *args, **options)
     self.pictures = {"held_out/classification": picture}
 
   monkeypatch.setattr(Evaluator, "__init__", with_picture)
@@ -283,7 +283,6 @@ def test_pictures_of_several_tasks(make_config, world, tmp_path):
     entry.labels.held_out = "supervised"
   config.evaluate_on = ("held_out",)
   config.data.eval_resize = "shortest_side"  # float images of many sizes
-  config.train.pictures = 3
   config = loop.sources.resolve(config)
   program = loop.build(config)
   evaluator = Evaluator(
@@ -292,6 +291,7 @@ def test_pictures_of_several_tasks(make_config, world, tmp_path):
     program.tasks,
     program.mesh,
     runtime.open_quarantine(tmp_path),
+    num_pictures=3,
   )
   evaluator(program.create_state().variables)
   pictures = evaluator.pictures

@@ -27,7 +27,7 @@ __all__ = [
 
 def write(program: ExportProgram, directory: Path) -> None:
   """See `formats.Format`."""
-  text = card.render(card.collect(program.loaded.path))
+  facts = card.collect(program.loaded.path)
   with publish(directory / "README.md") as file:
-    file.write(text.encode())
-  safetensors.write(program, directory)
+    file.write(card.render(facts).encode())
+  safetensors.write_with(facts, program, directory)

@@ -15,7 +15,7 @@ from must_jax import config as config_lib
 from must_jax.convert import convert_command
 from must_jax.export import card
 from must_jax.export.program import ExportProgram
-from must_jax.storage.path import Path, list_tree, publish_json
+from must_jax.storage.path import Path, publish_json
 from must_jax.train import checkpoint
 
 ARTEFACT = checkpoint.WEIGHTS_FILE
@@ -25,8 +25,14 @@ ANY_BATCH = False
 
 def write(program: ExportProgram, directory: Path) -> None:
   """See `formats.Format`; `config.json` comes last."""
+  write_with(card.collect(program.loaded.path), program, directory)
+
+
+def write_with(
+  facts: card.Facts, program: ExportProgram, directory: Path
+) -> None:
+  """The same, where the lineage is known already."""
   path = program.loaded.path
-  facts = card.collect(path)
   convert_command.to_safetensors(path, directory / checkpoint.WEIGHTS_FILE)
   described = checkpoint.describe_folder(
     path, lineage=facts.model.to_json(), run=facts.to_json()
@@ -54,10 +60,6 @@ def check(program: ExportProgram, directory: Path) -> dict[str, Any]:
     if a != b
   ]
   return {
-    "artefact": ARTEFACT,
-    "bytes": sum(
-      (directory / file).stat().length for file in list_tree(directory)
-    ),
     "digest": after[0],
     "exceeded": exceeded,
     "passed": not exceeded,

@@ -20,7 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import (
+  ConfigDict,
+  FieldReference,
+  config_dict,
+  config_flags,
+)
 
 from must_jax import ranges
 from must_jax.models import fpn
@@ -34,7 +39,7 @@ from must_jax.ranges import (
   POSITIVE_FRACTION,
   Interval,
 )
-from must_jax.tasks import make_task, task_options
+from must_jax.tasks import TASKS, make_task, task_options
 from must_jax.weighting import METHODS
 
 # Exit status of a run that saved itself because it was told to end.
@@ -305,6 +310,10 @@ def task(
   entry.weight = config_dict.placeholder(float)
   entry.weight = weight
   entry.update(task_options(kind) | options)
+  for name in TASKS[kind].by_class:  # may be a number, or some by name
+    value = task_kwargs(entry)[name]
+    del entry[name]
+    entry[name] = FieldReference(value, field_type=object)
   return entry
 
 
@@ -323,7 +332,11 @@ def dataset(
 
 def task_kwargs(entry: ConfigDict) -> dict[str, Any]:
   """The options of the kind in an entry of `config.tasks`."""
-  return {k: v for k, v in entry.items() if k not in _TASK_KEYS}
+  return {
+    k: v.to_dict() if isinstance(v, ConfigDict) else v
+    for k, v in entry.items()
+    if k not in _TASK_KEYS
+  }
 
 
 class UnknownArgument(ValueError):
@@ -670,7 +683,44 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     raise ValueError(
       f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."
     )
-  return values.config
+  return _with_thresholds(values.config)
+
+
+def _with_thresholds(config: ConfigDict) -> ConfigDict:
+  """Reads the options by class that are given as a file.
+
+  Raises:
+    ValueError: it is no file of `must-jax thresholds`, or has none for the
+      task's labels.
+  """
+  for name, entry in config.tasks.items():
+    for option in TASKS[entry.kind].by_class:
+      if not isinstance(path := entry[option], str):
+        continue
+      where = f"tasks.{name}.{option} is {path!r}"
+      expected = (
+        "expected a number, {class: number}, or a file of `must-jax thresholds`"
+      )
+      try:
+        with open(path) as file:
+          found = json.load(file)
+      except OSError:
+        raise ValueError(
+          f"{where}: there is no such file; {expected}."
+        ) from None
+      except ValueError as error:
+        raise ValueError(f"{where}, which is no JSON: {error}.") from None
+      fields = make_task(entry.kind, name, ("class",), {}).fields
+      known = [
+        found[f] for f in fields if isinstance(found, dict) and f in found
+      ]
+      if not known or not isinstance(known[0], dict):
+        raise ValueError(
+          f"{where}, which has no thresholds of {' or '.join(fields)};"
+          f" {expected}."
+        )
+      entry[option] = known[0]
+  return config
 
 
 def _stored(path: str) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -50,7 +50,7 @@ def check(
   ranges: Mapping[str, Interval],
   prefix: str = "",
 ) -> None:
-  """Checks the numbers, and the numbers in tuples, among some values.
+  """Checks the numbers, and those in tuples and mappings, among some values.
 
   Args:
     values: by name.
@@ -61,14 +61,18 @@ def check(
     ValueError: one is out of its range.
   """
   for name, value in values.items():
-    numbers = value if isinstance(value, tuple | list) else (value,)
+    numbers: Collection[Any] = (value,)
+    if isinstance(value, Mapping):
+      numbers = value.values()
+    elif isinstance(value, tuple | list):
+      numbers = value
     allowed = ranges.get(name, ANY)
     for number in numbers:
       if (name in ranges or isinstance(number, float)) and (
         number not in allowed
       ):
         expected = "a number" if allowed is ANY else f"{allowed}"
-        each = " each" if numbers is value else ""
+        each = "" if numbers == (value,) else " each"
         raise ValueError(
           f"{prefix}{name} is {value!r}; expected {expected}{each}."
         )

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from must_jax import config as config_lib
 from must_jax.config import RANGES, base_config, dataset, parse_arg, task
-from must_jax.tasks import TASKS, task_options
+from must_jax.tasks import TASKS, make_task, task_options
 
 CONFIGS = sorted(
   (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
@@ -95,6 +96,65 @@ def test_load_takes_arguments_overrides_and_neighbours():
   config = config_lib.load("mine.py:12", ["--config.optimizer.lr=0.5"])
   assert (config.train.steps, config.optimizer.lr) == (12, 0.5)
   assert sys.path == before
+
+
+def detector_config(folder):
+  config = config_lib.base_config()
+  config.datasets.d = config_lib.dataset("data/d", "train")
+  config.tasks.det = config_lib.task("detection", labels={"d": "supervised"})
+  config.train_on = ("d",)
+  file = folder / "config.json"
+  file.write_text(config_lib.to_json(config))
+  return file
+
+
+def test_thresholds_are_a_number_names_or_a_file(tmp_path):
+  file = detector_config(tmp_path)
+  by_class = {"*": 0.6, "car": 0.25}
+  option = "--config.tasks.det.min_score"
+  saved = tmp_path / "thresholds.json"
+  saved.write_text(json.dumps({"objects": by_class, "mask": {"sky": 0.1}}))
+  for text, expected in (
+    ("0.25", 0.25),
+    (str(by_class), by_class),
+    (str(saved), by_class),
+  ):
+    config = config_lib.load(str(file), [f"{option}={text}"])
+    config_lib.validate(config)
+    assert config.tasks.det.min_score == expected
+    # As it is stored in a run, and read again.
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.tasks.det.min_score == expected
+    again.tasks.det.min_score = {"car": 0.5}  # in a config file
+    task = make_task(
+      "detection",
+      "det",
+      ("bus", "car"),
+      config_lib.task_kwargs(again.tasks.det),
+    )
+    assert task.fields["objects"].min_score == (0.5, 0.5)
+  with pytest.raises(ValueError, match=r"det: min_score .* 0 to 1 each"):
+    config.tasks.det.min_score = {"car": 1.5}
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("contents", "expected"),
+  [
+    (None, "there is no such file; expected a number, {class: number}, or a"),
+    ("{", "which is no JSON"),
+    ("[]", "has no thresholds of objects"),
+    ('{"mask": {"car": 0.5}}', "has no thresholds of objects"),
+    ('{"objects": 0.5}', "has no thresholds of objects"),
+  ],
+)
+def test_a_file_that_has_no_thresholds(tmp_path, contents, expected):
+  file, saved = detector_config(tmp_path), tmp_path / "thresholds.json"
+  if contents is not None:
+    saved.write_text(contents)
+  with pytest.raises(ValueError, match=re.escape(expected)) as error:
+    config_lib.load(str(file), [f"--config.tasks.det.min_score={saved}"])
+  assert str(error.value).startswith(f"tasks.det.min_score is '{saved}'")
 
 
 @pytest.mark.usefixtures("neighbours")

@@ -20,6 +20,7 @@ from must_jax.export import evaluations, licences, lineage, signature
 from must_jax.export.evaluations import Evaluation
 from must_jax.export.lineage import Licensed, Model, PseudoLabels
 from must_jax.export.program import make_program
+from must_jax.fields.kept import threshold_text
 from must_jax.input.preprocess import varies_size
 from must_jax.storage.path import (
   Path,
@@ -616,7 +617,7 @@ def _label_rows(labels: PseudoLabels) -> Iterator[tuple[str, ...]]:
     yield (*[_UNKNOWN] * 4, reason)
   for field, left in labels.left.items():
     yield (
-      f"{left['min_score']:g}" if left["min_score"] else "none",
+      threshold_text(left["min_score"]) if left["min_score"] else "none",
       f"{left['stored']:,} {left['elements']}",
       _bounds(left["left"]),
       f"{left['labels']:,}",

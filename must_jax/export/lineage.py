@@ -16,6 +16,7 @@ from must_jax import config as config_lib
 from must_jax import fields
 from must_jax.export import licences
 from must_jax.export.licences import Licence
+from must_jax.fields.field import NamedScores
 from must_jax.input.origins import SUPERVISED
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, read_files
@@ -355,7 +356,7 @@ def images_of(entry: _Json, digest: str | None = None) -> ImageSplit:
 def _labels(
   task: str,
   place: str,
-  min_score: float | None,
+  min_score: NamedScores | None,
   digest: str | None,
   before: tuple[str, ...],
 ) -> PseudoLabels:
@@ -366,8 +367,6 @@ def _labels(
     return dataclasses.replace(labels, problem=f"cannot be read: {error}")
   if digest and content_digest(manifest["shards"]) != digest:
     return dataclasses.replace(labels, problem=_CHANGED)
-  if min_score is None:
-    min_score = reading_score(manifest)
   return dataclasses.replace(
     labels,
     image_set={
@@ -377,14 +376,14 @@ def _labels(
     },
     num_records=manifest.get("num_records"),
     num_undecodable=manifest.get("num_undecodable", 0),
-    left=_left(manifest, min_score),
+    left=_left(manifest, reading_score(manifest, min_score)),
     quality=manifest.get("quality", {}),
     alarms=tuple(manifest.get("alarms", ())),
     teacher=_teacher(manifest["teacher"], before),
   )
 
 
-def _left(manifest: _Json, min_score: float | None) -> dict[str, _Json]:
+def _left(manifest: _Json, min_score: NamedScores | None) -> dict[str, _Json]:
   """What a task reads of a label set.
 
   Returns:

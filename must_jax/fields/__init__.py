@@ -10,7 +10,7 @@ from typing import Any
 from must_jax.fields.boxes import Boxes
 from must_jax.fields.class_map import ClassMap
 from must_jax.fields.class_vector import ClassVector
-from must_jax.fields.field import Description, Field
+from must_jax.fields.field import Description, Field, NamedScores
 from must_jax.fields.kept import Kept
 from must_jax.fields.statistics import NO_LABELS
 from must_jax.fields.value_map import ValueMap
@@ -71,7 +71,7 @@ def check_descriptions(descriptions: Mapping[str, Description]) -> None:
 def alarms(
   descriptions: Mapping[str, Description],
   statistics: Mapping[str, Mapping[str, Any]],
-  min_score: float | None = None,
+  min_score: NamedScores | None = None,
 ) -> list[str]:
   """What is too good to be labels: nothing at all, or always the same.
 
@@ -129,14 +129,16 @@ def warnings(
 def kept(
   description: Description,
   sums: Mapping[str, Any],
-  min_score: float | None = None,
+  min_score: NamedScores | None = None,
 ) -> Kept:
   """What a task reads of labels with these sums, see `Field.as_read`."""
   return KINDS[description["kind"]].as_read(description, min_score).kept(sums)
 
 
 def _nothing_left(
-  description: Description, sums: Mapping[str, Any], min_score: float | None
+  description: Description,
+  sums: Mapping[str, Any],
+  min_score: NamedScores | None,
 ) -> str:
   found = kept(description, sums, min_score)
   # Of what earlier versions counted, they said nothing either.
@@ -146,7 +148,7 @@ def _nothing_left(
 def left(
   descriptions: Mapping[str, Description],
   statistics: Mapping[str, Mapping[str, Any]],
-  min_score: float | None = None,
+  min_score: NamedScores | None = None,
 ) -> dict[str, Any]:
   """What is left at the threshold of scores.
 

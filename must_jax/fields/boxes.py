@@ -28,12 +28,13 @@ class Boxes(field.Field):
   Attributes:
     num_classes: number of classes; ids are 0..K-1, there is no background id.
     max_boxes: G, boxes beyond it are dropped (lowest scores first).
-    min_score: pseudo boxes with a lower score are dropped when read.
+    min_score: pseudo boxes with a lower score are dropped when read; one for
+      all or for each class.
   """
 
   num_classes: int
   max_boxes: int = 100
-  min_score: float = 0.5
+  min_score: field.Scores = 0.5
 
   needed = ("boxes", "classes")
   optional = ("ignore", "scores")
@@ -102,7 +103,8 @@ class Boxes(field.Field):
     with field.require(fine & same, f"{name}/boxes"):
       boxes = tf.reshape(flat, [-1, 4])
     # Some may be a rounding error wide; the crop drops what is too small.
-    keep = tf.where(scores >= self.min_score)[:, 0]
+    sure = scores >= field.parsed_scores_of(self.min_score, classes)
+    keep = tf.where(sure | features["checked"])[:, 0]
     return {
       "boxes": tf.gather(boxes, keep),
       "classes": tf.gather(classes, keep),
@@ -202,7 +204,7 @@ class Boxes(field.Field):
   def at_least(self, arrays, min_score):
     if "scores" not in arrays:
       return dict(arrays)
-    keep = arrays["scores"] >= min_score
+    keep = arrays["scores"] >= field.scores_of(min_score, arrays["classes"])
     return {name: array[keep] for name, array in arrays.items()}
 
   def to_json(self, arrays, classes, min_score=None):

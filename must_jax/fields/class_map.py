@@ -26,11 +26,11 @@ class ClassMap(maps.MapField):
   Attributes:
     num_classes: number of classes, at most 255.
     min_score: pseudo pixels of lower confidence become `IGNORE_LABEL` when
-      read.
+      read; one for all or for each class.
   """
 
   num_classes: int
-  min_score: float = 0.5
+  min_score: field.Scores = 0.5
 
   needed = ("classes",)
   optional = ("confidence",)
@@ -85,10 +85,14 @@ class ClassMap(maps.MapField):
       same = tf.reduce_all(tf.shape(code)[:2] == tf.shape(classes))
       with field.require(same, f"{name}/confidence"):
         confidence = tf.cast(code[..., 0], tf.float32) / 255
-      return tf.where(confidence >= self.min_score, classes, IGNORE_LABEL)
+      sure = confidence >= field.parsed_scores_of(
+        self.min_score, tf.cast(classes, tf.int32)
+      )
+      return tf.where(sure, classes, IGNORE_LABEL)
 
+    has_scores = tf.strings.length(features["confidence"]) > 0
     classes = tf.cond(
-      tf.strings.length(features["confidence"]) > 0, threshold, lambda: classes
+      has_scores & ~features["checked"], threshold, lambda: classes
     )
     return {"classes": tf.cast(classes, tf.int32)}
 
@@ -109,7 +113,8 @@ class ClassMap(maps.MapField):
     }
 
   def at_least(self, arrays, min_score):
-    sure = arrays.get("confidence", np.float32(1)) >= min_score
+    wanted = field.scores_of(min_score, arrays["classes"])
+    sure = arrays.get("confidence", np.float32(1)) >= wanted
     classes = np.where(sure, arrays["classes"], IGNORE_LABEL)
     return {**arrays, "classes": classes}
 

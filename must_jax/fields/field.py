@@ -27,6 +27,12 @@ Tensors: TypeAlias = "dict[str, tf.Tensor]"
 # How a field is listed in an index or manifest: {"kind": ..., "classes": [...],
 # "unit": ...}, the last two where it has them.
 Description: TypeAlias = Mapping[str, Any]
+# A threshold of scores: one for all, or as people give it by name of the class,
+# `OTHERS` for those that are not named.
+NamedScores: TypeAlias = float | Mapping[str, float]
+# The same as fields hold it: one for all, or one for each class id.
+Scores: TypeAlias = float | tuple[float, ...]
+OTHERS = "*"
 
 _MAX_LISTED = 20  # classes named in a summary
 _MAX_NUMBERS = 1000  # of an array that JSON lists
@@ -77,21 +83,24 @@ class Field(abc.ABC):
 
   @classmethod
   def as_read(
-    cls, description: Description, min_score: float | None = None
+    cls, description: Description, min_score: NamedScores | None = None
   ) -> Self:
     """The same, as tasks read it.
 
     Args:
       description: of the field.
       min_score: threshold of scores, of a kind that has one; that of tasks by
-        default.
+        default. Names of classes that the field lacks are passed over, for a
+        set may know some of a task's classes only.
     """
     known = {option.name for option in dataclasses.fields(cls)}
     options = {k: v for k, v in description.items() if k in known}
     if cls.has_classes:
       options["num_classes"] = len(description.get("classes", ()))
     if min_score is not None and "min_score" in known:
-      options["min_score"] = min_score
+      options["min_score"] = scores_by_id(
+        min_score, description.get("classes", ())
+      )
     return cls(**options)
 
   @classmethod
@@ -161,8 +170,9 @@ class Field(abc.ABC):
 
     Args:
       name: of the field, for messages.
-      features: all of `features`, empty or 0 where the record has none, and
-        `present` (bool), whether it has a label.
+      features: all of `features`, empty or 0 where the record has none,
+        `present` (bool), whether it has a label, and `checked` (bool), whether
+        a person has made or confirmed it: then no threshold applies.
       table: int32 [K], from the record's class ids to those of the field,
         negative for ids that the record may not have; None where they are the
         same.
@@ -259,7 +269,9 @@ class Field(abc.ABC):
 
   # As a result. All take one label as `at_size` gives it.
 
-  def at_least(self, arrays: Arrays, min_score: float) -> dict[str, np.ndarray]:
+  def at_least(
+    self, arrays: Arrays, min_score: Scores
+  ) -> dict[str, np.ndarray]:
     """What is left of a label at a threshold of scores.
 
     Args:
@@ -454,6 +466,42 @@ def differences(expected: Arrays, found: Arrays) -> dict[str, float]:
       size = np.abs(np.where(both, array, 0)).max()
       result[name] = float(apart / max(1.0, size)) if odd else np.inf
   return result
+
+
+def scores_by_id(
+  min_score: NamedScores, classes: Sequence[str], default: float = 0.5
+) -> Scores:
+  """A threshold as fields hold it.
+
+  Args:
+    min_score: as people give it.
+    classes: names in order of their ids; others may be named, too.
+    default: of classes for which nothing is said, not even by `OTHERS`.
+  """
+  if not isinstance(min_score, Mapping):
+    return min_score
+  rest = min_score.get(OTHERS, default)
+  return tuple(float(min_score.get(name, rest)) for name in classes)
+
+
+def scores_of(min_score: Scores, classes: np.ndarray) -> np.ndarray:
+  """The threshold of each element, float32; any of elements without a class.
+
+  Args:
+    min_score: as fields hold it.
+    classes: ids of the elements.
+  """
+  table = np.atleast_1d(np.asarray(min_score, np.float32))
+  return table[np.minimum(classes, len(table) - 1)]
+
+
+def parsed_scores_of(min_score: Scores, classes: "tf.Tensor") -> "tf.Tensor":
+  """The same in a graph."""
+  import tensorflow as tf
+
+  table = tf.constant(np.atleast_1d(np.asarray(min_score, np.float32)))
+  last = tf.cast(tf.size(table) - 1, classes.dtype)
+  return tf.gather(table, tf.minimum(classes, last))
 
 
 def name_some(names: Sequence[str]) -> str:

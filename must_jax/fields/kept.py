@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from must_jax.fields.statistics import count_below
 
 _MAX_LISTED = 20  # classes
@@ -25,7 +27,8 @@ class Kept:
 
   Attributes:
     name: of elements, "boxes".
-    min_score: from which they are read; None for a kind without scores.
+    min_score: from which they are read, one for all or for each class; None for
+      a kind without scores.
     labels, stored: labels in the set, and elements in them.
     bounds: least and most that is left.
     stored_by_class: elements in the set, by class id.
@@ -34,7 +37,7 @@ class Kept:
   """
 
   name: str
-  min_score: float | None
+  min_score: float | tuple[float, ...] | None
   labels: int
   stored: int
   bounds: tuple[int, int]
@@ -61,11 +64,12 @@ class Kept:
     stored = f"{self.stored:,} {self.name} in {self.labels:,} labels"
     if not self.stored:
       return stored
-    if not self.min_score:
+    if not np.any(self.min_score or 0):
       return f"{stored}, all of which are read"
     return (
-      f"{stored}, of which {_text(self.bounds)} have a score of"
-      f" {self.min_score:g} or more and are read"
+      f"{stored}, of which {_text(self.bounds)}"
+      f" ({self.bounds[0] / self.stored:.1%}) have a score of"
+      f" {threshold_text(self.min_score)} or more and are read"
     )
 
   def lines(self, classes: Sequence[str]) -> Iterator[str]:
@@ -106,34 +110,43 @@ class Kept:
   def describe(self, classes: Sequence[str]) -> dict[str, Any]:
     """For a manifest: what is left at least, of all and of each class."""
     by_class = self.by_class or {}
+    min_score: Any = self.min_score
+    if isinstance(min_score, tuple):
+      min_score = dict(zip(classes, min_score, strict=True))
     return {
-      "min_score": self.min_score,
+      "min_score": min_score,
       "elements": self.bounds[0],
       "classes": {classes[k]: n for k, (n, _) in sorted(by_class.items())},
     }
 
 
 def count_kept(
-  sums: Mapping[str, Any], name: str, min_score: float | None
+  sums: Mapping[str, Any],
+  name: str,
+  min_score: float | tuple[float, ...] | None,
 ) -> Kept:
   """Counts what is left.
 
   Args:
     sums: over a set, see `statistics`.
     name: of elements.
-    min_score: from which they are read; None for a kind without scores.
+    min_score: from which they are read, one for all or for each class; None for
+      a kind without scores.
   """
   stored = {int(k): n for k, n in sums.get("classes", {}).items()}
   histograms = {int(k): h for k, h in sums.get("class_scores", {}).items()}
   scores, elements = sums.get("scores", []), sums["elements"]
   by_class = None
-  least, most = count_below(scores, min_score or 0.0)
+  wanted = np.atleast_1d(min_score or 0.0)
+  least = count_below(scores, wanted.min())[0]
+  most = count_below(scores, wanted.max())[1]
   # Where an earlier version counted, be it a part of the shards, there are no
   # scores by class, and they matter unless all is read.
-  if not min_score or sum(map(sum, histograms.values())) == sum(scores):
+  if not wanted.any() or sum(map(sum, histograms.values())) == sum(scores):
     # What has no score is read whatever the threshold.
     below = {
-      k: count_below(histograms.get(k, []), min_score or 0.0) for k in stored
+      k: count_below(histograms.get(k, []), wanted[min(k, len(wanted) - 1)])
+      for k in stored
     }
     by_class = {
       k: (stored[k] - high, stored[k] - low) for k, (low, high) in below.items()
@@ -149,6 +162,13 @@ def count_kept(
     stored_by_class=stored,
     by_class=by_class,
   )
+
+
+def threshold_text(min_score: float | Sequence[float] | None) -> str:
+  """A threshold of scores, of all classes or of each, for people."""
+  scores = np.atleast_1d(min_score or 0.0)
+  low, high = f"{scores.min():g}", f"{scores.max():g}"
+  return low if low == high else f"{low} to {high}, by class,"
 
 
 def _text(bounds: tuple[int, int]) -> str:

@@ -1,6 +1,7 @@
 """From the names in a config to data: sources, classes, teachers, batches."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax.config import task_kwargs
+from must_jax.fields.field import OTHERS
 from must_jax.fields.statistics import NO_LABELS
 from must_jax.input import batches, origins
 from must_jax.input.color import ColorOptions
@@ -17,7 +19,7 @@ from must_jax.input.origins import Source
 from must_jax.input.quarantine import BadRecord
 from must_jax.input.union import Union
 from must_jax.storage.sets import read_index, read_manifest
-from must_jax.tasks import Task, make_task
+from must_jax.tasks import TASKS, Task, make_task
 
 OnBad = Callable[[BadRecord], None]
 _MAX_SHOWN = 10
@@ -39,7 +41,23 @@ def resolve(config: ConfigDict) -> ConfigDict:
       entry.classes = origins.class_names(
         describe(name, field), name, field, tuple(entry.classes)
       )
+    _check_named_classes(name, entry)
   return config
+
+
+def _check_named_classes(name: str, entry: ConfigDict) -> None:
+  """Raises `ValueError` where an option names classes that are not there."""
+  options = task_kwargs(entry)
+  for option in TASKS[entry.kind].by_class:
+    named = options[option] if isinstance(options[option], Mapping) else {}
+    for unknown in sorted({*named} - {*entry.classes, OTHERS}):
+      near = difflib.get_close_matches(unknown, entry.classes, 1)
+      raise ValueError(
+        f"tasks.{name}.{option} names the class {unknown!r}; expected some of"
+        f" the task's {len(entry.classes)} classes,"
+        f" {_some(list(entry.classes))}, or {OTHERS!r} for all others."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+      )
 
 
 def check_classes(config: ConfigDict, place: str) -> None:

@@ -24,6 +24,7 @@ from absl import logging
 
 from must_jax.config import differences, from_json, to_json
 from must_jax.fields import Description, alarms, kept, left
+from must_jax.fields.field import NamedScores
 from must_jax.fields.statistics import accumulate
 from must_jax.storage import path as path_lib
 from must_jax.storage.commits import JOB_FILE, Commit, CommitDirectory
@@ -209,14 +210,31 @@ def read_job(directory: PathLike) -> dict[str, Any]:
   )
 
 
-def reading_score(job: Mapping[str, Any]) -> float | None:
-  """The score at which labels of a job are read, if its teacher says so.
-
-  A student has its task's own, which is the same unless somebody changed it.
+def is_corrections(job: Mapping[str, Any]) -> bool:
+  """Whether people have made or confirmed the labels.
 
   Args:
     job: contents of `job.json`, or of a manifest.
   """
+  return "corrections" in job["teacher"]
+
+
+def reading_score(
+  job: Mapping[str, Any], of_task: NamedScores | None = None
+) -> NamedScores | None:
+  """The score at which labels of a job are read, if anybody says so.
+
+  A student has its task's own, which is that of the teacher's unless somebody
+  changed it. What people have looked at is read whatever its score.
+
+  Args:
+    job: contents of `job.json`, or of a manifest.
+    of_task: that of the task that reads them, if it is known.
+  """
+  if is_corrections(job):
+    return 0.0
+  if of_task is not None:
+    return of_task
   task = job.get("settings", {}).get("task")
   return task.get("min_score") if isinstance(task, Mapping) else None
 

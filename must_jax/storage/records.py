@@ -5,6 +5,14 @@ width and the labels the data set came with; label records hold key, status
 and the labels a teacher made. A field F of either has `F/present` (int64, 1)
 and the features that its kind names (`must_jax.fields`, a file a kind).
 
+A status is
+
+  ok           labels as they were made; without any nobody has looked
+  undecodable  the image could not be read
+  corrected    a person has made or confirmed the labels: they are read whatever
+               their scores
+  rejected     a person wants no labels of the image, wherever they come from
+
 What a record holds is checked when it is written and when it is read. Whatever
 is out of its range then raises one of `BROKEN`, which costs the record, not the
 run.
@@ -25,7 +33,8 @@ from must_jax.fields.maps import png_size
 from must_jax.quiet_tensorflow import tf
 from must_jax.types import MAX_PIXELS, MEAN_COLOR
 
-STATUSES = ("ok", "undecodable")
+STATUSES = ("ok", "undecodable", "corrected", "rejected")
+_WITH_LABELS = ("ok", "corrected")
 
 # What graphs raise where a record is broken. TensorFlow cannot decode its own
 # message where that quotes bytes of the record.
@@ -135,7 +144,7 @@ def encode_labels(
 
   Args:
     key: of the image record.
-    status: "ok", or "undecodable" for an image that gave no labels.
+    status: one of `STATUSES`.
     labels: {field: arrays}, see `Field.encode`.
     fields: {field: {"kind": ..., "classes": [...]}}.
 
@@ -143,10 +152,11 @@ def encode_labels(
     ValueError: names the key, what was given and what is expected.
   """
   key = key.encode() if isinstance(key, str) else key
-  if status not in STATUSES or (status != "ok" and labels):
+  if status not in STATUSES or (labels and status not in _WITH_LABELS):
     raise ValueError(
       f"Example {key!r}: status is {status!r} with {len(labels)} fields;"
-      f" expected one of {STATUSES}, with labels only where it is 'ok'."
+      f" expected one of {STATUSES}, with labels only where it is one of"
+      f" {_WITH_LABELS}."
     )
   features = {"key": key, "status": status.encode()}
   return _serialize(key, features, labels, fields, None)
@@ -353,7 +363,9 @@ def parse_labels(
   Returns:
     {field: what `Field.parse` gives, and `present` (bool)}.
   """
-  features: dict[str, Any] = {"key": _FEATURES["bytes"]}
+  features: dict[str, Any] = dict.fromkeys(
+    ("key", "status"), _FEATURES["bytes"]
+  )
   for name, field in fields.items():
     features[f"{name}/present"] = _FEATURES["int"]
     for feature, kind in field.features.items():
@@ -366,6 +378,7 @@ def parse_labels(
   for name, field in fields.items():
     given = {feature: parsed[f"{name}/{feature}"] for feature in field.features}
     given["present"] = parsed[f"{name}/present"] > 0
+    given["checked"] = parsed["status"] == b"corrected"
     labels[name] = field.parse(name, given, (tables or {}).get(name))
     labels[name]["present"] = given["present"]
   return labels

@@ -525,7 +525,7 @@ class _LabelChecker(_Checker):
     status = records.status_of(record)
     if status not in records.STATUSES:
       return _Head([f"its status is {status!r}; expected {records.STATUSES}"])
-    is_undecodable = status != "ok"
+    is_undecodable = status == "undecodable"
     return _Head(is_undecodable=is_undecodable, may_lack_key=is_undecodable)
 
 

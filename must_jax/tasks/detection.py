@@ -9,6 +9,8 @@ import numpy as np
 
 from must_jax import pictures
 from must_jax.fields import Boxes
+from must_jax.fields.field import NamedScores, Scores, scores_by_id, scores_of
+from must_jax.fields.kept import threshold_text
 from must_jax.losses import detection as losses
 from must_jax.metrics.coco import CocoAP
 from must_jax.metrics.voc import VocAP
@@ -26,7 +28,8 @@ class Detection(rcnn.RCNNOptions, Task):
 
   Attributes:
     max_boxes: ground-truth boxes per image, padded.
-    min_score: pseudo boxes below it are not read (paper 3.1: 0.5).
+    min_score: pseudo boxes below it are not read (paper 3.1: 0.5); a number, or
+      {class: number}.
     score_threshold: boxes below it are neither predicted nor stored.
     pre_nms, nms_iou, max_detections, min_side: post-processing.
     metric: key of `METRICS`.
@@ -35,7 +38,7 @@ class Detection(rcnn.RCNNOptions, Task):
   """
 
   max_boxes: int = 100
-  min_score: float = 0.5
+  min_score: NamedScores = 0.5
   score_threshold: float = 0.05
   pre_nms: int = 1000
   nms_iou: float = 0.5
@@ -43,6 +46,7 @@ class Detection(rcnn.RCNNOptions, Task):
   min_side: float = 0.0
   metric: str = "coco"
 
+  by_class = ("min_score",)
   measurement = ("metric",)
   post_processing = (
     *("score_threshold", "pre_nms", "nms_iou", "max_detections", "min_side"),
@@ -72,7 +76,13 @@ class Detection(rcnn.RCNNOptions, Task):
 
   @property
   def fields(self):
-    return {"objects": Boxes(self.num_classes, self.max_boxes, self.min_score)}
+    return {
+      "objects": Boxes(self.num_classes, self.max_boxes, self._min_scores)
+    }
+
+  @property
+  def _min_scores(self) -> Scores:
+    return scores_by_id(self.min_score, self.classes)
 
   def make_head(self, options: HeadOptions) -> nn.Module:
     names = [field.name for field in dataclasses.fields(rcnn.RCNNOptions)]
@@ -147,11 +157,15 @@ class Detection(rcnn.RCNNOptions, Task):
       told = " ".join(f"{score:.2f}" for score in found[:_MAX_TOLD])
       rest = f" +{len(found) - _MAX_TOLD}" if len(found) > _MAX_TOLD else ""
       words.append((f"{self.classes[k]} {told}{rest}", tuple(colors[k])))
-    return words or [(f"nothing of score {self.min_score:g} or more", None)]
+    if not words:
+      least = threshold_text(self._min_scores)
+      words.append((f"nothing of score {least} or more", None))
+    return words
 
   def _shown(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which boxes reach the threshold, int [n]."""
     count = len(arrays["classes"])
     shown = arrays.get("valid", np.ones(count, bool))
-    sure = arrays.get("scores", np.ones(count)) >= self.min_score
+    wanted = scores_of(self._min_scores, arrays["classes"])
+    sure = arrays.get("scores", np.ones(count)) >= wanted
     return np.flatnonzero(shown & sure)

@@ -11,6 +11,7 @@ import numpy as np
 
 from must_jax import pictures
 from must_jax.fields import ClassMap
+from must_jax.fields.field import NamedScores, Scores, scores_by_id, scores_of
 from must_jax.losses import dense as losses
 from must_jax.metrics.miou import MeanIoU
 from must_jax.models.heads import PixelHead
@@ -25,19 +26,25 @@ class Segmentation(Task):
   """Class per pixel: 3 convs + linear, softmax cross entropy.
 
   Attributes:
-    min_score: pseudo pixels below it are ignored (paper 3.1: 0.5).
+    min_score: pseudo pixels below it are ignored (paper 3.1: 0.5); a number, or
+      {class: number}.
     num_convs: hidden convolutions of the head.
   """
 
-  min_score: float = 0.5
+  min_score: NamedScores = 0.5
   num_convs: int = 3  # paper 3.2
 
+  by_class = ("min_score",)
   hub_task = "image-segmentation"
   ranges: ClassVar = {"min_score": FRACTION, "num_convs": NOT_NEGATIVE}
 
   @property
   def fields(self):
-    return {"mask": ClassMap(self.num_classes, self.min_score)}
+    return {"mask": ClassMap(self.num_classes, self._min_scores)}
+
+  @property
+  def _min_scores(self) -> Scores:
+    return scores_by_id(self.min_score, self.classes)
 
   def make_head(self, options: HeadOptions) -> nn.Module:
     return PixelHead(
@@ -109,4 +116,5 @@ class Segmentation(Task):
     if "confidence" not in arrays:
       return classes
     sure = pictures.resize_map(arrays["confidence"], (height, width))
-    return np.where(sure >= self.min_score, classes, IGNORE_LABEL)
+    wanted = scores_of(self._min_scores, classes)
+    return np.where(sure >= wanted, classes, IGNORE_LABEL)

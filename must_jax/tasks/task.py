@@ -15,7 +15,7 @@ import numpy as np
 
 from must_jax import pictures
 from must_jax.fields import Field
-from must_jax.fields.field import Arrays
+from must_jax.fields.field import Arrays, NamedScores
 from must_jax.metrics.metric import Metric
 from must_jax.ranges import Interval, check
 from must_jax.types import Array, Labels, Mean
@@ -52,6 +52,9 @@ class Task(abc.ABC):
   # Options of predicting alone. Nothing that is learned depends on either, so a
   # run that goes on may change them.
   post_processing: ClassVar[tuple[str, ...]] = ()
+  # Options that are a number, or one for each class by its name, "*" for all
+  # others.
+  by_class: ClassVar[tuple[str, ...]] = ()
   # What model hubs call it, "" if they have no name for it.
   hub_task: ClassVar[str] = ""
   # Which numbers options take; others need only be finite.
@@ -187,7 +190,7 @@ class Task(abc.ABC):
       for field in self.fields.values()
     ]
 
-  def with_min_score(self, min_score: float) -> Self:
+  def with_min_score(self, min_score: NamedScores) -> Self:
     """The same task with another threshold of scores, if it has one."""
     if "min_score" not in {option.name for option in dataclasses.fields(self)}:
       return self

@@ -54,7 +54,7 @@ def make_label(kind, rng):
   return {"vectors": vectors, "valid": valid}
 
 
-def read(field, label):
+def read(field, label, checked=False):
   """Class ids of what the field reads; 0 where it has no classes."""
   stored = {k: tf.constant(v) for k, v in field.encode(label).items()}
   features = {k: EMPTY[kind] for k, kind in field.features.items()} | stored
@@ -62,7 +62,8 @@ def read(field, label):
     k: v[0] if field.features[k] == "float" and v.shape.rank else v
     for k, v in features.items()
   }
-  arrays = field.parse("x", {**features, "present": tf.constant(True)}, None)
+  said = {"present": tf.constant(True), "checked": tf.constant(checked)}
+  arrays = field.parse("x", features | said, None)
   arrays = {k: v.numpy() for k, v in arrays.items()}
   if "probs" in arrays:
     told = arrays["probs"] >= 0.5
@@ -105,6 +106,48 @@ def test_what_is_left_is_what_is_read(kind):
       assert wider[1] <= least and most <= wider[0]
 
 
+@pytest.mark.parametrize("kind", ["Boxes", "ClassMap"])
+def test_thresholds_by_class_are_those_of_each_class_alone(kind):
+  rng = np.random.default_rng(1)
+  labels = [make_label(kind, rng) for _ in range(20)]
+  description = describe(kind)
+  classes = description["classes"]
+  named = {name: GRID[5 * k % len(GRID)] for k, name in enumerate(classes)}
+  named["*"] = named.pop(classes[1])
+  field = KINDS[kind].as_read(description, named)
+  sums = {}
+  for label in labels:
+    accumulate(sums, field.sums(label))
+  kept = field.kept(json.loads(json.dumps(sums)))
+  for k, name in enumerate(classes):
+    score = named.get(name, named["*"])
+    one = KINDS[kind].as_read(description, score)
+    alone = [read(one, label) == k for label in labels]
+    found = [read(field, label) == k for label in labels]
+    total = sum(f.sum() for f in found)
+    assert total == sum(a.sum() for a in alone)
+    assert total > 0 or (kind == "ClassMap" and k == 2)
+    assert kept.by_class.get(k, (0, 0)) == (total, total)
+    if kind == "Boxes":  # a picture and a file of results have the same
+      left = [
+        field.at_least(field.at_size(label, (8, 8)), field.min_score)
+        for label in labels
+      ]
+      assert sum((x["classes"] == k).sum() for x in left) == total
+
+
+@pytest.mark.parametrize("kind", ["Boxes", "ClassMap"])
+def test_what_a_person_has_seen_is_read_whatever_its_score(kind):
+  rng = np.random.default_rng(2)
+  label = make_label(kind, rng)
+  strict = KINDS[kind].as_read(describe(kind), 1.0)
+  everything = KINDS[kind].of(describe(kind))
+  assert len(read(strict, label)) < len(read(everything, label))
+  np.testing.assert_array_equal(
+    read(strict, label, checked=True), read(everything, label)
+  )
+
+
 def sums_of(scores, classes=None):
   boxes = np.tile([0, 0, 0.5, 0.5], (len(scores), 1))
   if classes is None:
@@ -116,8 +159,8 @@ def sums_of(scores, classes=None):
 def test_nothing_left_is_an_alarm_that_tells_the_threshold():
   fields, sums = {"o": describe("Boxes")}, {"o": sums_of([0.1, 0.49, 0.3])}
   assert alarms(fields, sums) == [
-    "o: 3 boxes in 1 labels, of which 0 have a score of 0.5 or more and are"
-    " read; a student would learn nothing."
+    "o: 3 boxes in 1 labels, of which 0 (0.0%) have a score of 0.5 or"
+    " more and are read; a student would learn nothing."
   ]
   assert alarms(fields, sums, 0.45) == []
   assert alarms(fields, {"o": sums_of([0.1, 0.5])}) == []
@@ -151,14 +194,15 @@ def test_lines_tell_each_class():
   sums = sums_of([0.9, 0.6, 0.2, 0.4], np.array([0, 0, 1, 0]))
   found = kept(describe("Boxes"), sums)
   assert str(found) == (
-    "4 boxes in 1 labels, of which 2 have a score of 0.5 or more and are read"
+    "4 boxes in 1 labels, of which 2 (50.0%) have a score of 0.5 or more and"
+    " are read"
   )
   text = "\n".join(found.lines(CLASSES))
   assert "ant                                 3            2" in text
   assert "1 of the 3 classes do not occur" in text
   assert "nothing is left of bee" in text
   between = kept(describe("Boxes"), sums, 0.41)
-  assert "of which 2 to 3 have" in str(between)
+  assert "of which 2 to 3 (50.0%) have" in str(between)
   assert "all of which are read" in str(kept(describe("Boxes"), sums, 0.0))
 
 

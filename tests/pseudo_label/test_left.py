@@ -115,7 +115,7 @@ def test_nothing_left_stops_a_student_before_it_compiles(
     loop.train(student(images, tmp_path / "none", kind), tmp_path / "run")
   text = str(error.value)
   stored = {"detection": "24 boxes in 8", "segmentation": "32 pixels in 8"}
-  assert f"{stored[kind]} labels, of which 0 have a score of 0.5" in text
+  assert f"{stored[kind]} labels, of which 0 (0.0%) have a score of 0.5" in text
   assert "tasks.it.min_score" in text and str(tmp_path / "none") in text
   start(student(images, tmp_path / "none", kind, min_score=0.3))
 
@@ -140,12 +140,32 @@ def test_a_class_of_which_nothing_is_left_is_a_warning(
   start(student(images, tmp_path / "dogs", "detection"))
   (record,) = [r for r in caplog.records if "Task 'it'" in r.getMessage()]
   assert record.levelno == logging.WARNING
-  assert "24 boxes in 8 labels, of which 16 have" in record.getMessage()
+  assert "24 boxes in 8 labels, of which 16 (66.7%) have" in record.getMessage()
   assert "Nothing is left of 1 classes: 'cat'." in record.getMessage()
   caplog.clear()
   start(student(images, tmp_path / "dogs", "detection", min_score=0.3))
   (record,) = [r for r in caplog.records if "Task 'it'" in r.getMessage()]
   assert record.levelno == logging.INFO
+
+
+def test_each_class_is_read_from_its_own_threshold(images, label, tmp_path):
+  label("dogs", (0.9, 0.6), 0.7)
+  config = student(images, tmp_path / "dogs", "detection")
+
+  def boxes():
+    opened = sources.resolve(config)
+    batch = next(iter(sources.eval_batches(opened, "pile", print)))
+    objects = batch["labels"]["it"]["objects"]
+    return np.bincount(objects["classes"][objects["valid"]], minlength=2)
+
+  np.testing.assert_array_equal(boxes(), [0, 16])
+  config.tasks.it.min_score = {"cat": 0.3, "dog": 0.8}
+  np.testing.assert_array_equal(boxes(), [8, 8])
+  config.tasks.it.min_score = {"*": 0.3, "dog": 1.0}
+  np.testing.assert_array_equal(boxes(), [8, 0])
+  config.tasks.it.min_score = {"dgo": 0.3}
+  with pytest.raises(ValueError, match=r"class 'dgo'; .* Did you mean 'dog'\?"):
+    start(config)
 
 
 def test_sets_of_earlier_versions_stop_a_student_too(images, label, tmp_path):
@@ -154,7 +174,7 @@ def test_sets_of_earlier_versions_stop_a_student_too(images, label, tmp_path):
   manifest = json.loads(path.read_text())
   del manifest["left"], manifest["statistics"]["objects"]["class_scores"]
   path.write_text(json.dumps(manifest))
-  with pytest.raises(ValueError, match=r"of which 0 have a score of 0.5"):
+  with pytest.raises(ValueError, match=r"of which 0 \(0\.0%\) have"):
     start(student(images, tmp_path / "old", "detection"))
   start(student(images, tmp_path / "old", "detection", min_score=0.4))
   del manifest["statistics"]
@@ -171,11 +191,13 @@ def test_inspect_tells_what_is_left_at_any_score(label, tmp_path, capsys):
     return capsys.readouterr().out
 
   text = lines()
-  assert "objects: 24 boxes in 8 labels, of which 16 have a score of" in text
+  assert (
+    "objects: 24 boxes in 8 labels, of which 16 (66.7%) have a score of" in text
+  )
   assert "dog                                16           16" in text
   assert "cat                                 8            0" in text
-  assert "mask: 32 pixels in 8 labels, of which 16 have" in text
+  assert "mask: 32 pixels in 8 labels, of which 16 (50.0%) have" in text
   text = lines("--min-score=0.8")
-  assert "of which 8 have a score of 0.8 or more" in text
+  assert "of which 8 (33.3%) have a score of 0.8 or more" in text
   assert "dog                                16            8" in text
-  assert "of which 0 have a score of 0.8 or more" in text
+  assert "of which 0 (0.0%) have a score of 0.8 or more" in text

@@ -282,7 +282,7 @@ def base_config() -> ConfigDict:
 def task(
   kind: str,
   *,
-  labels: Mapping[str, str | tuple[str, str]],
+  labels: Mapping[str, str | tuple[str, ...]],
   weight: float | None = None,
   classes: tuple[str, ...] = (),
   **options: Any,
@@ -292,8 +292,8 @@ def task(
   Args:
     kind: key of `must_jax.tasks.TASKS`.
     labels: where the task's labels come from, by name of dataset:
-      "supervised" for the dataset's own, the directory of a label set, or both
-      in this order: the label set then serves images without labels.
+      "supervised" for the dataset's own, the directory of a label set, or
+      several of these, best first: each image has the first that it is in.
     weight: of the task's loss; by default the paper's rule (3.2) where its
       labels come from a teacher, else 1.
     classes: class names; by default those of the labels' sources.
@@ -313,7 +313,8 @@ def task(
   for name in TASKS[kind].by_class:  # may be a number, or some by name
     value = task_kwargs(entry)[name]
     del entry[name]
-    entry[name] = FieldReference(value, field_type=object)
+    entry[name] = FieldReference(None, field_type=object)
+    entry[name] = value
   return entry
 
 

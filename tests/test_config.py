@@ -133,7 +133,7 @@ def test_thresholds_are_a_number_names_or_a_file(tmp_path):
       config_lib.task_kwargs(again.tasks.det),
     )
     assert task.fields["objects"].min_score == (0.5, 0.5)
-  with pytest.raises(ValueError, match=r"det: min_score .* 0 to 1 each"):
+  with pytest.raises(ValueError, match=r"det': min_score .* 0 to 1 each"):
     config.tasks.det.min_score = {"car": 1.5}
     config_lib.validate(config)
 

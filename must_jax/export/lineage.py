@@ -17,7 +17,7 @@ from must_jax import fields
 from must_jax.export import licences
 from must_jax.export.licences import Licence
 from must_jax.fields.field import NamedScores
-from must_jax.input.origins import SUPERVISED
+from must_jax.input.origins import SUPERVISED, label_sets, listed
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, read_files
 from must_jax.storage.sets import content_digest, read_index, read_manifest
@@ -299,20 +299,17 @@ def _source(
   supervised: list[str] = []
   labels: list[PseudoLabels] = []
   for task, options in config["tasks"].items():
-    given = options["labels"].get(name) or ()
-    for origin in [given] if isinstance(given, str) else given:
-      if origin == SUPERVISED:
-        supervised.append(task)
-      else:
-        key = f"tasks.{task}.labels.{name}"
-        min_score, digest = options.get("min_score"), digests.get(key)
-        found = _labels(task, origin, min_score, digest, before)
-        left = {
-          field: value
-          for field, value in found.left.items()
-          if field in reads.get(task, found.left)
-        }
-        labels.append(dataclasses.replace(found, left=left))
+    if SUPERVISED in listed(options["labels"].get(name)):
+      supervised.append(task)
+    for key, place in label_sets(task, options, name):
+      min_score, digest = options.get("min_score"), digests.get(key)
+      found = _labels(task, place, min_score, digest, before)
+      left = {
+        field: value
+        for field, value in found.left.items()
+        if field in reads.get(task, found.left)
+      }
+      labels.append(dataclasses.replace(found, left=left))
   images = images_of(entry, digests.get(f"datasets.{name}"))
   for found in labels:
     if images.licence is None and found.image_set:
@@ -428,6 +425,8 @@ def _teacher(described: _Json, before: tuple[str, ...]) -> Model:
     return _follow(name, "", digest, config, origin, {}, before, task)
   # Anything may be a teacher, and say anything of itself.
   name = described.get("name") or described.get("importer") or "a teacher"
+  if corrections := described.get("corrections"):
+    name = f"corrections by {corrections.get('by') or 'people'}"
   said = {k: v for k, v in described.items() if k != "config"}
   return Model(str(name), digest=digest, task=str(task), origin=said)
 

@@ -45,6 +45,7 @@ class Boxes(field.Field):
     "scores": "floats",
   }
   has_classes = True
+  has_background = True
   has_objects = True
   element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run

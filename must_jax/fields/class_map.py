@@ -37,6 +37,7 @@ class ClassMap(maps.MapField):
   features: ClassVar = {"png": "bytes", "confidence": "bytes"}
   map_array = "classes"
   has_classes = True
+  has_background = True
   read_seconds = 1 / 310 - 1 / 339
   store_cost = (1.5e-7, 0.45)
   predicted: ClassVar = {

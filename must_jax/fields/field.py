@@ -44,7 +44,8 @@ class Field(abc.ABC):
   """One kind of label field. Subclasses say how it is read as attributes.
 
   Every field of a batch also has `present` [B] bool: False where an example has
-  no such label.
+  no such label. One that `has_background` has `known` [B, K] bool, too: the
+  classes of which the origin of the label knows.
 
   Attributes:
     needed: names of the arrays that a label has when it is stored.
@@ -52,6 +53,8 @@ class Field(abc.ABC):
     features: {name: type} of a record's features that hold a label, where type
       is "bytes", "float" (one of them), "ints" or "floats" (any number).
     has_classes: whether its labels name classes; then it has `num_classes`.
+    has_background: whether what a label does not name counts as something
+      else: then it matters which classes whoever made it did not know.
     element: what is counted in a label, in the plural.
     has_objects: whether a label is a list of objects, as COCO's annotations.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
@@ -67,6 +70,7 @@ class Field(abc.ABC):
   optional: ClassVar[tuple[str, ...]] = ()
   features: ClassVar[Mapping[str, str]]
   has_classes: ClassVar[bool] = False
+  has_background: ClassVar[bool] = False
   has_objects: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0

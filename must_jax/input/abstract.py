@@ -43,7 +43,10 @@ def abstract_batch(
       name: array(x.dtype, *x.shape)
       for name, x in field.batch_arrays(grid).items()
     }
-    return arrays | {"present": array(jnp.bool_)}
+    arrays["present"] = array(jnp.bool_)
+    if field.has_background:
+      arrays["known"] = array(jnp.bool_, getattr(field, "num_classes", 0))
+    return arrays
 
   return {
     "image": array(jnp.uint8, *[views] * (views > 1), *image_size, 3),

@@ -208,9 +208,9 @@ def photo_batch(
   try:
     plan = graph.plan(
       tf.range(count, dtype=tf.int64),
-      tf.zeros(count, tf.int64),
       tf.constant(encoded),
       tf.constant("", shape=[count, 0]),
+      tf.zeros([count, 0], tf.int64),
     )
     examples = [
       graph.make(tf.nest.map_structure(lambda x: x[i], plan))  # noqa: B023

@@ -19,8 +19,8 @@ class ExampleGraph(NamedTuple):
   """How records become examples, in two steps.
 
   Attributes:
-    plan: from positions, numbers of sources (int64 [n]), image records (string
-      [n]) and sidecars (string [n, tasks]; see `union.Record`) to all that is
+    plan: from positions (int64 [n]), image records (string [n]), sidecars and
+      origins ([n, tasks], string and int64; see `union.Record`) to all that is
       said about the examples before decoding, [n, ...]. Many small operations,
       which take little time for many records at once. An image record may have
       no more than a key.
@@ -54,17 +54,17 @@ def example_graph(
   @tf.function(
     input_signature=[
       tf.TensorSpec([None], tf.int64),
-      tf.TensorSpec([None], tf.int64),
       tf.TensorSpec([None], tf.string),
       tf.TensorSpec([None, len(labels)], tf.string),
+      tf.TensorSpec([None, len(labels)], tf.int64),
     ],
     autograph=False,
   )
   def plan(
     positions: tf.Tensor,
-    sources: tf.Tensor,
     images: tf.Tensor,
     sidecars: tf.Tensor,
+    origins: tf.Tensor,
   ) -> Plan:
     head = records.parse_image(images)
     randoms = [
@@ -78,9 +78,10 @@ def example_graph(
     ]
     return head | {
       "position": positions,
-      "source": sources,
       "image_record": images,
       "sidecars": sidecars,
+      # TensorFlow crashes where it unbatches numbers of no width.
+      "origins": tf.pad(origins, [[0, 0], [0, 1]]),
       "views": tuple(zip(placements, randoms, strict=True)),
     }
 
@@ -102,25 +103,26 @@ def example_graph(
     else:
       canvas = image_size
     sidecars = tf.unstack(plan["sidecars"], len(labels))
+    origins = tf.unstack(plan["origins"], len(labels) + 1)[:-1]
     placed = {}
-    for sidecar, read in zip(sidecars, labels, strict=True):
+    for sidecar, origin, read in zip(sidecars, origins, labels, strict=True):
       fields = dict(read.fields)
-      record, is_sidecar = _choose_record(
-        read, plan["image_record"], sidecar, plan["source"]
-      )
       parsed = records.parse_labels(
-        record,
+        _label_record(read, plan["image_record"], sidecar, origin),
         fields,
         plan["key"],
-        _class_tables(read, plan["source"], is_sidecar),
+        {name: tf.gather(t, origin) for name, t in read.class_tables},
       )
-      placed[read.task] = geometry.place_labels(
+      found = geometry.place_labels(
         parsed,
         fields,
         placement,
         canvas,
         label_stride,
       )
+      for name, known in read.known:
+        found[name]["known"] = tf.gather(known, origin)
+      placed[read.task] = found
     return {
       "image": pixels[0] if views == 1 else tf.stack(pixels),
       "valid": tf.strings.length(plan["image"]) > 0,
@@ -139,30 +141,13 @@ def example_graph(
   return ExampleGraph(plan, make)
 
 
-def _choose_record(
-  read: TaskLabels, image: tf.Tensor, sidecar: tf.Tensor, source: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """The record that has a task's labels, and whether that is the sidecar."""
-  if not any(read.reads_own):
-    return sidecar, tf.constant(True)
-  if all(read.reads_own) and not any(read.reads_sidecar):
-    return image, tf.constant(False)
-  own = tf.gather(read.reads_own, source) & (
-    (tf.strings.length(sidecar) == 0)
-    | records.has_labels(image, [name for name, _ in read.fields])
-  )
-  return tf.cond(own, lambda: image, lambda: sidecar), ~own
-
-
-def _class_tables(
-  read: TaskLabels, source: tf.Tensor, is_sidecar: tf.Tensor
-) -> dict[str, tf.Tensor]:
-  """For a task's fields the class ids of a record, see `parse_labels`."""
-  return {
-    name: tf.where(
-      is_sidecar,
-      tf.gather(tables.sidecar, source),
-      tf.gather(tables.own, source),
-    )
-    for name, tables in read.class_tables
-  }
+def _label_record(
+  read: TaskLabels, image: tf.Tensor, sidecar: tf.Tensor, origin: tf.Tensor
+) -> tf.Tensor:
+  """The record that has a task's labels."""
+  if not any(read.is_own):
+    return sidecar
+  if all(read.is_own):
+    return image
+  own = tf.gather(read.is_own, origin)
+  return tf.cond(own, lambda: image, lambda: sidecar)

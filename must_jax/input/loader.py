@@ -9,7 +9,7 @@ follows from its step alone.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -146,31 +146,30 @@ class Loader:
   def _read_graph(
     self, index: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    positions, sources, images, sidecars = tf.numpy_function(
+    positions, images, sidecars, origins = tf.numpy_function(
       self._read,
       [index],
-      (tf.int64, tf.int64, tf.string, tf.string),
+      (tf.int64, tf.string, tf.string, tf.int64),
       stateful=False,
     )
     return (
       tf.ensure_shape(positions, [None]),
-      tf.ensure_shape(sources, [None]),
       tf.ensure_shape(images, [None]),
       tf.ensure_shape(sidecars, [None, len(self._union.tasks)]),
+      tf.ensure_shape(origins, [None, len(self._union.tasks)]),
     )
 
   def _read(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
     """What `ExampleGraph.plan` takes of this process's examples `index`."""
     positions, numbers = self._find(index)
-    sources = np.zeros_like(numbers)
     images = np.full(len(numbers), b"", object)
     sidecars = np.full((len(numbers), len(self._union.tasks)), b"", object)
+    origins = np.zeros(sidecars.shape, np.int64)
     wanted = np.flatnonzero(numbers != NO_RECORD).tolist()
     found = self._read_records([int(numbers[i]) for i in wanted])
     for i, record in zip(wanted, found, strict=True):
-      sources[i] = self._union.source_of(int(numbers[i]))
-      images[i], sidecars[i] = record
-    return positions, sources, images, sidecars
+      images[i], sidecars[i], origins[i] = record
+    return positions, images, sidecars, origins
 
   def _find(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `Locate` says of this process's examples `index`."""
@@ -194,7 +193,8 @@ class Loader:
   ) -> Record:
     bad = self._bad.get(number)
     if bad is not None:
-      return Record(_key_only(bad.key), (b"",) * len(self._union.tasks))
+      tasks = len(self._union.tasks)
+      return Record(_key_only(bad.key), (b"",) * tasks, (0,) * tasks)
     assert isinstance(record, Record)
     return record
 
@@ -209,10 +209,10 @@ class Loader:
     index = np.arange(step * count, end + _READ_SIZE - 1)
     _, numbers = self._find(index)
     read = self._read(index)
-    _, _, images, sidecars = read
+    _, images, sidecars, origins = read
     found = False
     for i, number in enumerate(numbers.tolist()):
-      self._check_keys(number, images[i], sidecars[i])
+      self._check_keys(number, images[i], sidecars[i], origins[i].tolist())
       try:
         plan = self._graph.plan(*(tf.constant(x[i : i + 1]) for x in read))
         if index[i] < end:
@@ -223,14 +223,20 @@ class Loader:
     return found
 
   def _check_keys(
-    self, number: int, image: bytes, sidecars: np.ndarray
+    self,
+    number: int,
+    image: bytes,
+    sidecars: Iterable[bytes],
+    origins: Iterable[int],
   ) -> None:
     key = _key_of(image)
-    for task, sidecar in zip(self._union.tasks, sidecars, strict=True):
+    for task, sidecar, origin in zip(
+      self._union.tasks, sidecars, origins, strict=True
+    ):
       if sidecar and _key_of(sidecar) != key:
         images, labels = (
-          "record {1} of {0}".format(*self._union.locate(number, origin))
-          for origin in (None, task)
+          "record {1} of {0}".format(*self._union.locate(number, *place))
+          for place in ((), (task, origin))
         )
         raise ValueError(
           f"Labels do not belong to their images: {images} has key {key!r},"

@@ -5,8 +5,8 @@ Class names are what counts; ids are matched by name.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from must_jax.fields import KINDS, Description, Field
 from must_jax.storage.sets import read_index, read_manifest
@@ -24,9 +24,8 @@ class Source:
     directory: of the image set.
     split: of the image set.
     labels: {task: origins}: "supervised" for the image set's own labels, the
-      directory of a label set, or both in this order: then the label set serves
-      the images that have no labels of their own. A task that is missing has no
-      labels here.
+      directory of a label set, or several of these, best first: an image has
+      the first that it is in. A task that is missing has no labels here.
   """
 
   directory: str
@@ -35,37 +34,55 @@ class Source:
     default_factory=dict
   )
 
-  def origins(self, task: str) -> tuple[bool, str | None]:
-    """Whether a task reads the set's own labels, and its label set.
+  def origins(self, task: str) -> tuple[str, ...]:
+    """`SUPERVISED` and directories of label sets that a task reads, best first.
 
     Raises:
-      ValueError: more than one label set, or another order.
+      ValueError: one comes twice.
     """
-    given = self.labels.get(task) or ()
-    origins = [given] if isinstance(given, str) else list(given)
-    own = origins[:1] == [SUPERVISED]
-    rest = origins[1:] if own else origins
-    if len(rest) > 1 or SUPERVISED in rest:
+    found = listed(self.labels.get(task))
+    if len(set(found)) != len(found):
       raise ValueError(
         f"Task {task!r} takes its labels on {self.directory} from"
-        f" {origins}; expected {SUPERVISED!r}, the directory of a label set, or"
-        " both in this order."
+        f" {list(found)}, where one comes twice; expected {SUPERVISED!r} and"
+        " directories of label sets, best first."
       )
-    return own, rest[0] if rest else None
+    return found
+
+
+def listed(origins: str | Sequence[str] | None) -> tuple[str, ...]:
+  """Origins of labels as a config has them, as a tuple."""
+  return (origins,) if isinstance(origins, str) else tuple(origins or ())
+
+
+def label_sets(
+  task: str, options: Mapping[str, Any], dataset: str
+) -> Iterator[tuple[str, str]]:
+  """The label sets of a task on a dataset, with their names in a config.
+
+  Args:
+    task: its name.
+    options: its entry in the config.
+    dataset: name of the dataset.
+
+  Yields:
+    ("tasks.TASK.labels.DATASET", directory); that of all but the first ends
+    with their number, [1] and so on.
+  """
+  origins = listed(options["labels"].get(dataset))
+  places = [origin for origin in origins if origin != SUPERVISED]
+  for number, place in enumerate(places):
+    yield f"tasks.{task}.labels.{dataset}" + f"[{number}]" * (number > 0), place
 
 
 class FieldOrigin(NamedTuple):
   """What one place with labels says of a field.
 
   Attributes:
-    source: number of the source.
-    is_sidecar: whether it is a label set, not the image set itself.
-    directory: of it.
+    directory: of the label set, or of the image set whose own labels they are.
     description: how it lists the field.
   """
 
-  source: int
-  is_sidecar: bool
   directory: str
   description: Description
 
@@ -90,30 +107,25 @@ class Describer:
     self._manifest = functools.cache(manifest)
 
   def __call__(self, task: str, field: str) -> list[FieldOrigin]:
-    """All origins with labels of a task.
+    """All origins with labels of a task, source by source, best first.
 
     Raises:
       ValueError: one has no such field.
     """
-    origins = []
-    for i, source in enumerate(self._sources):
-      own, directory = source.origins(task)
-      found = []
-      if own:
-        found.append((False, source.directory, self._index(source.directory)))
-      if directory:
-        found.append((True, directory, self._manifest(directory)))
-      for is_sidecar, place, index in found:
+    found = []
+    for source in self._sources:
+      for origin in source.origins(task):
+        own = origin == SUPERVISED
+        place = source.directory if own else origin
+        index = (self._index if own else self._manifest)(place)
         if field not in index["fields"]:
           raise ValueError(
             f"Task {task!r} reads {field!r}; {place} has"
             f" {sorted(index['fields'])}. Take the task's labels from another"
             " place, or leave this one out."
           )
-        origins.append(
-          FieldOrigin(i, is_sidecar, place, index["fields"][field])
-        )
-    return origins
+        found.append(FieldOrigin(place, index["fields"][field]))
+    return found
 
 
 def class_names(
@@ -139,7 +151,7 @@ def class_names(
       two sources have different ones.
   """
   agreed, first = tuple(given), f"tasks.{task}.classes"
-  for _, _, place, description in origins:
+  for place, description in origins:
     names = tuple(description.get("classes", ()))
     if not names:
       continue
@@ -158,27 +170,18 @@ def class_names(
   return agreed
 
 
-class ClassTables(NamedTuple):
-  """From the ids of labels to the ids of a task, by source.
-
-  Attributes:
-    own: [sources][K] for the labels of image sets; `NO_CLASS` for ids that they
-      do not have.
-    sidecar: the same for those of label sets.
-  """
-
-  own: tuple[tuple[int, ...], ...]
-  sidecar: tuple[tuple[int, ...], ...]
+# For each origin of labels, the ids of a task by the ids of the labels; all
+# equally long, `NO_CLASS` for ids that an origin does not have.
+ClassTables: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 def class_tables(
-  origins: Sequence[FieldOrigin], num_sources: int, classes: Sequence[str]
+  origins: Sequence[FieldOrigin], classes: Sequence[str]
 ) -> ClassTables | None:
   """Matches the ids of labels with those of a task, by name.
 
   Args:
     origins: where a field's labels come from.
-    num_sources: all of them.
     classes: of the task, in order of their ids.
 
   Returns:
@@ -189,11 +192,24 @@ def class_tables(
   if all(table == list(range(len(classes))) for table in tables):
     return None
   length = max(map(len, tables))
-  own, sidecar = ([(NO_CLASS,) * length] * num_sources for _ in range(2))
-  for origin, table in zip(origins, tables, strict=True):
-    target = sidecar if origin.is_sidecar else own
-    target[origin.source] = (*table, *[NO_CLASS] * (length - len(table)))
-  return ClassTables(tuple(own), tuple(sidecar))
+  return tuple(
+    (*table, *[NO_CLASS] * (length - len(table))) for table in tables
+  )
+
+
+def known_classes(
+  origins: Sequence[FieldOrigin], classes: Sequence[str]
+) -> tuple[tuple[bool, ...], ...]:
+  """Which of a task's classes [K] each origin of labels knows.
+
+  What it does not know may well be in its images.
+
+  Args:
+    origins: where a field's labels come from.
+    classes: of the task, in order of their ids.
+  """
+  listed = [set(origin.description.get("classes", ())) for origin in origins]
+  return tuple(tuple(name in names for name in classes) for names in listed)
 
 
 def check_field(
@@ -216,7 +232,7 @@ def check_field(
     ValueError: another kind, unit or number of classes.
   """
   kind = type(field).__name__
-  for _, _, place, description in origins:
+  for place, description in origins:
     if KINDS.get(description["kind"]) is not type(field):
       raise ValueError(
         f"Task {task!r} reads {name!r} as {kind}; in {place} it is a"

@@ -15,9 +15,10 @@ from must_jax.input import batches, origins
 from must_jax.input.color import ColorOptions
 from must_jax.input.geometry import AugmentOptions
 from must_jax.input.loader import ReadOptions
-from must_jax.input.origins import Source
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.input.quarantine import BadRecord
 from must_jax.input.union import Union
+from must_jax.storage.label_sets import is_corrections
 from must_jax.storage.sets import read_index, read_manifest
 from must_jax.tasks import TASKS, Task, make_task
 
@@ -138,6 +139,8 @@ def check_labels(union: Union) -> None:
       if statistics is None:
         logging.warning("%s: what is in them is not known.", where)
         continue
+      if is_corrections(labels.manifest):
+        field = field.unfiltered()
       kept = field.kept(statistics.get(name, NO_LABELS))
       if kept.is_nothing:
         mend = "Take labels from another place, or train the teacher longer"
@@ -257,19 +260,22 @@ def teacher_settings(config: ConfigDict) -> dict[str, tuple[int, float]]:
   settings: dict[str, tuple[int, float]] = {}
   for name, entry in config.tasks.items():
     for dataset in entry.labels:
-      _, origin = _source(config, dataset).origins(name)
-      if origin is None or dataset not in config.train_on:
+      if dataset not in config.train_on:
         continue
-      teacher = read_manifest(origin)["teacher"]
-      if "batch_size" not in teacher:
-        continue  # an imported teacher: how it was trained is not known
-      found = teacher["batch_size"], teacher["lr"]
-      if settings.setdefault(name, found) != found:
-        raise ValueError(
-          f"Task {name!r}: its label sets come from teachers with (batch size,"
-          f" learning rate) {settings[name]} and {found}, so the paper's rule"
-          f" gives no one weight. Set config.tasks.{name}.weight."
-        )
+      for origin in _source(config, dataset).origins(name):
+        if origin == SUPERVISED:
+          continue
+        teacher = read_manifest(origin)["teacher"]
+        if "batch_size" not in teacher:
+          continue  # people, or an imported teacher: nobody knows
+        found = teacher["batch_size"], teacher["lr"]
+        if settings.setdefault(name, found) != found:
+          raise ValueError(
+            f"Task {name!r}: its label sets come from teachers with (batch"
+            f" size, learning rate) {settings[name]} and {found}, so the"
+            " paper's rule gives no one weight. Set"
+            f" config.tasks.{name}.weight."
+          )
   return settings
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from must_jax.fields import Field
 from must_jax.input import origins as origin_lib
-from must_jax.input.origins import ClassTables, Source
+from must_jax.input.origins import NO_CLASS, SUPERVISED, ClassTables, Source
 from must_jax.storage.path import Path, is_local, read_ranges
 from must_jax.storage.sets import Frame, ImageSet, LabelSet
 from must_jax.storage.tfrecord import CorruptRecord
@@ -25,11 +25,14 @@ class Record(NamedTuple):
   Attributes:
     image: the image record, which has the set's own labels.
     sidecars: for each task the record with its labels out of a label set; empty
-      where the task has none.
+      where the task has none, or reads those of the image record.
+    origins: for each task the number of the origin that the labels are from,
+      among those of all sources, see `TaskLabels`.
   """
 
   image: bytes
   sidecars: tuple[bytes, ...]
+  origins: tuple[int, ...]
 
 
 class TaskLabels(NamedTuple):
@@ -38,18 +41,20 @@ class TaskLabels(NamedTuple):
   Attributes:
     task: its name.
     fields: by name, in order.
-    reads_own: by source, whether labels in the image record go before those of
-      a label set.
-    reads_sidecar: by source, whether there is a label set.
+    is_own: by origin, whether the labels are those of the image set itself.
+      Origins of a task are numbered source by source, best first; the last
+      stands for none, if a source has none.
     class_tables: of fields by name, where ids of labels are not those of the
-      task, see `origins.class_tables`.
+      task, see `origins.class_tables`; the last is of none.
+    known: of fields by name, which of the task's classes [K] each origin
+      knows, see `origins.known_classes`; the last is of none.
   """
 
   task: str
   fields: tuple[tuple[str, Field], ...]
-  reads_own: tuple[bool, ...]
-  reads_sidecar: tuple[bool, ...]
+  is_own: tuple[bool, ...]
   class_tables: tuple[tuple[str, ClassTables], ...]
+  known: tuple[tuple[str, tuple[tuple[bool, ...], ...]], ...]
 
 
 class Union:
@@ -81,57 +86,69 @@ class Union:
       raise ValueError("There are no sources to read; give at least one.")
     self.tasks = dict(tasks)
     self._images = [ImageSet.open(s.directory, s.split) for s in sources]
-    # Of each source and task: own labels?, and the directory of a label set.
+    # Of each source and task, best first.
     self._origins = [[s.origins(task) for task in tasks] for s in sources]
+    counts = [[len(origins) for origins in row] for row in self._origins]
+    # The number of the first of each, by task.
+    self._first_origins = np.cumsum([[0] * len(tasks), *counts], 0).tolist()
     self._label_sets: list[dict[str, LabelSet]] = []
-    for origins, images in zip(self._origins, self._images, strict=True):
-      opened = {d: LabelSet.open(d) for _, d in origins if d}
+    for row, images in zip(self._origins, self._images, strict=True):
+      directories = dict.fromkeys(itertools.chain(*row))
+      directories.pop(SUPERVISED, None)
+      opened = {d: LabelSet.open(d) for d in directories}
       for labels in opened.values():
         labels.check_images(images)
       self._label_sets.append(opened)
-    tables = self._match_classes(sources, classes or {})
+    describe = self._describer(sources)
     self.labels = tuple(
-      TaskLabels(
-        task,
-        tuple(fields.items()),
-        tuple(origins[i][0] for origins in self._origins),
-        tuple(origins[i][1] is not None for origins in self._origins),
-        tuple(tables.get(task, {}).items()),
-      )
-      for i, (task, fields) in enumerate(self.tasks.items())
+      self._task_labels(i, (classes or {}).get(task, ()), describe)
+      for i, task in enumerate(self.tasks)
     )
     sizes = [images.num_records for images in self._images]
     self.starts = np.array([0, *itertools.accumulate(sizes)])
 
-  def _match_classes(
-    self, sources: Sequence[Source], classes: Mapping[str, Sequence[str]]
-  ) -> dict[str, dict[str, ClassTables]]:
+  def _describer(self, sources: Sequence[Source]) -> origin_lib.Describer:
     # What was opened is not read again.
     indexes = {str(i.directory): i.index for i in self._images}
     manifests = {
       d: s.manifest for sets in self._label_sets for d, s in sets.items()
     }
-    describe = origin_lib.Describer(
+    return origin_lib.Describer(
       sources, lambda d: indexes[str(Path(d))], manifests.__getitem__
     )
-    tables: dict[str, dict[str, ClassTables]] = {}
-    for task, fields in self.tasks.items():
-      for name, field in fields.items():
-        origins, given = describe(task, name), classes.get(task, ())
-        names = origin_lib.class_names(origins, task, name, given)
-        origin_lib.check_field(origins, task, name, field, names)
-        matched = origin_lib.class_tables(origins, len(sources), names)
-        if matched is not None:
-          tables.setdefault(task, {})[name] = matched
-    return tables
+
+  def _task_labels(
+    self, task: int, classes: Sequence[str], describe: origin_lib.Describer
+  ) -> TaskLabels:
+    name, fields = list(self.tasks.items())[task]
+    tables: dict[str, ClassTables] = {}
+    known = {}
+    own = [o == SUPERVISED for row in self._origins for o in row[task]]
+    has_none = not all(row[task] for row in self._origins)
+    for key, field in fields.items():
+      origins = describe(name, key)
+      names = origin_lib.class_names(origins, name, key, classes)
+      origin_lib.check_field(origins, name, key, field, names)
+      if matched := origin_lib.class_tables(origins, names):
+        nothing = (NO_CLASS,) * len(matched[0])
+        tables[key] = (*matched, nothing)
+      if field.has_background:
+        none_known = (False,) * getattr(field, "num_classes", 0)
+        known[key] = (*origin_lib.known_classes(origins, names), none_known)
+    return TaskLabels(
+      name,
+      tuple(fields.items()),
+      (*own, False) if has_none else tuple(own),
+      tuple(tables.items()),
+      tuple(known.items()),
+    )
 
   def label_sets(self) -> Iterator[tuple[str, LabelSet]]:
     """Each task with each of the label sets that it reads."""
     for i, task in enumerate(self.tasks):
-      found = {}
-      for origins, opened in zip(self._origins, self._label_sets, strict=True):
-        if directory := origins[i][1]:
-          found[directory] = opened[directory]
+      found: dict[str, LabelSet] = {}
+      for row, opened in zip(self._origins, self._label_sets, strict=True):
+        found |= {d: opened[d] for d in row[i] if d != SUPERVISED}
       yield from ((task, labels) for labels in found.values())
 
   @property
@@ -220,23 +237,48 @@ class Union:
       sidecars[name] = parts[number, name]
       if isinstance(sidecars[name], CorruptRecord):
         return sidecars[name]
-    image = sidecars.pop("")
-    return Record(
-      image,
-      tuple(sidecars.get(d or "", b"") for _, d in self._origins[source]),
-    )
+    image = sidecars[""]
+    records, numbers = [], []
+    for task, origins in enumerate(self._origins[source]):
+      place = self._best(task, [sidecars[_name(o)] for o in origins])
+      is_sidecar = bool(origins) and origins[place] != SUPERVISED
+      records.append(sidecars[origins[place]] if is_sidecar else b"")
+      first = self._first_origins[source if origins else -1][task]
+      numbers.append(first + place)
+    return Record(image, tuple(records), tuple(numbers))
 
-  def locate(self, index: int, task: str | None = None) -> tuple[str, int]:
+  def _best(self, task: int, found: Sequence[bytes]) -> int:
+    """Which of an example's records has the labels of a task, best first."""
+    if len(found) < 2:
+      return 0
+    from must_jax.storage import records  # reading alone needs no TensorFlow
+
+    fields = [name for name, _ in self.labels[task].fields]
+    for place, record in enumerate(found):
+      if records.decides(record, fields):
+        return place
+    return len(found) - 1
+
+  def locate(
+    self, index: int, task: str | None = None, origin: int = 0
+  ) -> tuple[str, int]:
     """Path of the shard that holds a record, and its place there.
 
     Args:
       index: of the record.
-      task: ask for the label set of this task instead of the images.
+      task: ask for a label set of this task instead of the images.
+      origin: number of the label set among the origins of the task's labels.
     """
     source = self.source_of(index)
     records: ImageSet | LabelSet = self._images[source]
     if task is not None:
-      _, directory = self._origins[source][list(self.tasks).index(task)]
-      records = self._label_sets[source].get(directory or "", records)
+      place = list(self.tasks).index(task)
+      number = origin - self._first_origins[source][place]
+      records = self._label_sets[source][self._origins[source][place][number]]
     shard, place = records.locate(index - int(self.starts[source]))
     return str(records.directory / records.shards[shard].file), place
+
+
+def _name(origin: str) -> str:
+  """Under which the parts of records are kept."""
+  return "" if origin == SUPERVISED else origin

@@ -14,22 +14,28 @@ from must_jax.types import Array, Mean
 
 
 def segmentation_cross_entropy(
-  logits: Array, classes: Array, present: Array
+  logits: Array, classes: Array, present: Array, known: Array | None = None
 ) -> Mean:
   """Mean softmax cross entropy over labelled pixels.
+
+  A pixel labelled as one class may be of another that whoever made the labels
+  did not know, if only as a part of "background": such classes are out of the
+  softmax of their images.
 
   Args:
     logits: [B, h, w, K].
     classes: int [B, h, w]; pixels outside 0..K-1, `IGNORE_LABEL` among them,
       do not count.
     present: bool [B], images that have a label.
+    known: bool [B, K], classes that could have been labelled; all by default.
   """
-  known = (classes >= 0) & (classes < logits.shape[-1])
-  valid = known & present[:, None, None]
-  losses = cross_entropy(
-    jnp.where(valid[..., None], logits.astype(jnp.float32), 0),
-    jnp.where(valid, classes, 0),
-  )
+  labelled = (classes >= 0) & (classes < logits.shape[-1])
+  valid = labelled & present[:, None, None]
+  logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0)
+  if known is not None:
+    possible = known[:, None, None] | ~valid[..., None]
+    logits = jnp.where(possible, logits, -jnp.inf)
+  losses = cross_entropy(logits, jnp.where(valid, classes, 0))
   return _masked_mean(losses, valid)
 
 

@@ -61,12 +61,21 @@ def rpn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
   }
 
 
-def rcnn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
+def rcnn_losses(
+  outputs: dict[str, Array], present: Array, known: Array | None = None
+) -> dict[str, Mean]:
   """Losses of the Fast R-CNN head.
 
   `roi_class` is the mean softmax cross entropy over sampled ROIs, background
   included; `roi_box` the mean Huber loss over the four deltas of positive
   ROIs, each with the deltas of its own class.
+
+  A background ROI may be an object of a class that whoever made the labels did
+  not know: such classes are out of its softmax, so that nothing is learned of
+  them. That of an object has all classes, for it is none of the others. (Yao et
+  al., "Cross-dataset training for class increasing object detection", 2020,
+  leave classes of other data sets out of their sigmoids alike.) The RPN knows
+  no classes, and learns that such an object is background.
 
   Args:
     outputs: with rois [B, S, 4], roi_valid bool [B, S], roi_positive bool
@@ -74,6 +83,7 @@ def rcnn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
       class_logits [B, S, K+1] (0 is background, class c is c+1), box_deltas
       [B, S, K, 4], or [B, S, 1, 4] when all classes share them.
     present: bool [B], images that have labels.
+    known: bool [B, K], classes that could have been labelled; all by default.
 
   Returns:
     {"roi_class", "roi_box"}.
@@ -82,9 +92,12 @@ def rcnn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
   positive = valid & outputs["roi_positive"]
   classes = jnp.where(positive, outputs["roi_classes"], 0)
   logits = outputs["class_logits"].astype(jnp.float32)
-  losses = cross_entropy(
-    jnp.where(valid[..., None], logits, 0), jnp.where(positive, classes + 1, 0)
-  )
+  logits = jnp.where(valid[..., None], logits, 0)
+  if known is not None:
+    # Background itself, class 0, is always known.
+    known = jnp.pad(known, [(0, 0), (1, 0)], constant_values=True)
+    logits = jnp.where(known[:, None] | positive[..., None], logits, -jnp.inf)
+  losses = cross_entropy(logits, jnp.where(positive, classes + 1, 0))
   deltas = outputs["box_deltas"].astype(jnp.float32)
   if deltas.shape[2] == 1:
     deltas = deltas[:, :, 0]

@@ -28,7 +28,8 @@ class DetectionMetric(metric.Metric):
 
   Boxes are brought from network pixels to those of the stored image, and
   detections clipped to it; one that lies on padding only is dropped, as it is
-  when labels are stored.
+  when labels are stored. So is one of a class that the image was not labelled
+  for: nobody knows whether it is right (as in LVIS, Gupta et al., CVPR 2019).
 
   Args:
     class_names: name of each class, in order of the ids.
@@ -47,6 +48,8 @@ class DetectionMetric(metric.Metric):
       limit = np.tile(size, 2)
       boxes = np.clip(pred["boxes"][i] * scale, 0, limit)
       keep = pred["valid"][i] & (boxes[:, 2:] > boxes[:, :2]).all(1)
+      if "known" in truth:
+        keep &= truth["known"][i][pred["classes"][i]]
       gt = truth["valid"][i]
       self._images.append(
         ImageBoxes(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from must_jax import convert
 from must_jax.importers.datasets import import_command
-from must_jax.input.origins import Source
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.storage.commits import JOB_FILE
 from must_jax.storage.label_sets import read_job
 from must_jax.storage.path import Path, is_file, is_local
@@ -231,11 +231,11 @@ def places(config: ConfigDict, workdir: str = "") -> list[Place]:
     images = [*config.train_on, *images]
   for task, entry in config.tasks.items():
     for name in filter(read.__contains__, entry.labels):
-      own, label_set = _origins(config, task, name)
+      own, label_sets = _origins(config, task, name)
       if own:
         kinds[name].append(entry.kind)
         images.append(name)
-      if label_set:
+      for label_set in label_sets:
         labels.setdefault(label_set.path, label_set)
   found: list[Place] = [
     ImagesPlace(entry.dir, entry.split, tuple(kinds[name]))
@@ -257,25 +257,26 @@ def task_places(config: ConfigDict, task: str) -> list[Place]:
   """Those that a task has its labels from."""
   found: list[Place] = []
   for name in config.tasks[task].labels:
-    own, label_set = _origins(config, task, name)
+    own, label_sets = _origins(config, task, name)
     if own:
       entry = config.datasets[name]
       found.append(ImagesPlace(entry.dir, entry.split))
-    if label_set:
-      found.append(label_set)
+    found += label_sets
   return found
 
 
 def _origins(
   config: ConfigDict, task: str, name: str
-) -> tuple[bool, LabelsPlace | None]:
-  """Whether a task reads a dataset's own labels, and its label set there."""
+) -> tuple[bool, list[LabelsPlace]]:
+  """Whether a task reads a dataset's own labels, and its label sets there."""
   entry, options = config.datasets[name], config.tasks[task]
   source = Source(entry.dir, entry.split, {task: options.labels[name]})
-  own, path = source.origins(task)
-  if path is None:
-    return own, None
-  return own, LabelsPlace(path, task, options.kind, entry.dir, entry.split)
+  origins = source.origins(task)
+  return SUPERVISED in origins, [
+    LabelsPlace(path, task, options.kind, entry.dir, entry.split)
+    for path in origins
+    if path != SUPERVISED
+  ]
 
 
 def missing(found: Sequence[Place]) -> list[tuple[Place, str]]:

@@ -365,15 +365,18 @@ def _datasets(
 
 
 def _label_bytes(origins: Any, stored: float) -> float:
-  """Bytes of an image's label beside it: of the manifest, else estimated."""
-  from must_jax.input.origins import Source
+  """Bytes of an image's labels beside it: of manifests, else estimated."""
+  from must_jax.input.origins import SUPERVISED, listed
 
-  _, labels = Source("", "", {"task": origins}).origins("task")
-  if labels is None:
-    return 0.0
-  if not is_file(Path(labels) / MANIFEST_FILE):
-    return stored
-  shards = read_manifest(labels)["shards"]
-  return sum(shard["num_bytes"] for shard in shards) / max(
-    sum(shard["num_records"] for shard in shards), 1
-  )
+  total = 0.0
+  for labels in listed(origins):
+    if labels == SUPERVISED:
+      continue
+    if not is_file(Path(labels) / MANIFEST_FILE):
+      total += stored
+      continue
+    shards = read_manifest(labels)["shards"]
+    total += sum(shard["num_bytes"] for shard in shards) / max(
+      sum(shard["num_records"] for shard in shards), 1
+    )
+  return total

@@ -335,12 +335,28 @@ def decode_image(
   return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def has_labels(record: tf.Tensor, fields: Sequence[str]) -> tf.Tensor:
-  """Whether a record has labels of all these fields, scalar bool."""
-  parsed = tf.io.parse_single_example(
-    record, {f"{name}/present": _FEATURES["int"] for name in fields}
+def decides(record: bytes, fields: Sequence[str]) -> bool:
+  """Whether a record says what the labels of an image are.
+
+  One that does not leaves it to labels from another place; one that is broken
+  does not, so that whoever reads it finds out.
+
+  Args:
+    record: of an image or of labels.
+    fields: all of which are wanted.
+  """
+  try:
+    features = tf.train.Example.FromString(record).features.feature
+  except DecodeError:
+    return True
+  if "status" in features and features["status"].bytes_list.value == [
+    b"rejected"
+  ]:
+    return True
+  return all(
+    name in features and features[name].int64_list.value == [1]
+    for name in (f"{field}/present" for field in fields)
   )
-  return tf.reduce_all(tf.stack(list(parsed.values())) > 0)
 
 
 def parse_labels(

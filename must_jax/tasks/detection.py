@@ -96,10 +96,10 @@ class Detection(rcnn.RCNNOptions, Task):
     )
 
   def loss(self, outputs, batch):
-    present = batch["labels"][self.name]["objects"]["present"]
+    objects = batch["labels"][self.name]["objects"]
     return {
-      **losses.rpn_losses(outputs, present),
-      **losses.rcnn_losses(outputs, present),
+      **losses.rpn_losses(outputs, objects["present"]),
+      **losses.rcnn_losses(outputs, objects["present"], objects.get("known")),
     }
 
   def predict(self, outputs, map_size=None):

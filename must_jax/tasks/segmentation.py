@@ -61,7 +61,7 @@ class Segmentation(Task):
     logits = resize_bilinear(outputs["map"], mask["classes"].shape[1:3])
     return {
       "pixel": losses.segmentation_cross_entropy(
-        logits, mask["classes"], mask["present"]
+        logits, mask["classes"], mask["present"], mask.get("known")
       )
     }
 

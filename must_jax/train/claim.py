@@ -19,7 +19,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.input.origins import SUPERVISED
+from must_jax.input.origins import SUPERVISED, label_sets, listed
 from must_jax.storage.path import (
   Path,
   PathLike,
@@ -208,15 +208,11 @@ def _identity(config: _Json) -> _Json:
     for option in (*kind.measurement, *kind.post_processing):
       entry.pop(option)
     entry["labels"] = {
-      name: [x if x == SUPERVISED else "a label set" for x in _listed(origins)]
+      name: [x if x == SUPERVISED else "a label set" for x in listed(origins)]
       for name, origins in entry["labels"].items()
       if name in trained
     }
   return kept
-
-
-def _listed(origins: str | list[str] | None) -> list[str]:
-  return [origins] if isinstance(origins, str) else list(origins or ())
 
 
 def _places(config: _Json) -> dict[str, tuple[str, ...]]:
@@ -226,9 +222,8 @@ def _places(config: _Json) -> dict[str, tuple[str, ...]]:
     entry = config["datasets"][name]
     found[f"datasets.{name}"] = entry["dir"], entry["split"]
     for task, options in config["tasks"].items():
-      for origin in _listed(options["labels"].get(name)):
-        if origin != SUPERVISED:
-          found[f"tasks.{task}.labels.{name}"] = (origin,)
+      for key, origin in label_sets(task, options, name):
+        found[key] = (origin,)
   return found
 
 

@@ -180,10 +180,17 @@ def test_a_batch_is_as_the_glossary_says(images):
           "scores": ((4, 4), "float32"),
           "valid": ((4, 4), "bool"),
           "ignore": ((4, 4), "bool"),
+          "known": ((4, 3), "bool"),
           **present,
         }
       },
-      "task_mask": {"mask": {"classes": (maps, "int32"), **present}},
+      "task_mask": {
+        "mask": {
+          "classes": (maps, "int32"),
+          "known": ((4, 3), "bool"),
+          **present,
+        }
+      },
       "task_depth": {
         "depth": {"values": (maps, "float32"), "valid": (maps, "bool")}
         | present
@@ -728,18 +735,104 @@ def test_label_sets_serve_images_without_labels(images, tmp_path):
     tmp_path / "t", partly, lambda key: pseudo(key, label={"classes": [2]})
   )
   origins = (SUPERVISED, str(tmp_path / "t"))
-  batches = evaluate(partly, sources=[source(partly, origins)])
-  label = {
-    key: probs.argmax()
-    for batch in batches
-    for key, probs in zip(
-      batch["key"], batch["labels"]["what"]["label"]["probs"], strict=True
-    )
+  assert labels_of(partly, origins) == {
+    i: i % 3 if i % 2 else 2 for i in range(COUNT)
   }
-  for i in range(COUNT):
-    assert label[f"key{i}".encode()] == (i % 3 if i % 2 else 2)
-  with pytest.raises(ValueError, match="both in this order"):
-    evaluate(partly, sources=[source(partly, origins[::-1])])
+  assert labels_of(partly, origins[::-1]) == dict.fromkeys(range(COUNT), 2)
+  with pytest.raises(ValueError, match="where one comes twice"):
+    labels_of(partly, (*origins, SUPERVISED))
+
+
+def labels_of(images, origins, fields=LABEL):
+  """{number: class} of the images that have a label."""
+  batches = evaluate(images, fields, sources=[source(images, origins)])
+  return {
+    number_of(key): int(probs.argmax())
+    for batch in batches
+    for key, probs, present in zip(
+      batch["key"],
+      *map(batch["labels"]["what"]["label"].get, ("probs", "present")),
+      strict=True,
+    )
+    if present
+  }
+
+
+def test_each_image_has_the_first_labels_that_it_is_in(images, tmp_path):
+  examples = [example(i) for i in range(COUNT)]
+  for wanted in examples:
+    if number_of(wanted["key"].encode()) % 6:  # has 0, 6, ...
+      del wanted["labels"]["label"]
+  own = write_images(tmp_path / "set", examples)
+
+  def people(key):
+    number = number_of(key)
+    if number % 6 == 1:
+      return pseudo(key, "rejected")
+    if number % 6 == 2:
+      return pseudo(key, "corrected", label={"classes": [1]})
+    if number % 6 == 3:
+      return pseudo(key, "undecodable")
+    return pseudo(key)  # nobody has looked
+
+  def first(key):
+    if number_of(key) % 6 == 4:
+      return pseudo(key, label={"classes": [0]})
+    return pseudo(key)
+
+  write_labels(tmp_path / "people", own, people)
+  write_labels(tmp_path / "first", own, first)
+  write_labels(
+    tmp_path / "last", own, lambda key: pseudo(key, label={"classes": [2]})
+  )
+  sets = [str(tmp_path / name) for name in ("people", "first", "last")]
+  said = {0: 0, 2: 1, 3: 2, 4: 0, 5: 2}  # by the rest of division by 6
+  expected = {i: said[i % 6] for i in range(COUNT) if i % 6 in said}
+  assert labels_of(own, (SUPERVISED, *sets)) == expected
+  # Own labels are as any other: here what people said of 1, 7, ... is first.
+  assert labels_of(own, (*sets[:2], SUPERVISED, sets[2])) == expected
+  # What nobody knows anything of has no label.
+  assert set(labels_of(own, sets[:2])) == {
+    i for i in range(COUNT) if i % 6 in (2, 4)
+  }
+  # A broken record of any of them costs its image alone.
+  break_record(tmp_path / "first", 1, 0)
+  found = labels_of(own, (SUPERVISED, *sets))
+  assert len(found) in (len(expected) - 1, len(expected))
+  assert found.items() <= expected.items()
+
+
+def test_a_set_tells_which_classes_it_knows(images, tmp_path):
+  names = CLASSES
+  some = {"objects": FIELDS["objects"] | {"classes": names[1:]}}
+
+  def encode(key):
+    labels = {"boxes": [[0, 0, 1, 1]], "classes": [1], "scores": [0.9]}
+    status = "ok" if number_of(key) % 2 else "undecodable"
+    found = {"objects": labels} if status == "ok" else {}
+    return records.encode_labels(key, status, found, fields=some)
+
+  write_labels(tmp_path / "some", images, encode, some)
+  fields = {"what": {"objects": READ["objects"]}}
+  origins = (str(tmp_path / "some"), SUPERVISED)
+  batches = evaluate(
+    images,
+    fields,
+    sources=[source(images, origins)],
+    classes={"what": tuple(names)},
+  )
+  for batch in batches:
+    objects = batch["labels"]["what"]["objects"]
+    for key, known, classes, valid in zip(
+      batch["key"],
+      *map(objects.get, ("known", "classes", "valid")),
+      strict=True,
+    ):
+      if not key:
+        continue
+      assert known.tolist() == [number_of(key) % 2 == 0, True, True]
+      if number_of(key) % 2:
+        assert classes[valid].tolist() == [2]  # its second is our third
 
 
 def test_shares_of_the_sources(images, tmp_path):

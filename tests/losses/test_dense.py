@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from must_jax.losses import dense
+from must_jax.types import IGNORE_LABEL
 
 
 def log_softmax(x):
@@ -19,6 +20,35 @@ def reference_segmentation(logits, classes, present):
       total -= log_softmax(logits[b, i, j].astype(np.float64))[classes[b, i, j]]
       count += 1
   return total, count
+
+
+def test_unknown_classes_are_out_of_the_softmax_of_their_images():
+  rng = np.random.default_rng(3)
+  logits = rng.normal(size=(2, 4, 5, 3)).astype(np.float32)
+  known = np.array([[True, False, True], [False, True, False]])
+  classes = np.array([0, 1])[:, None, None] + np.zeros((2, 4, 5), int)
+  classes[0, 0] = 2
+  classes[:, :, 0] = IGNORE_LABEL
+  total, count = 0.0, 0
+  for b, y, x in np.ndindex(classes.shape):
+    if classes[b, y, x] != IGNORE_LABEL:
+      row = logits[b, y, x].astype(np.float64)
+      total += np.log(np.exp(row[known[b]]).sum()) - row[classes[b, y, x]]
+      count += 1
+
+  def loss(logits, known):
+    return dense.segmentation_cross_entropy(
+      logits, classes, np.ones(2, bool), known
+    )
+
+  np.testing.assert_allclose(loss(logits, known), (total, count), rtol=1e-5)
+  gradient = jax.grad(lambda x: loss(x, known).total)(logits)
+  assert np.isfinite(gradient).all()
+  unknown = np.broadcast_to(~known[:, None, None], logits.shape)
+  assert (np.asarray(gradient)[unknown] == 0).all()
+  np.testing.assert_array_equal(
+    loss(logits, np.ones((2, 3), bool)), loss(logits, None)
+  )
 
 
 def reference_normalise(values):

@@ -53,6 +53,41 @@ def example(seed=0, b=3, a=12, s=8, k=4, class_specific=True):
   }
 
 
+def test_unknown_classes_are_out_of_the_softmax_of_background():
+  outputs, present = example(5), np.array([True, True, False])
+  known = np.array([[True, False, True, False], [False] * 4, [True] * 4], bool)
+  total, count = 0.0, 0
+  for b, s in np.ndindex(outputs["roi_valid"].shape):
+    if not (present[b] and outputs["roi_valid"][b, s]):
+      continue
+    logits = outputs["class_logits"][b, s].astype(np.float64)
+    positive = outputs["roi_positive"][b, s]
+    target = outputs["roi_classes"][b, s] + 1 if positive else 0
+    # In closed form: the classes that compete.
+    among = [0, *(k + 1 for k in range(4) if positive or known[b, k])]
+    total += np.log(np.exp(logits[among]).sum()) - logits[target]
+    count += 1
+
+  def loss(logits, known):
+    found = detection.rcnn_losses(
+      outputs | {"class_logits": logits}, present, known
+    )["roi_class"]
+    return found.total, found.count
+
+  found = loss(outputs["class_logits"], known)
+  np.testing.assert_allclose(found, (total, count), rtol=1e-5)
+  gradient, _ = jax.grad(loss, has_aux=True)(outputs["class_logits"], known)
+  assert np.isfinite(gradient).all()
+  # Background of an image teaches nothing of what the image may hold unseen.
+  background = ~outputs["roi_positive"]
+  unknown = np.pad(~known, [(0, 0), (1, 0)])[:, None] & background[..., None]
+  assert unknown.any() and (np.asarray(gradient)[unknown] == 0).all()
+  np.testing.assert_array_equal(
+    loss(outputs["class_logits"], np.ones((3, 4), bool)),
+    loss(outputs["class_logits"], None),
+  )
+
+
 def reference_rpn(outputs, present):
   """(total, count) of both losses, anchor by anchor."""
   score, box = [0.0, 0], [0.0, 0]

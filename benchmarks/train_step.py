@@ -218,6 +218,7 @@ def _random_labels(
         "classes": classes,
         "valid": valid,
         "ignore": ignore,
+        "scores": valid.astype(np.float32),
       }
     case ClassMap():
       return {"classes": rng.integers(0, kind.num_classes, shape, np.int32)}
@@ -447,6 +448,7 @@ def make_pieces(
     "roi_classes": sampled["classes"],
     "roi_positive": sampled["is_positive"],
     "roi_gt_boxes": sampled["gt_boxes"],
+    "roi_scores": sampled["scores"],
   }
   if others:
     fused_size = (-(-size[0] // 4), -(-size[1] // 4))

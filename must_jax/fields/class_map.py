@@ -27,10 +27,13 @@ class ClassMap(maps.MapField):
     num_classes: number of classes, at most 255.
     min_score: pseudo pixels of lower confidence become `IGNORE_LABEL` when
       read; one for all or for each class.
+    with_confidence: whether a batch has `confidence` float32 [B, h, w], too; 1
+      where nothing is stored or a person has looked, 0 where unknown.
   """
 
   num_classes: int
   min_score: field.Scores = 0.5
+  with_confidence: bool = False
 
   needed = ("classes",)
   optional = ("confidence",)
@@ -79,32 +82,47 @@ class ClassMap(maps.MapField):
     known = (classes < self.num_classes) | (classes == IGNORE_LABEL)
     field.require(tf.reduce_all(known), f"{name}: class id")
 
-    def threshold() -> tf.Tensor:
+    def decode() -> tf.Tensor:
       code = maps.decode_png(
         f"{name}/confidence", features["confidence"], 1, tf.uint8
       )
       same = tf.reduce_all(tf.shape(code)[:2] == tf.shape(classes))
       with field.require(same, f"{name}/confidence"):
-        confidence = tf.cast(code[..., 0], tf.float32) / 255
+        return tf.cast(code[..., 0], tf.float32) / 255
+
+    def threshold(confidence: tf.Tensor) -> tf.Tensor:
       sure = confidence >= field.parsed_scores_of(
         self.min_score, tf.cast(classes, tf.int32)
       )
       return tf.where(sure, classes, IGNORE_LABEL)
 
     has_scores = tf.strings.length(features["confidence"]) > 0
-    classes = tf.cond(
-      has_scores & ~features["checked"], threshold, lambda: classes
-    )
-    return {"classes": tf.cast(classes, tf.int32)}
+    has_scores &= ~features["checked"]
+    if self.with_confidence:
+      confidence = tf.cond(
+        has_scores, decode, lambda: tf.ones(tf.shape(classes))
+      )
+      found = threshold(confidence)
+      return {"classes": tf.cast(found, tf.int32), "confidence": confidence}
+    found = tf.cond(has_scores, lambda: threshold(decode()), lambda: classes)
+    return {"classes": tf.cast(found, tf.int32)}
 
   def move(self, arrays, placement, cells):
     import tensorflow as tf
 
     classes = cells.nearest(arrays["classes"])
-    return {"classes": tf.where(cells.inside, classes, IGNORE_LABEL)}
+    moved = {"classes": tf.where(cells.inside, classes, IGNORE_LABEL)}
+    if self.with_confidence:
+      sure = cells.nearest(arrays["confidence"])
+      known = moved["classes"] != IGNORE_LABEL
+      moved["confidence"] = tf.where(known, sure, 0.0)
+    return moved
 
   def batch_arrays(self, cells):
-    return {"classes": jax.ShapeDtypeStruct(cells, np.int32)}
+    arrays = {"classes": jax.ShapeDtypeStruct(cells, np.int32)}
+    if self.with_confidence:
+      arrays["confidence"] = jax.ShapeDtypeStruct(cells, np.float32)
+    return arrays
 
   def sample(self, arrays, grid):
     unknown = {"classes": IGNORE_LABEL, "confidence": 0}

@@ -6,6 +6,8 @@ Every loss divides by the number of valid pixels in the whole batch ("batch
 reduction" in MiDaS), so an image counts in proportion to its labelled area.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +16,15 @@ from must_jax.types import Array, Mean
 
 
 def segmentation_cross_entropy(
-  logits: Array, classes: Array, present: Array, known: Array | None = None
+  logits: Array,
+  classes: Array,
+  present: Array,
+  known: Array | None = None,
+  confidence: Array | None = None,
+  *,
+  weigh: bool = False,
+  soften: bool = False,
+  trim: float = 0.0,
 ) -> Mean:
   """Mean softmax cross entropy over labelled pixels.
 
@@ -22,21 +32,69 @@ def segmentation_cross_entropy(
   did not know, if only as a part of "background": such classes are out of the
   softmax of their images.
 
+  With pseudo labels, some of which are wrong, a pixel may weigh by its
+  confidence (as images do in Iscen et al., "Label propagation for deep
+  semi-supervised learning", CVPR 2019); have it as its probability, the rest of
+  which is spread over the other classes (soft labels, as in Xie et al., "Noisy
+  student", CVPR 2020, of which a label set keeps the largest only); and those
+  with the largest losses may be left out (Han et al., "Co-teaching", NeurIPS
+  2018).
+
   Args:
     logits: [B, h, w, K].
     classes: int [B, h, w]; pixels outside 0..K-1, `IGNORE_LABEL` among them,
       do not count.
     present: bool [B], images that have a label.
     known: bool [B, K], classes that could have been labelled; all by default.
+    confidence: [B, h, w], of the labels; needed for the next two.
+    weigh: whether pixels weigh by it.
+    soften: whether it is the probability of their class.
+    trim: part of each image's labelled pixels that is left out.
   """
   labelled = (classes >= 0) & (classes < logits.shape[-1])
   valid = labelled & present[:, None, None]
   logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0)
+  possible = None
   if known is not None:
     possible = known[:, None, None] | ~valid[..., None]
     logits = jnp.where(possible, logits, -jnp.inf)
-  losses = cross_entropy(logits, jnp.where(valid, classes, 0))
-  return _masked_mean(losses, valid)
+  classes = jnp.where(valid, classes, 0)
+  if soften:
+    assert confidence is not None
+    losses = _soft_cross_entropy(logits, classes, confidence, possible)
+  else:
+    losses = cross_entropy(logits, classes)
+  weights = valid.astype(jnp.float32)
+  if weigh:
+    assert confidence is not None
+    weights *= confidence
+  if trim:
+    weights *= jax.vmap(functools.partial(_smallest, trim=trim))(losses, valid)
+  return Mean(jnp.sum(weights * losses), jnp.sum(weights))
+
+
+def _soft_cross_entropy(
+  logits: Array, classes: Array, confidence: Array, possible: Array | None
+) -> Array:
+  """Cross entropy with a probability of one class and the rest spread.
+
+  Args:
+    logits: float32 [..., K].
+    classes: int [...], all in 0..K-1.
+    confidence: [...], probability of the class.
+    possible: bool [..., K], the classes that the rest is spread over, and the
+      class itself; all by default.
+  """
+  hit = classes[..., None] == jnp.arange(logits.shape[-1])
+  others = ~hit if possible is None else ~hit & possible
+  count = jnp.sum(others, -1, keepdims=True)
+  # With no other class there is nothing to spread.
+  sure = jnp.where(count > 0, confidence[..., None], 1)
+  targets = jnp.where(hit, sure, (1 - sure) / jnp.maximum(count, 1))
+  counted = hit | others
+  logits = jnp.where(counted, logits, 0)
+  norm = jax.nn.logsumexp(jnp.where(counted, logits, -jnp.inf), -1)
+  return norm - jnp.sum(jnp.where(counted, targets * logits, 0), -1)
 
 
 def scale_shift_invariant(
@@ -223,11 +281,21 @@ def _trimmed_sum(errors: Array, valid: Array, trim: float) -> Array:
     valid: bool [h, w].
     trim: fraction left out.
   """
+  return jnp.sum(_smallest(errors, valid, trim) * errors)
+
+
+def _smallest(errors: Array, valid: Array, trim: float) -> Array:
+  """Weights [h, w] that pick those errors: 1, 0, or a share among equals.
+
+  Args:
+    errors: [h, w], not negative.
+    valid: bool [h, w].
+    trim: fraction left out.
+  """
   keep = jnp.floor((1 - trim) * jnp.sum(valid, dtype=jnp.float32))
   keys = jnp.where(valid, jax.lax.stop_gradient(errors), jnp.inf)
   last = jnp.sort(keys.ravel())[jnp.maximum(keep.astype(jnp.int32) - 1, 0)]
   below, at = keys < last, keys == last
   # Errors equal to the last one kept share what is left to keep.
   share = (keep - jnp.sum(below)) / jnp.maximum(jnp.sum(at), 1)
-  weights = jnp.where(below, 1.0, jnp.where(at & valid, share, 0.0))
-  return jnp.sum(weights * errors)
+  return jnp.where(below, 1.0, jnp.where(at & valid, share, 0.0))

@@ -62,7 +62,10 @@ def rpn_losses(outputs: dict[str, Array], present: Array) -> dict[str, Mean]:
 
 
 def rcnn_losses(
-  outputs: dict[str, Array], present: Array, known: Array | None = None
+  outputs: dict[str, Array],
+  present: Array,
+  known: Array | None = None,
+  weights: Array | None = None,
 ) -> dict[str, Mean]:
   """Losses of the Fast R-CNN head.
 
@@ -84,6 +87,7 @@ def rcnn_losses(
       [B, S, K, 4], or [B, S, 1, 4] when all classes share them.
     present: bool [B], images that have labels.
     known: bool [B, K], classes that could have been labelled; all by default.
+    weights: [B, S], how much a ROI counts; all alike by default.
 
   Returns:
     {"roi_class", "roi_box"}.
@@ -98,6 +102,7 @@ def rcnn_losses(
     known = jnp.pad(known, [(0, 0), (1, 0)], constant_values=True)
     logits = jnp.where(known[:, None] | positive[..., None], logits, -jnp.inf)
   losses = cross_entropy(logits, jnp.where(positive, classes + 1, 0))
+  counted = jnp.where(valid, 1.0 if weights is None else weights, 0.0)
   deltas = outputs["box_deltas"].astype(jnp.float32)
   if deltas.shape[2] == 1:
     deltas = deltas[:, :, 0]
@@ -106,9 +111,7 @@ def rcnn_losses(
     # A sum with one term: exact, unlike a matrix product on TPUs.
     deltas = jnp.sum(jnp.where(own[..., None], deltas, 0), 2)
   return {
-    "roi_class": Mean(
-      jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(valid, dtype=jnp.float32)
-    ),
+    "roi_class": Mean(jnp.sum(counted * losses), jnp.sum(counted)),
     "roi_box": _box_loss(
       deltas,
       outputs["roi_gt_boxes"],
@@ -116,6 +119,7 @@ def rcnn_losses(
       positive,
       box_weights=BOX_WEIGHTS,
       huber_delta=ROI_HUBER_DELTA,
+      weights=weights,
     ),
   }
 
@@ -128,6 +132,7 @@ def _box_loss(
   *,
   box_weights: tuple[float, float, float, float],
   huber_delta: float,
+  weights: Array | None = None,
 ) -> Mean:
   """Mean Huber loss over the deltas of selected boxes.
 
@@ -138,6 +143,7 @@ def _box_loss(
     selected: bool [B, N].
     box_weights: factors of the four deltas.
     huber_delta: where the loss turns from square to linear.
+    weights: [B, N], how much each box counts; all alike by default.
   """
   mask = selected[..., None]
   anywhere = jnp.array([0.0, 0.0, 1.0, 1.0], jnp.float32)
@@ -151,7 +157,5 @@ def _box_loss(
     jax.lax.stop_gradient(targets),
     delta=huber_delta,
   )
-  return Mean(
-    jnp.sum(jnp.where(mask, losses, 0)),
-    4 * jnp.sum(selected, dtype=jnp.float32),
-  )
+  counted = jnp.where(selected, 1.0 if weights is None else weights, 0.0)
+  return Mean(jnp.sum(counted[..., None] * losses), 4 * jnp.sum(counted))

@@ -285,8 +285,8 @@ class FasterRCNNHead(nn.Module):
     Args:
       features: see `heads.py`; the levels `min_level` to `max_level` are read,
         and in evaluation "content_size" float32 [B, 2], if there.
-      labels: {"objects": {"boxes" [B, G, 4], "classes" [B, G], "valid" [B, G],
-        "ignore" [B, G], "present" [B]}}, for training.
+      labels: {"objects": {"boxes" [B, G, 4], "classes" [B, G], "scores" [B, G],
+        "valid" [B, G], "ignore" [B, G], "present" [B]}}, for training.
       train: sample rois by the labels (rng stream "sample") and return targets.
 
     Returns:
@@ -297,6 +297,7 @@ class FasterRCNNHead(nn.Module):
       second stage:
         rois [B, S, 4], roi_valid bool [B, S], roi_classes int32 [B, S],
         roi_positive bool [B, S], roi_gt_boxes [B, S, 4],
+        roi_scores [B, S] of the ground-truth box, 1 where not positive,
         class_logits [B, S, K + 1] (0 is background), box_deltas [B, S, K, 4]
         ([B, S, 1, 4] if class agnostic).
       In evaluation rois, roi_valid, class_logits and box_deltas, with the R
@@ -342,6 +343,7 @@ class FasterRCNNHead(nn.Module):
         "roi_classes": sampled["classes"],
         "roi_positive": sampled["is_positive"] & present,
         "roi_gt_boxes": sampled["gt_boxes"],
+        "roi_scores": sampled["scores"],
       }
     else:
       outputs["image_size"] = limits
@@ -444,7 +446,8 @@ class FasterRCNNHead(nn.Module):
       objects: see `__call__`.
 
     Returns:
-      See `matching.sample_rois`, with a leading B.
+      See `matching.sample_rois`, with a leading B; and "scores" [B, S] of the
+      ground-truth boxes, 1 where not positive.
     """
 
     def sample(
@@ -453,7 +456,7 @@ class FasterRCNNHead(nn.Module):
       objects: dict[str, jax.Array],
       key: jax.Array,
     ) -> dict[str, jax.Array]:
-      return matching.sample_rois(
+      found = matching.sample_rois(
         rois,
         valid,
         objects["boxes"],
@@ -466,6 +469,8 @@ class FasterRCNNHead(nn.Module):
         positive_fraction=self.roi_positive_fraction,
         positive_iou=self.roi_positive_iou,
       )
+      scores = objects["scores"][found["gt_index"]]
+      return found | {"scores": jnp.where(found["is_positive"], scores, 1)}
 
     return jax.vmap(sample)(rois, valid, objects, self._image_keys(objects))
 

@@ -140,9 +140,9 @@ def sample_rois(
 
   Returns:
     {"rois" [S, 4], "valid" bool [S], "classes" int32 [S] (0..K-1),
-    "is_positive" bool [S], "gt_boxes" [S, 4]}: positives, then background, then
-    padding. Classes and ground-truth boxes are 0 where not positive, rois where
-    not valid.
+    "is_positive" bool [S], "gt_boxes" [S, 4], "gt_index" int32 [S]}: positives,
+    then background, then padding. Classes and ground-truth boxes are 0 where
+    not positive, rois where not valid; there the index is any.
   """
   targets = gt_valid & ~gt_ignore
   candidates = jnp.concatenate([rois, gt_boxes])
@@ -166,6 +166,7 @@ def sample_rois(
     "classes": jnp.where(positive, gt_classes[gt_index], 0),
     "is_positive": positive,
     "gt_boxes": jnp.where(positive[:, None], gt_boxes[gt_index], 0),
+    "gt_index": gt_index,
   }
 
 

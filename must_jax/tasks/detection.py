@@ -33,6 +33,9 @@ class Detection(rcnn.RCNNOptions, Task):
     score_threshold: boxes below it are neither predicted nor stored.
     pre_nms, nms_iou, max_detections, min_side: post-processing.
     metric: key of `METRICS`.
+    weight_by_score: pseudo boxes count by their score in the second stage's
+      losses (ours; "certainty" in Li et al., "Rethinking pseudo labels for
+      semi-supervised object detection", AAAI 2022, is learned).
 
   `convert/torchvision_detection.py` has the values of torchvision's detector.
   """
@@ -45,6 +48,7 @@ class Detection(rcnn.RCNNOptions, Task):
   max_detections: int = 100
   min_side: float = 0.0
   metric: str = "coco"
+  weight_by_score: bool = False
 
   by_class = ("min_score",)
   measurement = ("metric",)
@@ -99,7 +103,12 @@ class Detection(rcnn.RCNNOptions, Task):
     objects = batch["labels"][self.name]["objects"]
     return {
       **losses.rpn_losses(outputs, objects["present"]),
-      **losses.rcnn_losses(outputs, objects["present"], objects.get("known")),
+      **losses.rcnn_losses(
+        outputs,
+        objects["present"],
+        objects.get("known"),
+        outputs["roi_scores"] if self.weight_by_score else None,
+      ),
     }
 
   def predict(self, outputs, map_size=None):

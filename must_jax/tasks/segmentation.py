@@ -16,7 +16,7 @@ from must_jax.losses import dense as losses
 from must_jax.metrics.miou import MeanIoU
 from must_jax.models.heads import PixelHead
 from must_jax.ops.resize import resize_bilinear
-from must_jax.ranges import FRACTION, NOT_NEGATIVE
+from must_jax.ranges import DECAY, FRACTION, NOT_NEGATIVE
 from must_jax.tasks.task import HeadOptions, Task, crop_to_content
 from must_jax.types import IGNORE_LABEL
 
@@ -29,18 +29,28 @@ class Segmentation(Task):
     min_score: pseudo pixels below it are ignored (paper 3.1: 0.5); a number, or
       {class: number}.
     num_convs: hidden convolutions of the head.
+    weight_by_score, soft_labels, trim: what confidence is good for, and which
+      part of the pixels is left out, see `losses.segmentation_cross_entropy`.
   """
 
   min_score: NamedScores = 0.5
   num_convs: int = 3  # paper 3.2
+  weight_by_score: bool = False
+  soft_labels: bool = False
+  trim: float = 0.0
 
   by_class = ("min_score",)
   hub_task = "image-segmentation"
-  ranges: ClassVar = {"min_score": FRACTION, "num_convs": NOT_NEGATIVE}
+  ranges: ClassVar = {
+    "min_score": FRACTION,
+    "num_convs": NOT_NEGATIVE,
+    "trim": DECAY,
+  }
 
   @property
   def fields(self):
-    return {"mask": ClassMap(self.num_classes, self._min_scores)}
+    needs_scores = self.weight_by_score or self.soft_labels
+    return {"mask": ClassMap(self.num_classes, self._min_scores, needs_scores)}
 
   @property
   def _min_scores(self) -> Scores:
@@ -61,7 +71,14 @@ class Segmentation(Task):
     logits = resize_bilinear(outputs["map"], mask["classes"].shape[1:3])
     return {
       "pixel": losses.segmentation_cross_entropy(
-        logits, mask["classes"], mask["present"], mask.get("known")
+        logits,
+        mask["classes"],
+        mask["present"],
+        mask.get("known"),
+        mask.get("confidence"),
+        weigh=self.weight_by_score,
+        soften=self.soft_labels,
+        trim=self.trim,
       )
     }
 

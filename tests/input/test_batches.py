@@ -802,6 +802,38 @@ def test_each_image_has_the_first_labels_that_it_is_in(images, tmp_path):
   assert found.items() <= expected.items()
 
 
+def test_confidence_is_in_a_batch_where_a_task_asks_for_it(images, tmp_path):
+  def encode(key):
+    mask = {"classes": np.ones((2, 3), int), "confidence": CONFIDENCE}
+    status = ["ok", "corrected", "undecodable"][number_of(key) % 3]
+    return pseudo(key, status, **{"mask": mask} if status[0] != "u" else {})
+
+  write_labels(tmp_path / "teacher", images, encode)
+  field = ClassMap(3, min_score=0.5, with_confidence=True)
+  plain = dataclasses.replace(field, with_confidence=False)
+  sources = [source(images, (str(tmp_path / "teacher"), SUPERVISED))]
+  batches, without = (
+    evaluate(images, {"what": {"mask": f}}, sources=sources)
+    for f in (field, plain)
+  )
+  for batch, other in zip(batches, without, strict=True):
+    mask = batch["labels"]["what"]["mask"]
+    np.testing.assert_array_equal(
+      mask["classes"], other["labels"]["what"]["mask"]["classes"]
+    )
+    known = mask["classes"] != 255
+    assert (mask["confidence"][~known] == 0).all()
+    for key, found, where in zip(
+      batch["key"], mask["confidence"], known, strict=True
+    ):
+      if key and number_of(key) % 3:  # people, and the set's own labels
+        assert where.all() and (found == 1).all()
+      elif key:
+        stored = np.kron(CONFIDENCE, np.ones((16, 16)))
+        assert (where == (stored >= 0.5)).all()
+        np.testing.assert_allclose(found[where], stored[where], atol=1 / 510)
+
+
 def test_a_set_tells_which_classes_it_knows(images, tmp_path):
   names = CLASSES
   some = {"objects": FIELDS["objects"] | {"classes": names[1:]}}

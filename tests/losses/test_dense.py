@@ -51,6 +51,56 @@ def test_unknown_classes_are_out_of_the_softmax_of_their_images():
   )
 
 
+@pytest.mark.parametrize("partly_known", [False, True])
+@pytest.mark.parametrize("weigh", [False, True])
+@pytest.mark.parametrize("soften", [False, True])
+@pytest.mark.parametrize("trim", [0.0, 0.3])
+def test_uses_of_confidence_pixel_by_pixel(partly_known, weigh, soften, trim):
+  rng = np.random.default_rng(4)
+  logits = rng.normal(size=(2, 4, 5, 4)).astype(np.float32)
+  known = np.array([[True, False, True, True], [False, True, False, True]])
+  classes = np.where(
+    rng.random((2, 4, 5)) < 0.5, [[[0]], [[1]]], [[[2]], [[1]]]
+  )
+  classes[:, 1, 1:3] = IGNORE_LABEL
+  confidence = rng.uniform(0.5, 1, classes.shape).astype(np.float32)
+  known_or_all = known if partly_known else np.ones_like(known)
+  total = count = 0.0
+  for b in range(2):
+    found = []
+    for y, x in np.ndindex(4, 5):
+      k = classes[b, y, x]
+      if k == IGNORE_LABEL:
+        continue
+      row = logits[b, y, x].astype(np.float64)
+      logs = {j: row[j] for j in np.flatnonzero(known_or_all[b])}
+      norm = np.log(sum(np.exp(v) for v in logs.values()))
+      targets = dict.fromkeys(logs, 0.0) | {k: 1.0}
+      if soften and len(logs) > 1:
+        sure = float(confidence[b, y, x])
+        targets = dict.fromkeys(logs, (1 - sure) / (len(logs) - 1)) | {k: sure}
+      loss = sum(t * (norm - logs[j]) for j, t in targets.items())
+      found.append((loss, float(confidence[b, y, x]) if weigh else 1.0))
+    found.sort()
+    for loss, weight in found[: int((1 - trim) * len(found) + 1e-9)]:
+      total, count = total + weight * loss, count + weight
+
+  def loss(logits):
+    return dense.segmentation_cross_entropy(
+      logits,
+      classes,
+      np.ones(2, bool),
+      known if partly_known else None,
+      confidence,
+      weigh=weigh,
+      soften=soften,
+      trim=trim,
+    )
+
+  np.testing.assert_allclose(loss(logits), (total, count), rtol=1e-5)
+  assert np.isfinite(jax.grad(lambda x: loss(x).total)(logits)).all()
+
+
 def reference_normalise(values):
   values = values - np.median(values)
   return values / np.abs(values).mean()

@@ -88,6 +88,22 @@ def test_unknown_classes_are_out_of_the_softmax_of_background():
   )
 
 
+def test_rois_count_by_their_weights():
+  outputs, present = example(6), np.array([True, True, False])
+  weights = np.random.default_rng(0).uniform(size=(3, 8)).astype(np.float32)
+  found = detection.rcnn_losses(outputs, present, weights=weights)
+  expected = {"roi_class": [0.0, 0.0], "roi_box": [0.0, 0.0]}
+  for b, s in np.ndindex(3, 8):  # one ROI at a time
+    alone = outputs | {"roi_valid": np.zeros((3, 8), bool)}
+    alone["roi_valid"][b, s] = outputs["roi_valid"][b, s]
+    for name, mean in detection.rcnn_losses(alone, present).items():
+      expected[name][0] += weights[b, s] * mean.total
+      expected[name][1] += weights[b, s] * mean.count
+  for name, mean in found.items():
+    np.testing.assert_allclose(mean, expected[name], rtol=1e-5)
+    assert mean.count > 0
+
+
 def reference_rpn(outputs, present):
   """(total, count) of both losses, anchor by anchor."""
   score, box = [0.0, 0], [0.0, 0]

@@ -66,6 +66,7 @@ def detect_labels(batch):
         "classes": np.tile(np.array([0, 2], np.int32), (batch, 1)),
         "valid": np.ones((batch, 2), bool),
         "ignore": np.zeros((batch, 2), bool),
+        "scores": np.ones((batch, 2), np.float32),
         "present": np.arange(batch) != 1,
       }
     }

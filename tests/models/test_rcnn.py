@@ -251,6 +251,7 @@ def some_objects(batch, padded=6):
     "classes": rng.integers(0, NUM_CLASSES, (batch, padded)).astype(np.int32),
     "valid": np.tile(np.arange(padded) < 4, (batch, 1)),
     "ignore": np.zeros((batch, padded), bool),
+    "scores": np.float32(np.tile(np.linspace(0.5, 1, padded), (batch, 1))),
     "present": np.ones(batch, bool),
   }
 
@@ -296,6 +297,7 @@ def test_training_outputs_are_as_documented(train_outputs):
     "roi_classes": ((2, 24), i32),
     "roi_positive": ((2, 24), boolean),
     "roi_gt_boxes": ((2, 24, 4), f32),
+    "roi_scores": ((2, 24), f32),
     "class_logits": ((2, 24, NUM_CLASSES + 1), f32),
     "box_deltas": ((2, 24, NUM_CLASSES, 4), f32),
   }
@@ -309,6 +311,7 @@ def test_targets_are_those_of_the_objects(train_outputs):
   for b in range(2):
     gt = objects["boxes"][b, objects["valid"][b]]
     classes = objects["classes"][b, objects["valid"][b]]
+    scores = objects["scores"][b, objects["valid"][b]]
     positive = outputs["roi_positive"][b]
     # The objects' own boxes are mixed in, 24 / 4 places are for positives.
     assert 4 <= positive.sum() <= 6
@@ -320,6 +323,8 @@ def test_targets_are_those_of_the_objects(train_outputs):
         best = int(np.argmax(overlaps))
         assert outputs["roi_classes"][b, r] == classes[best]
         np.testing.assert_array_equal(outputs["roi_gt_boxes"][b, r], gt[best])
+      score = scores[best] if positive[r] else 1
+      assert outputs["roi_scores"][b, r] == score
     labels = outputs["anchor_labels"][b]
     assert (labels == 1).sum() >= 4  # each object has its best anchor
     sampled = outputs["anchor_sampled"][b]

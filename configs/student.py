@@ -14,7 +14,9 @@ Arguments:
   labels        directory of label sets, by default labels/NAME
   classification detection segmentation depth
                 another place for the labels of a kind: the directory of a label
-                set, or "supervised" for the image set's own labels
+                set, or "supervised" for the image set's own labels; or several,
+                best first, joined by "+", as in
+                detection=corrections/pile+labels/pile/detection
   classification_validation detection_validation segmentation_validation
   depth_validation
                 an imported image set with true labels of a kind, which the
@@ -79,9 +81,11 @@ def get_config(arg: str | None = None, **defaults: Any) -> ConfigDict:
   config.train_on = ("images",)
   for kind in KINDS:
     if kind in kinds:
-      origin = args[kind] or f"{labels}/{kind}"
-      if origin != "supervised":
-        origin = under(args.root, origin)
+      origins = tuple(
+        origin if origin == "supervised" else under(args.root, origin)
+        for origin in (args[kind] or f"{labels}/{kind}").split("+")
+      )
+      origin = origins if len(origins) > 1 else origins[0]
       config.tasks[kind] = task(kind, labels={"images": origin})
       if measured := args[f"{kind}_validation"]:
         name = f"{kind}_validation"

@@ -306,16 +306,23 @@ def task(
       f" {sorted(task_options(kind))}."
     )
   entry = ConfigDict({"kind": kind, "classes": tuple(classes)})
-  entry.labels = ConfigDict(dict(labels), convert_dict=False)
+  entry.labels = ConfigDict(convert_dict=False)
+  for name, origins in labels.items():
+    _set_any(entry.labels, name, origins)
   entry.weight = config_dict.placeholder(float)
   entry.weight = weight
   entry.update(task_options(kind) | options)
   for name in TASKS[kind].by_class:  # may be a number, or some by name
-    value = task_kwargs(entry)[name]
-    del entry[name]
-    entry[name] = FieldReference(None, field_type=object)
-    entry[name] = value
+    _set_any(entry, name, task_kwargs(entry)[name])
   return entry
+
+
+def _set_any(entry: ConfigDict, name: str, value: Any) -> None:
+  """Sets an option that may get a value of another type."""
+  if name in entry:
+    del entry[name]
+  entry[name] = FieldReference(None, field_type=object)
+  entry[name] = value
 
 
 def dataset(

@@ -108,6 +108,25 @@ def detector_config(folder):
   return file
 
 
+def test_labels_are_one_place_or_a_list(tmp_path):
+  file = detector_config(tmp_path)
+  option = "--config.tasks.det.labels.d"
+  config = config_lib.load(str(file), [f"{option}=labels/d"])
+  assert config.tasks.det.labels.d == "labels/d"
+  places = ("corrections/d", "supervised", "labels/d")
+  config = config_lib.load(str(file), [f"{option}={places}"])
+  assert config.tasks.det.labels.d == places
+  again = config_lib.from_json(config_lib.to_json(config))
+  assert again.tasks.det.labels.d == places
+  again.tasks.det.labels.d = "supervised"  # in a config file
+  student = config_lib.load(
+    "student:tasks=detection,root=gs://b,detection=new+supervised+labels/old"
+  )
+  assert student.tasks.detection.labels.images == (
+    *("gs://b/new", "supervised", "gs://b/labels/old"),
+  )
+
+
 def test_thresholds_are_a_number_names_or_a_file(tmp_path):
   file = detector_config(tmp_path)
   by_class = {"*": 0.6, "car": 0.25}

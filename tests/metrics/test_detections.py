@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
+from must_jax.metrics.coco import CocoAP
 from must_jax.metrics.detections import DetectionMetric
+from must_jax.metrics.voc import VocAP
 
 
 class Collect(DetectionMetric):
@@ -63,3 +66,26 @@ def test_images_come_in_the_order_of_the_data_set(detection_batches):
     other.update(*args)
     metric.merge(other)
   assert [image.position for image in metric.images()] == list(range(12))
+
+
+@pytest.mark.parametrize("kind", [CocoAP, VocAP])
+def test_a_class_is_measured_on_the_images_that_know_it(
+  detection_batches, kind
+):
+  names = ("a", "b", "c")
+  rng = np.random.default_rng(1)
+  metric = kind(names)
+  alone = [kind(names) for _ in names]
+  for prediction, truth, batch in detection_batches(rng):
+    known = rng.random((3, 3)) < 0.6
+    labelled = np.take_along_axis(known, truth["classes"], 1)
+    truth = truth | {"valid": truth["valid"] & labelled}
+    metric.update(prediction, truth | {"known": known}, batch)
+    for k, other in enumerate(alone):
+      seen = truth | {"present": truth["present"] & known[:, k]}
+      other.update(prediction, seen, batch)
+  found = metric.compute()
+  for name, other in zip(names, alone, strict=True):
+    key = next(key for key in found if key.endswith(f"/{name}"))
+    assert 0 < found[key] < 1
+    assert found[key] == pytest.approx(other.compute()[key], abs=1e-12)

@@ -126,6 +126,23 @@ def _parser() -> argparse.ArgumentParser:
     " the result is kept in the manifest",
   )
   inspect.add_argument(
+    "--against",
+    type=Path,
+    nargs="+",
+    default=(),
+    metavar="OTHER",
+    help="label sets of the same images (of other teachers, of another round),"
+    " or an image set with true labels: how far they agree, by class",
+  )
+  inspect.add_argument(
+    "--worst",
+    type=int,
+    default=10,
+    metavar="N",
+    help="images to name on which --against disagrees most; default"
+    " %(default)s",
+  )
+  inspect.add_argument(
     "--gallery", type=Path, help="PNG to write, needs --images"
   )
   inspect.set_defaults(run=_inspect)

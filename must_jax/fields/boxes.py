@@ -15,6 +15,7 @@ from must_jax.fields.statistics import make_sums
 
 _SLACK = 1e-5  # of the image size, rounding that is forgiven
 _MIN_SIDE = 1.0  # pixels of the network input
+_SAME_IOU = 0.5  # of boxes that are one object, as in PASCAL VOC and AP50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Boxes(field.Field):
   has_classes = True
   has_background = True
   has_objects = True
+  has_regions = True
   element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run
   store_cost = (1.6e-6, 24.6)
@@ -231,6 +233,60 @@ class Boxes(field.Field):
       )
     ]
 
+  def with_class_ids(self, arrays, ids):
+    classes = ids[arrays["classes"]]
+    keep = classes >= 0
+    kept = {name: array[keep] for name, array in arrays.items()}
+    return kept | {"classes": classes[keep]}
+
+  def agreement(self, first, second):
+    """Dice coefficient: twice the pairs, of all boxes of a class.
+
+    Pairs have an IoU of 0.5 or more; of all ways to pair boxes that which
+    makes the most pairs counts, the closest ones of equally many. Boxes to be
+    ignored do not count, nor do those within one of the other label that find
+    no partner.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    found = {}
+    for k in np.union1d(first["classes"], second["classes"]).tolist():
+      of_class = [
+        {name: arrays[name][arrays["classes"] == k] for name in arrays}
+        for arrays in (first, second)
+      ]
+      boxes = [arrays["boxes"][~arrays["ignore"]] for arrays in of_class]
+      crowds = [arrays["boxes"][arrays["ignore"]] for arrays in of_class]
+      shared = _intersections(*boxes)
+      areas = [_areas(x) for x in boxes]
+      union = areas[0][:, None] + areas[1] - shared
+      iou = shared / np.maximum(union, np.finfo(np.float64).tiny)
+      gain = np.where(iou >= _SAME_IOU, 1 + iou / (1 + iou.size), 0)
+      rows, columns = linear_sum_assignment(gain, maximize=True)
+      is_pair = gain[rows, columns] > 0
+      counts = []
+      for own, area, others, paired in zip(
+        boxes, areas, reversed(crowds), (rows, columns), strict=True
+      ):
+        inside = _intersections(own, others) >= 0.5 * area[:, None]
+        excused = np.asarray(inside.any(1))
+        excused[paired[is_pair]] = False
+        counts.append(len(own) - int(excused.sum()))
+      if sum(counts):
+        found[k] = 2 * int(is_pair.sum()), sum(counts)
+    return found
+
+  def regions(self, arrays, side):
+    centres = (np.arange(side) + 0.5) / side
+    low, high = arrays["boxes"][:, None, :2], arrays["boxes"][:, None, 2:]
+    places = centres[:, None]
+    inside = (places >= low) & (places < high)  # [n, side, 2]
+    cells = inside[:, :, None, 0] & inside[:, None, :, 1]
+    regions = np.zeros((self.num_classes, side, side), bool)
+    ignore = arrays["ignore"]
+    np.logical_or.at(regions, arrays["classes"][~ignore], cells[~ignore])
+    return regions, ~cells[ignore].any(0)
+
   def sums(self, arrays):
     return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
 
@@ -259,3 +315,16 @@ class Boxes(field.Field):
 
   def num_elements(self, cells):
     return self.max_boxes
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+  """Of boxes [n, 4]: float64 [n]."""
+  sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+  return sides.prod(1)
+
+
+def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Areas that boxes [n, 4] share with boxes [m, 4]: float64 [n, m]."""
+  low = np.maximum(first[:, None, :2], second[:, :2])
+  high = np.minimum(first[:, None, 2:], second[:, 2:])
+  return np.maximum(high.astype(np.float64) - low, 0).prod(-1)

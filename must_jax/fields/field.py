@@ -57,6 +57,7 @@ class Field(abc.ABC):
       else: then it matters which classes whoever made it did not know.
     element: what is counted in a label, in the plural.
     has_objects: whether a label is a list of objects, as COCO's annotations.
+    has_regions: whether it says where its classes are, see `regions`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -72,6 +73,7 @@ class Field(abc.ABC):
   has_classes: ClassVar[bool] = False
   has_background: ClassVar[bool] = False
   has_objects: ClassVar[bool] = False
+  has_regions: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
@@ -348,6 +350,61 @@ class Field(abc.ABC):
       for name, array in arrays.items()
       if np.size(array) > _MAX_NUMBERS
     }
+
+  # Compared with other labels of the image. All take labels as `parse` gives
+  # them, thresholds applied.
+
+  def shared(self, other: "Field") -> Self:
+    """The field as which labels of this and another one can be compared.
+
+    Args:
+      other: of the same kind.
+    """
+    del other
+    return self
+
+  def with_class_ids(
+    self, arrays: Arrays, ids: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """The same label with other class ids.
+
+    Args:
+      arrays: of a label.
+      ids: int [K], from the ids that it has to those that it shall have; what
+        is of a class with a negative one is left out, or becomes unknown.
+    """
+    del ids
+    return dict(arrays)
+
+  def agreement(
+    self, first: Arrays, second: Arrays
+  ) -> dict[int, tuple[int, int]]:
+    """How far two labels of an image say the same.
+
+    Args:
+      first: a label.
+      second: another one, with the same class ids.
+
+    Returns:
+      {class id, or 0 of what has no classes: (how much agrees, of how much)},
+      without what either label does not know. Both add up over images, and
+      neither depends on which label comes first. By default nothing.
+    """
+    del first, second
+    return {}
+
+  def regions(self, arrays: Arrays, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each class is, for comparing labels of different kinds.
+
+    Args:
+      arrays: of a label.
+      side: of a grid of as many rows as columns over the image.
+
+    Returns:
+      Bool [K, side, side], the cells whose centres a class has, and bool [side,
+      side], those of which the label says anything.
+    """
+    raise NotImplementedError(f"{type(self).__name__} does not say where.")
 
   # Summed up.
 

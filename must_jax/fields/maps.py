@@ -60,6 +60,13 @@ class MapField(Field):
     rows, cols = ((np.arange(side) + 0.5) / side for side in size)
     return self.sample(arrays, Grid(rows, cols))
 
+  def at_finest(self, first: Arrays, second: Arrays) -> list[dict]:
+    """Two maps of an image as maps of one size, that of the finer one."""
+    height, width = np.maximum(
+      *(np.shape(arrays[self.map_array])[:2] for arrays in (first, second))
+    ).tolist()
+    return [self.at_size(arrays, (height, width)) for arrays in (first, second)]
+
   def num_elements(self, cells: float) -> float:
     return cells
 

@@ -274,9 +274,18 @@ def parse_key(record: tf.Tensor) -> tf.Tensor:
 
 def status_of(record: bytes) -> str:
   """Status of a label record; empty if it has none."""
-  feature = tf.train.Example.FromString(record).features.feature["status"]
-  values = feature.bytes_list.value
-  return values[0].decode(errors="replace") if len(values) == 1 else ""
+  return _text_of(record, "status").decode(errors="replace")
+
+
+def key_of(record: bytes) -> bytes:
+  """Key of an image or label record; empty if it has none."""
+  return _text_of(record, "key")
+
+
+def _text_of(record: bytes, feature: str) -> bytes:
+  found = tf.train.Example.FromString(record).features.feature[feature]
+  values = found.bytes_list.value
+  return values[0] if len(values) == 1 else b""
 
 
 def decode_image(
@@ -408,15 +417,7 @@ def read_labels(
   Raises:
     ValueError: the record holds what it may not hold.
   """
-  try:
-    labels = parse_labels(tf.constant(record), fields)
-  except BROKEN as error:
-    raise ValueError(f"The label record is broken: {reason(error)}") from None
-  return {
-    name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
-    for name, arrays in labels.items()
-    if arrays["present"]
-  }
+  return _present(lambda r: parse_labels(r, fields), tf.constant(record))
 
 
 def label_graphs(
@@ -440,6 +441,36 @@ def label_graphs(
     ).get_concrete_function()
 
   return {name: graph(name, make_field(spec)) for name, spec in specs.items()}
+
+
+def label_reader(
+  fields: Mapping[str, Field],
+) -> Callable[[bytes], dict[str, dict[str, np.ndarray]]]:
+  """`read_labels` of these fields, traced once for many records."""
+  parse = tf.function(
+    lambda record: parse_labels(record, fields),
+    [tf.TensorSpec([], tf.string)],
+    autograph=False,
+  ).get_concrete_function()
+
+  def read(record: bytes) -> dict[str, dict[str, np.ndarray]]:
+    return _present(parse, tf.constant(record))
+
+  return read
+
+
+def _present(
+  parse: Callable[[tf.Tensor], dict[str, Tensors]], record: tf.Tensor
+) -> dict[str, dict[str, np.ndarray]]:
+  try:
+    labels = parse(record)
+  except BROKEN as error:
+    raise ValueError(f"The label record is broken: {reason(error)}") from None
+  return {
+    name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
+    for name, arrays in labels.items()
+    if arrays["present"]
+  }
 
 
 def reason(error: Exception) -> str:

@@ -147,6 +147,15 @@ def _parser() -> argparse.ArgumentParser:
   )
   inspect.set_defaults(run=_inspect)
 
+  from must_jax.pseudo_label import threshold_arguments
+
+  chooser = commands.add_parser(
+    "thresholds",
+    help="propose from which scores labels are read, by class",
+  )
+  threshold_arguments.add(chooser)
+  chooser.set_defaults(run=_thresholds)
+
   from must_jax.preflight import doctor
 
   checker = commands.add_parser(
@@ -287,6 +296,12 @@ def _inspect(args: argparse.Namespace) -> int:
   from must_jax.pseudo_label import inspect
 
   return inspect.run(args)
+
+
+def _thresholds(args: argparse.Namespace) -> int:
+  from must_jax.pseudo_label import thresholds
+
+  return thresholds.run(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -66,6 +66,13 @@ class ClassMap(maps.MapField):
       features["confidence"] = maps.encode_png(_codes(confidence))
     return features
 
+  def decode(self, features):
+    arrays = {"classes": maps.decode_codes(features["png"])}
+    if features["confidence"]:
+      codes = maps.decode_codes(features["confidence"])
+      arrays["confidence"] = codes.astype(np.float32) / np.float32(255)
+    return arrays
+
   def parse(self, name, features, table):
     import tensorflow as tf
 
@@ -165,6 +172,21 @@ class ClassMap(maps.MapField):
     classes = self.at_size(arrays, (side, side))["classes"]
     ids = np.arange(self.num_classes)[:, None, None]
     return classes == ids, classes != IGNORE_LABEL
+
+  def score_outcomes(self, found, truth):
+    """Of the pixels whose true class is known."""
+    found, truth = self.at_finest(found, truth)
+    counts = np.zeros((2, self.num_classes, 256), int)
+    known = (truth["classes"] != IGNORE_LABEL) & (
+      found["classes"] != IGNORE_LABEL
+    )
+    is_right = (found["classes"] == truth["classes"]).astype(int)
+    places = is_right, found["classes"], _codes(found["confidence"])
+    np.add.at(counts, tuple(x[known] for x in places), 1)
+    classes, codes = np.nonzero(counts.any(0))
+    wrong, right = counts[:, classes, codes]
+    scores = codes.astype(np.float32) / np.float32(255)
+    return field.Outcomes(classes, scores, right, wrong, self.amounts(truth))
 
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])

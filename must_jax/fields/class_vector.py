@@ -44,6 +44,12 @@ class ClassVector(field.Field):
       )
     return features
 
+  def decode(self, features):
+    arrays = {"classes": np.asarray(features["classes"], np.int64)}
+    if len(features["probs"]):
+      arrays["probs"] = np.asarray(features["probs"], np.float32)
+    return arrays
+
   def parse(self, name, features, table):
     import tensorflow as tf
 

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import jax
 import numpy as np
@@ -37,6 +37,24 @@ OTHERS = "*"
 _MAX_LISTED = 20  # classes named in a summary
 _MAX_NUMBERS = 1000  # of an array that JSON lists
 _MAX_NAMED = 5  # and in a warning
+
+
+class Outcomes(NamedTuple):
+  """What is right of labels, and at which scores.
+
+  Attributes:
+    classes: int [n], class ids.
+    scores: float32 [n], of elements of these classes.
+    right, wrong: int [n], how many of this class and score are. Those of which
+      nobody can tell are neither.
+    positives: int [K], what there is to be found of each class.
+  """
+
+  classes: np.ndarray
+  scores: np.ndarray
+  right: np.ndarray
+  wrong: np.ndarray
+  positives: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +156,11 @@ class Field(abc.ABC):
       return self
     return dataclasses.replace(self, min_score=0.0)  # type: ignore[call-arg]
 
+  @property
+  def has_threshold(self) -> bool:
+    """Whether elements are read from a score on, `min_score`."""
+    return hasattr(self, "min_score")
+
   def check_stored(self, description: Description) -> None:
     """Checks that stored labels can be read as this field asks.
 
@@ -183,6 +206,20 @@ class Field(abc.ABC):
         negative for ids that the record may not have; None where they are the
         same.
     """
+
+  def decode(self, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The reverse of `encode` without a graph: all that is stored.
+
+    By default features are the arrays. `parse` has the checks of values.
+
+    Args:
+      features: bytes, or arrays of a record's numbers, by name; empty where the
+        record has none.
+
+    Raises:
+      ValueError: a map cannot be decoded.
+    """
+    return {name: np.asarray(value) for name, value in features.items()}
 
   def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
     """Checks that maps have the proportions of their image, within a pixel.
@@ -405,6 +442,17 @@ class Field(abc.ABC):
       side], those of which the label says anything.
     """
     raise NotImplementedError(f"{type(self).__name__} does not say where.")
+
+  def score_outcomes(self, found: Arrays, truth: Arrays) -> "Outcomes":
+    """Which elements of a label are right, by their scores.
+
+    Of kinds that are read from a score on.
+
+    Args:
+      found: as `encode` takes them, with scores.
+      truth: of the same image, likewise, with the same class ids.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has no threshold.")
 
   # Summed up.
 

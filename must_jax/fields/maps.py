@@ -167,6 +167,23 @@ def encode_png(codes: np.ndarray) -> bytes:
   return tf.io.encode_png(codes).numpy()
 
 
+def decode_codes(
+  png: bytes, dtype: type = np.uint8, channels: int = 1
+) -> np.ndarray:
+  """The reverse of `encode_png`, [h, w], or [h, w, channels] of several.
+
+  Raises:
+    ValueError: it is no PNG.
+  """
+  import tensorflow as tf
+
+  try:
+    codes = tf.io.decode_png(png, channels, tf.as_dtype(dtype)).numpy()
+  except tf.errors.InvalidArgumentError:
+    raise ValueError("a map is no PNG that can be decoded") from None
+  return codes[..., 0] if channels == 1 else codes
+
+
 def decode_map(
   name: str, features: Tensors, channels: int, dtype: "tf.DType"
 ) -> "tf.Tensor":

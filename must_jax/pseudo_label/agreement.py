@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from must_jax.fields import KINDS, Description, Field
-from must_jax.fields.field import Arrays
+from must_jax.fields.field import Arrays, NamedScores
 from must_jax.storage import records
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, is_file, read_ranges
@@ -113,7 +113,7 @@ def disputed(found: Iterable[Mapping[Pair, Counts]]) -> list[str]:
 
 
 def compare(
-  first: PathLike, second: PathLike, min_score: float | None = None
+  first: PathLike, second: PathLike, min_score: NamedScores | None = None
 ) -> Iterator[tuple[str, dict[Pair, Counts]]]:
   """Compares the labels of two sets, image by image.
 
@@ -290,10 +290,10 @@ def _open(directory: PathLike, labels: LabelSet) -> LabelSet | ImageSet:
 
 
 def _as_read(
-  opened: LabelSet | ImageSet, min_score: float | None
+  opened: LabelSet | ImageSet, min_score: NamedScores | None
 ) -> dict[str, Field]:
-  if min_score is None and isinstance(opened, LabelSet):
-    min_score = reading_score(opened.manifest)
+  if isinstance(opened, LabelSet):
+    min_score = reading_score(opened.manifest, min_score)
   return {
     name: KINDS[description["kind"]].as_read(description, min_score)
     for name, description in opened.fields.items()

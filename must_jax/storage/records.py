@@ -420,6 +420,53 @@ def read_labels(
   return _present(lambda r: parse_labels(r, fields), tf.constant(record))
 
 
+def stored_labels(
+  record: bytes, fields: Mapping[str, Field]
+) -> dict[str, dict[str, np.ndarray]]:
+  """All that a record holds of its labels, whatever the scores.
+
+  Unlike `read_labels` with all optional arrays, confidences too, and without
+  the checks of what readers of training data can meet.
+
+  Args:
+    record: an image or label record.
+    fields: what to read.
+
+  Returns:
+    {field: arrays as `Field.encode` takes them}; absent fields left out.
+
+  Raises:
+    ValueError: the record cannot be read.
+  """
+  try:
+    found = tf.train.Example.FromString(record).features.feature
+  except DecodeError:
+    raise ValueError("The record is no tf.train.Example.") from None
+  labels = {}
+  for name, field in fields.items():
+    if f"{name}/present" not in found:
+      continue
+    try:
+      labels[name] = field.decode(
+        {
+          feature: _value(found[f"{name}/{feature}"], kind)
+          for feature, kind in field.features.items()
+        }
+      )
+    except (KeyError, IndexError, ValueError) as error:
+      raise ValueError(f"Field {name!r} is broken: {error}") from None
+  return labels
+
+
+def _value(feature: tf.train.Feature, kind: str) -> bytes | np.ndarray:
+  """The reverse of `make_feature`, by the types of `Field.features`."""
+  if kind == "bytes":
+    return (*feature.bytes_list.value, b"")[0]
+  if kind.startswith("float"):
+    return np.array(feature.float_list.value, np.float32)
+  return np.array(feature.int64_list.value, np.int64)
+
+
 def label_graphs(
   specs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Callable[[bytes], dict[str, Any]]]:

@@ -198,11 +198,11 @@ def test_lines_tell_each_class():
     " are read"
   )
   text = "\n".join(found.lines(CLASSES))
-  assert "ant                                 3            2" in text
+  assert "ant                                 3                2 (66.7%)" in text
   assert "1 of the 3 classes do not occur" in text
   assert "nothing is left of bee" in text
   between = kept(describe("Boxes"), sums, 0.41)
-  assert "of which 2 to 3 (50.0%) have" in str(between)
+  assert "of which 2 to 3 (50.0% to 75.0%) have" in str(between)
   assert "all of which are read" in str(kept(describe("Boxes"), sums, 0.0))
 
 

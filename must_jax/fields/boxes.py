@@ -5,16 +5,19 @@ F/ignore int64 [G], F/scores float [G] (1 where left out)
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import numpy as np
 
 from must_jax.fields import field
-from must_jax.fields.statistics import make_sums
+from must_jax.fields.statistics import count_octaves, make_sums
 
 _SLACK = 1e-5  # of the image size, rounding that is forgiven
 _MIN_SIDE = 1.0  # pixels of the network input
+_MANY = 100  # boxes, by which can be told whether all are alike
+_ALIKE = 0.99  # of the boxes, within two bins: a fifth of area and of aspect
 _SAME_IOU = 0.5  # of boxes that are one object, as in PASCAL VOC and AP50
 
 
@@ -322,7 +325,31 @@ class Boxes(field.Field):
     )
 
   def sums(self, arrays):
-    return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
+    """Also "areas" and "aspects": {floor(8 log2): boxes} of their parts of the
+    image and of height over width.
+    """
+    sides = np.asarray(arrays["boxes"], np.float64).reshape(-1, 4)
+    sides = np.maximum(sides[:, 2:] - sides[:, :2], _SLACK)
+    return make_sums(
+      classes=arrays["classes"],
+      scores=arrays.get("scores"),
+      areas=count_octaves(sides.prod(1)),
+      aspects=count_octaves(sides[:, 0] / sides[:, 1]),
+    )
+
+  def alarm(self, sums, classes):
+    if sums["elements"] < _MANY:
+      return ""
+    if alarm := field.one_class_alarm(sums, classes, self.element):
+      return alarm
+    # Earlier versions did not count sizes.
+    counted = [sums.get(name, {}) for name in ("areas", "aspects")]
+    if sum(counted[0].values()) < _MANY or not all(map(_is_narrow, counted)):
+      return ""
+    return (
+      f"nearly all {sum(counted[0].values()):,} boxes have one size and one"
+      " shape."
+    )
 
   def measure(self, arrays):
     """Boxes of each class, and those to be ignored."""
@@ -375,3 +402,10 @@ def _are_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
   """Which boxes [n, 4] lie by half or more in a crowd of [m, 4], bool [n]."""
   inside = _intersections(boxes, crowds) >= 0.5 * _areas(boxes)[:, None]
   return np.asarray(inside.any(1))
+
+
+def _is_narrow(histogram: Mapping[str, int]) -> bool:
+  """Whether nearly all is in two neighbouring bins."""
+  counts = {int(k): n for k, n in histogram.items()}
+  most = max(n + counts.get(k + 1, 0) for k, n in counts.items())
+  return most >= _ALIKE * sum(counts.values())

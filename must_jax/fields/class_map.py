@@ -202,6 +202,9 @@ class ClassMap(maps.MapField):
       unknown=int((~known).sum()),
     )
 
+  def alarm(self, sums, classes):
+    return field.one_class_alarm(sums, classes, self.element)
+
   def warnings(self, sums, classes):
     yield from super().warnings(sums, classes)
     if len(classes) > 1 and len(sums["classes"]) == 1 and sums["unknown"]:

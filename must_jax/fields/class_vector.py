@@ -117,10 +117,7 @@ class ClassVector(field.Field):
     )
 
   def alarm(self, sums, classes):
-    if len(classes) < 2 or sums["examples"] < 10 or len(sums["classes"]) > 1:
-      return ""
-    (k,) = sums["classes"]
-    return f"all {sums['examples']} images are of class {classes[int(k)]!r}."
+    return field.one_class_alarm(sums, classes, "images")
 
   def measure(self, arrays):
     return arrays["probs"] > 0

@@ -37,6 +37,7 @@ OTHERS = "*"
 _MAX_LISTED = 20  # classes named in a summary
 _MAX_NUMBERS = 1000  # of an array that JSON lists
 _MAX_NAMED = 5  # and in a warning
+_MANY = 10  # labels, by which can be told whether they are all alike
 
 
 class Outcomes(NamedTuple):
@@ -611,6 +612,25 @@ def parsed_scores_of(min_score: Scores, classes: "tf.Tensor") -> "tf.Tensor":
   table = tf.constant(np.atleast_1d(np.asarray(min_score, np.float32)))
   last = tf.cast(tf.size(table) - 1, classes.dtype)
   return tf.gather(table, tf.minimum(classes, last))
+
+
+def one_class_alarm(
+  sums: Mapping[str, Any], classes: Sequence[str], elements: str
+) -> str:
+  """Why labels of one class only cannot be right; empty if they may be.
+
+  Args:
+    sums: over a whole set.
+    classes: names in order of their ids.
+    elements: what has a class, in the plural.
+  """
+  found = [*sums.get("classes", {})]
+  if len(classes) < 2 or sums["examples"] < _MANY or len(found) != 1:
+    return ""
+  (k,) = found
+  return (
+    f"all {sums['elements']:,} {elements} are of class {classes[int(k)]!r}."
+  )
 
 
 def name_some(names: Sequence[str]) -> str:

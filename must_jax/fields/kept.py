@@ -67,8 +67,8 @@ class Kept:
     if not np.any(self.min_score or 0):
       return f"{stored}, all of which are read"
     return (
-      f"{stored}, of which {_share(self.bounds, self.stored)} have a score of"
-      f" {threshold_text(self.min_score)} or more and are read"
+      f"{stored}, of which {share_text(self.bounds, self.stored)} have a score"
+      f" of {threshold_text(self.min_score)} or more and are read"
     )
 
   def lines(self, classes: Sequence[str]) -> Iterator[str]:
@@ -106,7 +106,9 @@ class Kept:
     """
     if self.by_class is None:
       return "not known"
-    return _share(self.by_class.get(k, (0, 0)), self.stored_by_class.get(k, 0))
+    return share_text(
+      self.by_class.get(k, (0, 0)), self.stored_by_class.get(k, 0)
+    )
 
   def lost(self, classes: Sequence[str]) -> list[str]:
     """Classes of which something is stored, and nothing left."""
@@ -180,8 +182,13 @@ def threshold_text(min_score: float | Sequence[float] | None) -> str:
   return low if low == high else f"{low} to {high}, by class,"
 
 
-def _share(bounds: tuple[int, int], stored: int) -> str:
-  """How much is left of what is stored, as a number and in percent."""
+def share_text(bounds: Sequence[int], stored: int) -> str:
+  """How much is left of what is stored, as a number and in percent.
+
+  Args:
+    bounds: the least and the most that is left.
+    stored: of it.
+  """
   counts = [f"{count:,}" for count in bounds]
   parts = [f"{count / max(stored, 1):.1%}" for count in bounds]
   number, part = (

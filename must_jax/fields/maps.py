@@ -1,7 +1,8 @@
 """What maps share: they are stored as PNGs of integer codes."""
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from must_jax.types import MAX_PIXELS
 if TYPE_CHECKING:
   import tensorflow as tf
 
+_MANY = 10  # maps, by which can be told whether most are constant
 MAX_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 
 
@@ -156,6 +158,19 @@ def check_finite(name: str, values: np.ndarray) -> None:
   """Raises `ValueError` for values that are not finite."""
   if not np.isfinite(values).all():
     raise ValueError(f"{name} are not finite where they are valid")
+
+
+def constant_alarm(sums: Mapping[str, Any]) -> str:
+  """Why maps of values with these sums cannot be right; empty if they may be.
+
+  A wall may fill an image, but not most images.
+  """
+  if sums["examples"] < _MANY or 2 * sums["constant"] <= sums["examples"]:
+    return ""
+  return (
+    f"{sums['constant']:,} of the {sums['examples']:,} maps have one value all"
+    " over."
+  )
 
 
 def encode_png(codes: np.ndarray) -> bytes:

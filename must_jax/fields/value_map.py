@@ -12,10 +12,9 @@ import jax
 import numpy as np
 
 from must_jax.fields import field, maps
-from must_jax.fields.statistics import make_sums
+from must_jax.fields.statistics import PER_OCTAVE, count_octaves, make_sums
 
 _MAX_RATIO = 256.0  # of magnitudes that are stored in even steps
-_PER_OCTAVE = 8  # bins of the histogram in `sums`, 9% wide
 _FAR = 1000  # metres, farther than cameras and scanners measure
 _MAX_MEDIAN = 100  # metres, of depth that is not given in another unit
 _SAME_FACTOR = 1.25  # of values that agree, as in NYU's protocol
@@ -211,17 +210,18 @@ class ValueMap(maps.MapField):
       values = values[np.asarray(arrays["valid"])]
     values = values.reshape(-1)
     constant = len(values) > 0 and (values == values[0]).all()
-    places = np.log2(np.asarray(values[values > 0], np.float64)) * _PER_OCTAVE
-    found, counts = np.unique(np.floor(places).astype(int), return_counts=True)
-    octaves = {str(k): int(n) for k, n in zip(found, counts, strict=True)}
+    octaves = count_octaves(values[values > 0])
     return make_sums(elements=len(values), constant=constant, octaves=octaves)
+
+  def alarm(self, sums, classes):
+    return maps.constant_alarm(sums)
 
   def warnings(self, sums, classes):
     octaves = {int(k): n for k, n in sums["octaves"].items()}
     if self.unit != "metres" or not octaves:
       return
     places = np.array(sorted(octaves))
-    metres = 2 ** ((places + 0.5) / _PER_OCTAVE)
+    metres = 2 ** ((places + 0.5) / PER_OCTAVE)
     counts = np.array([octaves[k] for k in places.tolist()])
     below = np.cumsum(counts) / counts.sum()
     median, most = (metres[np.searchsorted(below, q)] for q in (0.5, 0.9))

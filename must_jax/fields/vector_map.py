@@ -123,6 +123,9 @@ class VectorMap(maps.MapField):
       negative=[int((axis < 0).sum()) for axis in vectors.T],
     )
 
+  def alarm(self, sums, classes):
+    return maps.constant_alarm(sums)
+
   def warnings(self, sums, classes):
     if not sums["elements"]:
       return

@@ -13,7 +13,7 @@ _COLORS = ("#0072b2", "#d55e00", "#888888")
 _MAX_POINTS = 300  # of a curve
 
 
-class Panel(NamedTuple):
+class ClassChart(NamedTuple):
   """Curves of one class.
 
   Attributes:
@@ -29,7 +29,7 @@ class Panel(NamedTuple):
   mark: float
 
 
-def draw(panels: Sequence[Panel]) -> str:
+def draw(panels: Sequence[ClassChart]) -> str:
   """The panels in rows, with a legend above them.
 
   Args:
@@ -57,7 +57,7 @@ def draw(panels: Sequence[Panel]) -> str:
   )
 
 
-def _draw(panel: Panel) -> str:
+def _draw(panel: ClassChart) -> str:
   parts = [
     f'<rect width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#ccc"/>',
     _text(panel.title, 0, -16, weight="bold"),

@@ -13,7 +13,7 @@ from must_jax.fields.field import OTHERS, NamedScores
 from must_jax.fields.statistics import NO_LABELS
 from must_jax.pseudo_label import score_curves, threshold_plot
 from must_jax.pseudo_label.score_curves import ScoreCurve
-from must_jax.pseudo_label.threshold_plot import Panel
+from must_jax.pseudo_label.threshold_plot import ClassChart
 from must_jax.storage.label_sets import is_corrections, reading_score
 from must_jax.storage.path import publish, publish_json
 from must_jax.storage.sets import LabelSet
@@ -113,7 +113,7 @@ class Thresholds:
         + (f"  {proposal.note}" if proposal.note else "")
       )
 
-  def panels(self) -> Iterator[Panel]:
+  def panels(self) -> Iterator[ClassChart]:
     """A chart for each class."""
     for k, proposal in enumerate(self.proposals):
       histogram = np.array(self.sums["class_scores"].get(str(k), [0]))
@@ -127,7 +127,7 @@ class Thresholds:
         }
       edges = np.linspace(0, 1, len(left))
       curves["labels left"] = edges, left / max(left[0], 1)
-      yield Panel(
+      yield ClassChart(
         f"{proposal.name} from {proposal.score:.3g}",
         proposal.note.partition(":")[0],
         curves,

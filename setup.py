@@ -57,6 +57,7 @@ setup(
     "pillow>=11",
     "PyYAML>=6",
     "safetensors>=0.5",
+    "scipy>=1.14",
     "tensorboard>=2.19",  # clu's writers need it, TensorFlow dropped it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",

@@ -126,9 +126,35 @@ def _parser() -> argparse.ArgumentParser:
     " the result is kept in the manifest",
   )
   inspect.add_argument(
+    "--against",
+    type=Path,
+    nargs="+",
+    default=(),
+    metavar="OTHER",
+    help="label sets of the same images (of other teachers, of another round),"
+    " or an image set with true labels: how far they agree, by class",
+  )
+  inspect.add_argument(
+    "--worst",
+    type=int,
+    default=10,
+    metavar="N",
+    help="images to name on which --against disagrees most; default"
+    " %(default)s",
+  )
+  inspect.add_argument(
     "--gallery", type=Path, help="PNG to write, needs --images"
   )
   inspect.set_defaults(run=_inspect)
+
+  from must_jax.pseudo_label import threshold_arguments
+
+  chooser = commands.add_parser(
+    "thresholds",
+    help="propose from which scores labels are read, by class",
+  )
+  threshold_arguments.add(chooser)
+  chooser.set_defaults(run=_thresholds)
 
   from must_jax.preflight import doctor
 
@@ -270,6 +296,12 @@ def _inspect(args: argparse.Namespace) -> int:
   from must_jax.pseudo_label import inspect
 
   return inspect.run(args)
+
+
+def _thresholds(args: argparse.Namespace) -> int:
+  from must_jax.pseudo_label import thresholds
+
+  return thresholds.run(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -122,6 +122,7 @@ def run_stage(
 
 def _label_by_beam(config: ConfigDict, workdir: str) -> None:
   from must_jax.pseudo_label.job import ALARM
+  from must_jax.storage import label_sets
 
   stage.quiet_libraries()
   try:
@@ -135,6 +136,8 @@ def _label_by_beam(config: ConfigDict, workdir: str) -> None:
   manifest = pipeline.run(config, workdir, runner, options)
   output = config.label.output or workdir
   print(f"{manifest['num_records']:,} records: {output}")
+  for name, left in label_sets.summary(manifest).items():
+    print(f"  {name}: {left}")
   if manifest["alarms"]:
     sys.exit(ALARM)
 

@@ -20,7 +20,7 @@ from must_jax.export import evaluations, licences, lineage, signature
 from must_jax.export.evaluations import Evaluation
 from must_jax.export.lineage import Licensed, Model, PseudoLabels
 from must_jax.export.program import make_program
-from must_jax.fields.kept import threshold_text
+from must_jax.fields.kept import share_text, threshold_text
 from must_jax.input.preprocess import varies_size
 from must_jax.storage.path import (
   Path,
@@ -619,7 +619,7 @@ def _label_rows(labels: PseudoLabels) -> Iterator[tuple[str, ...]]:
     yield (
       threshold_text(left["min_score"]) if left["min_score"] else "none",
       f"{left['stored']:,} {left['elements']}",
-      _bounds(left["left"]),
+      share_text(left["left"], left["stored"]),
       f"{left['labels']:,}",
       _against_the_truth(labels, field),
     )
@@ -864,11 +864,6 @@ def _digest(digest: str) -> str:
 
 def _count(number: int | None) -> str:
   return _UNKNOWN if number is None else f"{number:,}"
-
-
-def _bounds(bounds: Sequence[int]) -> str:
-  least, most = bounds
-  return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _number(value: float) -> str:

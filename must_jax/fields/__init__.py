@@ -4,7 +4,7 @@ The data layer stores, reads, crops, scales and flips a field by its kind alone,
 so that a task needs no file format. What a kind has to say is in `field.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from must_jax.fields.boxes import Boxes
@@ -24,6 +24,12 @@ KINDS: dict[str, type[Field]] = {
   "ValueMap": ValueMap,
   "VectorMap": VectorMap,
 }
+
+# What to do where a teacher says the same of all images.
+_CHECK_TEACHER = (
+  "Train the teacher longer, or check that its checkpoint has the classes,"
+  " image size and normalisation that it was trained with."
+)
 
 __all__ = [
   "KINDS",
@@ -73,37 +79,55 @@ def alarms(
   statistics: Mapping[str, Mapping[str, Any]],
   min_score: NamedScores | None = None,
 ) -> list[str]:
-  """What is too good to be labels: nothing at all, or always the same.
+  """What is too good to be labels, nothing or always the same, and what to do.
 
   Args:
     descriptions: of the fields, as in a manifest.
     statistics: sums over the whole set by field, see `fields.statistics`.
     min_score: at which labels will be read, see `Field.as_read`.
   """
-  found = []
+  return [
+    f"{name}: {reason} {advice}"
+    for name, reason, advice in _alarms(descriptions, statistics, min_score)
+  ]
+
+
+def _alarms(
+  descriptions: Mapping[str, Description],
+  statistics: Mapping[str, Mapping[str, Any]],
+  min_score: NamedScores | None = None,
+) -> Iterator[tuple[str, str, str]]:
+  """Field, what is wrong with it, and what to do about it."""
   for name, description in sorted(descriptions.items()):
     sums = statistics.get(name, NO_LABELS)
     if not sums["examples"]:
-      reason = "not one image has a label."
+      yield name, "not one image has a label.", "Check what the teacher gives."
     elif not sums["elements"]:
       reason = (
         f"all {sums['examples']} labels are empty; nothing was found in any"
         " image."
       )
+      advice = (
+        "Train the teacher longer, or lower from which score it predicts."
+      )
+      yield name, reason, advice
     elif sums["constant"] == sums["examples"]:
       reason = (
         f"each of the {sums['examples']} labels has one value all over, as if"
         " nobody had looked at the images."
       )
+      yield name, reason, _CHECK_TEACHER
     elif lost := _nothing_left(description, sums, min_score):
       reason = f"{lost}; a student would learn nothing."
-    else:
-      reason = make_field(description).alarm(
-        sums, description.get("classes", ())
+      advice = (
+        "Lower its task's min_score (`must-jax thresholds` proposes scores), or"
+        " train the teacher longer."
       )
-    if reason:
-      found.append(f"{name}: {reason}")
-  return found
+      yield name, reason, advice
+    elif reason := make_field(description).alarm(
+      sums, description.get("classes", ())
+    ):
+      yield name, reason, _CHECK_TEACHER
 
 
 def warnings(
@@ -116,7 +140,9 @@ def warnings(
     descriptions: of the fields, as in an index.
     statistics: sums over the whole set by field, see `fields.statistics`.
   """
-  found = alarms(descriptions, statistics)
+  found = [
+    f"{name}: {reason}" for name, reason, _ in _alarms(descriptions, statistics)
+  ]
   for name, description in descriptions.items():
     if name in statistics:
       field, classes = make_field(description), description.get("classes", ())

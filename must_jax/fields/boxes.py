@@ -5,16 +5,20 @@ F/ignore int64 [G], F/scores float [G] (1 where left out)
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import numpy as np
 
 from must_jax.fields import field
-from must_jax.fields.statistics import make_sums
+from must_jax.fields.statistics import count_octaves, make_sums
 
 _SLACK = 1e-5  # of the image size, rounding that is forgiven
 _MIN_SIDE = 1.0  # pixels of the network input
+_MANY = 100  # boxes, by which can be told whether all are alike
+_ALIKE = 0.99  # of the boxes, within two bins: a fifth of area and of aspect
+_SAME_IOU = 0.5  # of boxes that are one object, as in PASCAL VOC and AP50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Boxes(field.Field):
   has_classes = True
   has_background = True
   has_objects = True
+  has_regions = True
   element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run
   store_cost = (1.6e-6, 24.6)
@@ -87,6 +92,16 @@ class Boxes(field.Field):
         "scores", arrays["scores"], classes.shape
       )
     return features
+
+  def decode(self, features):
+    arrays = {
+      "boxes": np.asarray(features["boxes"], np.float32).reshape(-1, 4),
+      "classes": np.asarray(features["classes"], np.int64),
+      "ignore": np.asarray(features["ignore"], bool),
+    }
+    if len(features["scores"]):
+      arrays["scores"] = np.asarray(features["scores"], np.float32)
+    return arrays
 
   def parse(self, name, features, table):
     import tensorflow as tf
@@ -231,8 +246,110 @@ class Boxes(field.Field):
       )
     ]
 
+  def with_class_ids(self, arrays, ids):
+    classes = ids[arrays["classes"]]
+    keep = classes >= 0
+    kept = {name: array[keep] for name, array in arrays.items()}
+    return kept | {"classes": classes[keep]}
+
+  def agreement(self, first, second):
+    """Dice coefficient: twice the pairs, of all boxes of a class.
+
+    Pairs have an IoU of 0.5 or more; of all ways to pair boxes that which
+    makes the most pairs counts, the closest ones of equally many. Boxes to be
+    ignored do not count, nor do those within one of the other label that find
+    no partner.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    found = {}
+    for k in np.union1d(first["classes"], second["classes"]).tolist():
+      of_class = [
+        {name: arrays[name][arrays["classes"] == k] for name in arrays}
+        for arrays in (first, second)
+      ]
+      boxes = [arrays["boxes"][~arrays["ignore"]] for arrays in of_class]
+      crowds = [arrays["boxes"][arrays["ignore"]] for arrays in of_class]
+      iou = _ious(*boxes)
+      gain = np.where(iou >= _SAME_IOU, 1 + iou / (1 + iou.size), 0)
+      rows, columns = linear_sum_assignment(gain, maximize=True)
+      is_pair = gain[rows, columns] > 0
+      counts = []
+      for own, others, paired in zip(
+        boxes, reversed(crowds), (rows, columns), strict=True
+      ):
+        excused = _are_inside(own, others)
+        excused[paired[is_pair]] = False
+        counts.append(len(own) - int(excused.sum()))
+      if sum(counts):
+        found[k] = 2 * int(is_pair.sum()), sum(counts)
+    return found
+
+  def regions(self, arrays, side):
+    centres = (np.arange(side) + 0.5) / side
+    low, high = arrays["boxes"][:, None, :2], arrays["boxes"][:, None, 2:]
+    places = centres[:, None]
+    inside = (places >= low) & (places < high)  # [n, side, 2]
+    cells = inside[:, :, None, 0] & inside[:, None, :, 1]
+    regions = np.zeros((self.num_classes, side, side), bool)
+    ignore = arrays["ignore"]
+    np.logical_or.at(regions, arrays["classes"][~ignore], cells[~ignore])
+    return regions, ~cells[ignore].any(0)
+
+  def score_outcomes(self, found, truth):
+    """As COCO matches at an IoU of 0.5.
+
+    The box of the highest score takes the closest object of its class that is
+    left, and so on. What takes none is wrong, unless it is in a crowd.
+    """
+    ignore = truth.get("ignore", np.zeros(len(truth["classes"]), bool))
+    right = np.zeros(len(found["classes"]), int)
+    wrong = np.ones_like(right)
+    order = np.argsort(-found["scores"], kind="stable")
+    for k in np.unique(found["classes"]).tolist():
+      own = order[found["classes"][order] == k]
+      objects = truth["boxes"][(truth["classes"] == k) & ~ignore]
+      crowds = truth["boxes"][(truth["classes"] == k) & ignore]
+      boxes = found["boxes"][own]
+      iou = _ious(boxes, objects)
+      for i, row in zip(own, iou, strict=True):
+        if row.size and row.max() >= _SAME_IOU:
+          right[i], wrong[i] = 1, 0
+          iou[:, row.argmax()] = 0
+      wrong[own[_are_inside(boxes, crowds)]] = 0
+    positives = np.bincount(
+      truth["classes"][~ignore], minlength=self.num_classes
+    )
+    return field.Outcomes(
+      found["classes"], found["scores"], right, wrong, positives
+    )
+
   def sums(self, arrays):
-    return make_sums(classes=arrays["classes"], scores=arrays.get("scores"))
+    """Also "areas" and "aspects": {floor(8 log2): boxes} of their parts of the
+    image and of height over width.
+    """
+    sides = np.asarray(arrays["boxes"], np.float64).reshape(-1, 4)
+    sides = np.maximum(sides[:, 2:] - sides[:, :2], _SLACK)
+    return make_sums(
+      classes=arrays["classes"],
+      scores=arrays.get("scores"),
+      areas=count_octaves(sides.prod(1)),
+      aspects=count_octaves(sides[:, 0] / sides[:, 1]),
+    )
+
+  def alarm(self, sums, classes):
+    if sums["elements"] < _MANY:
+      return ""
+    if alarm := field.one_class_alarm(sums, classes, self.element):
+      return alarm
+    # Earlier versions did not count sizes.
+    counted = [sums.get(name, {}) for name in ("areas", "aspects")]
+    if sum(counted[0].values()) < _MANY or not all(map(_is_narrow, counted)):
+      return ""
+    return (
+      f"nearly all {sum(counted[0].values()):,} boxes have one size and one"
+      " shape."
+    )
 
   def measure(self, arrays):
     """Boxes of each class, and those to be ignored."""
@@ -259,3 +376,36 @@ class Boxes(field.Field):
 
   def num_elements(self, cells):
     return self.max_boxes
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+  """Of boxes [n, 4]: float64 [n]."""
+  sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+  return sides.prod(1)
+
+
+def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Areas that boxes [n, 4] share with boxes [m, 4]: float64 [n, m]."""
+  low = np.maximum(first[:, None, :2], second[:, :2])
+  high = np.minimum(first[:, None, 2:], second[:, 2:])
+  return np.maximum(high.astype(np.float64) - low, 0).prod(-1)
+
+
+def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Intersection over union of boxes [n, 4] with boxes [m, 4]: [n, m]."""
+  shared = _intersections(first, second)
+  union = _areas(first)[:, None] + _areas(second) - shared
+  return shared / np.maximum(union, np.finfo(np.float64).tiny)
+
+
+def _are_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+  """Which boxes [n, 4] lie by half or more in a crowd of [m, 4], bool [n]."""
+  inside = _intersections(boxes, crowds) >= 0.5 * _areas(boxes)[:, None]
+  return np.asarray(inside.any(1))
+
+
+def _is_narrow(histogram: Mapping[str, int]) -> bool:
+  """Whether nearly all is in two neighbouring bins."""
+  counts = {int(k): n for k, n in histogram.items()}
+  most = max(n + counts.get(k + 1, 0) for k, n in counts.items())
+  return most >= _ALIKE * sum(counts.values())

@@ -44,6 +44,12 @@ class ClassVector(field.Field):
       )
     return features
 
+  def decode(self, features):
+    arrays = {"classes": np.asarray(features["classes"], np.int64)}
+    if len(features["probs"]):
+      arrays["probs"] = np.asarray(features["probs"], np.float32)
+    return arrays
+
   def parse(self, name, features, table):
     import tensorflow as tf
 
@@ -83,12 +89,27 @@ class ClassVector(field.Field):
       ]
     }
 
+  def with_class_ids(self, arrays, ids):
+    probs = np.zeros(ids.max(initial=-1) + 1, np.float32)
+    # Of an image of a class that is left out, the rest says little.
+    if (ids[_told(arrays["probs"])] >= 0).any():
+      probs[ids[ids >= 0]] = arrays["probs"][ids >= 0]
+    return {"probs": probs}
+
+  def agreement(self, first, second):
+    """Dice coefficient of the classes told; of one class each, accuracy."""
+    a, b = (_told(x["probs"]) & (x["probs"] > 0) for x in (first, second))
+    if not a.any() or not b.any():
+      return {}
+    return {
+      int(k): (2 * int(a[k] and b[k]), int(a[k]) + int(b[k]))
+      for k in np.flatnonzero(a | b)
+    }
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
-    told = probs >= 0.5
-    if probs.size:
-      told[probs.argmax()] = True
+    told = _told(probs)
     return make_sums(
       classes=classes[told],
       scores=probs[told],
@@ -96,10 +117,7 @@ class ClassVector(field.Field):
     )
 
   def alarm(self, sums, classes):
-    if len(classes) < 2 or sums["examples"] < 10 or len(sums["classes"]) > 1:
-      return ""
-    (k,) = sums["classes"]
-    return f"all {sums['examples']} images are of class {classes[int(k)]!r}."
+    return field.one_class_alarm(sums, classes, "images")
 
   def measure(self, arrays):
     return arrays["probs"] > 0
@@ -119,3 +137,14 @@ class ClassVector(field.Field):
 
   def num_elements(self, cells):
     return self.num_classes
+
+
+def _told(probs: np.ndarray) -> np.ndarray:
+  """Which classes an image is said to be of, bool [n].
+
+  The most probable one, and those of probability 0.5 or more.
+  """
+  told = probs >= 0.5
+  if probs.size:
+    told[probs.argmax()] = True
+  return told

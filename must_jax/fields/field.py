@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import jax
 import numpy as np
@@ -37,6 +37,25 @@ OTHERS = "*"
 _MAX_LISTED = 20  # classes named in a summary
 _MAX_NUMBERS = 1000  # of an array that JSON lists
 _MAX_NAMED = 5  # and in a warning
+_MANY = 10  # labels, by which can be told whether they are all alike
+
+
+class Outcomes(NamedTuple):
+  """What is right of labels, and at which scores.
+
+  Attributes:
+    classes: int [n], class ids.
+    scores: float32 [n], of elements of these classes.
+    right, wrong: int [n], how many of this class and score are. Those of which
+      nobody can tell are neither.
+    positives: int [K], what there is to be found of each class.
+  """
+
+  classes: np.ndarray
+  scores: np.ndarray
+  right: np.ndarray
+  wrong: np.ndarray
+  positives: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Field(abc.ABC):
       else: then it matters which classes whoever made it did not know.
     element: what is counted in a label, in the plural.
     has_objects: whether a label is a list of objects, as COCO's annotations.
+    has_regions: whether it says where its classes are, see `regions`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -72,6 +92,7 @@ class Field(abc.ABC):
   has_classes: ClassVar[bool] = False
   has_background: ClassVar[bool] = False
   has_objects: ClassVar[bool] = False
+  has_regions: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
@@ -136,6 +157,11 @@ class Field(abc.ABC):
       return self
     return dataclasses.replace(self, min_score=0.0)  # type: ignore[call-arg]
 
+  @property
+  def has_threshold(self) -> bool:
+    """Whether elements are read from a score on, `min_score`."""
+    return hasattr(self, "min_score")
+
   def check_stored(self, description: Description) -> None:
     """Checks that stored labels can be read as this field asks.
 
@@ -181,6 +207,20 @@ class Field(abc.ABC):
         negative for ids that the record may not have; None where they are the
         same.
     """
+
+  def decode(self, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The reverse of `encode` without a graph: all that is stored.
+
+    By default features are the arrays. `parse` has the checks of values.
+
+    Args:
+      features: bytes, or arrays of a record's numbers, by name; empty where the
+        record has none.
+
+    Raises:
+      ValueError: a map cannot be decoded.
+    """
+    return {name: np.asarray(value) for name, value in features.items()}
 
   def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
     """Checks that maps have the proportions of their image, within a pixel.
@@ -349,6 +389,72 @@ class Field(abc.ABC):
       if np.size(array) > _MAX_NUMBERS
     }
 
+  # Compared with other labels of the image. All take labels as `parse` gives
+  # them, thresholds applied.
+
+  def shared(self, other: "Field") -> Self:
+    """The field as which labels of this and another one can be compared.
+
+    Args:
+      other: of the same kind.
+    """
+    del other
+    return self
+
+  def with_class_ids(
+    self, arrays: Arrays, ids: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """The same label with other class ids.
+
+    Args:
+      arrays: of a label.
+      ids: int [K], from the ids that it has to those that it shall have; what
+        is of a class with a negative one is left out, or becomes unknown.
+    """
+    del ids
+    return dict(arrays)
+
+  def agreement(
+    self, first: Arrays, second: Arrays
+  ) -> dict[int, tuple[int, int]]:
+    """How far two labels of an image say the same.
+
+    Args:
+      first: a label.
+      second: another one, with the same class ids.
+
+    Returns:
+      {class id, or 0 of what has no classes: (how much agrees, of how much)},
+      without what either label does not know. Both add up over images, and
+      neither depends on which label comes first. By default nothing.
+    """
+    del first, second
+    return {}
+
+  def regions(self, arrays: Arrays, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each class is, for comparing labels of different kinds.
+
+    Args:
+      arrays: of a label.
+      side: of a grid of as many rows as columns over the image.
+
+    Returns:
+      Bool [K, side, side], the cells whose centres a class has, and bool [side,
+      side], those of which the label says anything.
+    """
+    raise NotImplementedError(f"{type(self).__name__} does not say where.")
+
+  def score_outcomes(self, found: Arrays, truth: Arrays) -> "Outcomes":
+    """Which elements of a label are right, by their scores.
+
+    Of kinds that are read from a score on.
+
+    Args:
+      found: as `encode` takes them, with scores.
+      truth: of the same image, likewise, with the same class ids.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has no threshold.")
+
   # Summed up.
 
   @abc.abstractmethod
@@ -506,6 +612,25 @@ def parsed_scores_of(min_score: Scores, classes: "tf.Tensor") -> "tf.Tensor":
   table = tf.constant(np.atleast_1d(np.asarray(min_score, np.float32)))
   last = tf.cast(tf.size(table) - 1, classes.dtype)
   return tf.gather(table, tf.minimum(classes, last))
+
+
+def one_class_alarm(
+  sums: Mapping[str, Any], classes: Sequence[str], elements: str
+) -> str:
+  """Why labels of one class only cannot be right; empty if they may be.
+
+  Args:
+    sums: over a whole set.
+    classes: names in order of their ids.
+    elements: what has a class, in the plural.
+  """
+  found = [*sums.get("classes", {})]
+  if len(classes) < 2 or sums["examples"] < _MANY or len(found) != 1:
+    return ""
+  (k,) = found
+  return (
+    f"all {sums['elements']:,} {elements} are of class {classes[int(k)]!r}."
+  )
 
 
 def name_some(names: Sequence[str]) -> str:

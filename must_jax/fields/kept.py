@@ -67,9 +67,8 @@ class Kept:
     if not np.any(self.min_score or 0):
       return f"{stored}, all of which are read"
     return (
-      f"{stored}, of which {_text(self.bounds)}"
-      f" ({self.bounds[0] / self.stored:.1%}) have a score of"
-      f" {threshold_text(self.min_score)} or more and are read"
+      f"{stored}, of which {share_text(self.bounds, self.stored)} have a score"
+      f" of {threshold_text(self.min_score)} or more and are read"
     )
 
   def lines(self, classes: Sequence[str]) -> Iterator[str]:
@@ -86,11 +85,11 @@ class Kept:
       self.stored_by_class, key=lambda k: (-self.stored_by_class[k], k)
     )
     yield f"  {'class':<24} {'stored':>12}" + (
-      f" {'left':>12}" if self.by_class else ""
+      f" {'left':>24}" if self.by_class else ""
     )
     for k in order[:_MAX_LISTED]:
       yield f"  {classes[k]:<24} {self.stored_by_class[k]:>12,}" + (
-        f" {_text(self.by_class[k]):>12}" if self.by_class else ""
+        f" {self.left_of(k):>24}" if self.by_class else ""
       )
     if len(order) > _MAX_LISTED:
       yield f"  ... and {len(order) - _MAX_LISTED:,} classes more"
@@ -98,6 +97,18 @@ class Kept:
       yield f"  {absent:,} of the {len(classes):,} classes do not occur"
     if lost := self.lost(classes):
       yield f"  nothing is left of {_names(lost)}"
+
+  def left_of(self, k: int) -> str:
+    """How much is left of a class, as a number and a share of it.
+
+    Args:
+      k: its id.
+    """
+    if self.by_class is None:
+      return "not known"
+    return share_text(
+      self.by_class.get(k, (0, 0)), self.stored_by_class.get(k, 0)
+    )
 
   def lost(self, classes: Sequence[str]) -> list[str]:
     """Classes of which something is stored, and nothing left."""
@@ -171,9 +182,19 @@ def threshold_text(min_score: float | Sequence[float] | None) -> str:
   return low if low == high else f"{low} to {high}, by class,"
 
 
-def _text(bounds: tuple[int, int]) -> str:
-  least, most = bounds
-  return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+def share_text(bounds: Sequence[int], stored: int) -> str:
+  """How much is left of what is stored, as a number and in percent.
+
+  Args:
+    bounds: the least and the most that is left.
+    stored: of it.
+  """
+  counts = [f"{count:,}" for count in bounds]
+  parts = [f"{count / max(stored, 1):.1%}" for count in bounds]
+  number, part = (
+    low if low == high else f"{low} to {high}" for low, high in (counts, parts)
+  )
+  return f"{number} ({part})"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What maps share: they are stored as PNGs of integer codes."""
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from must_jax.types import MAX_PIXELS
 if TYPE_CHECKING:
   import tensorflow as tf
 
+_MANY = 10  # maps, by which can be told whether most are constant
 MAX_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 
 
@@ -59,6 +61,13 @@ class MapField(Field):
   ) -> dict[str, np.ndarray]:
     rows, cols = ((np.arange(side) + 0.5) / side for side in size)
     return self.sample(arrays, Grid(rows, cols))
+
+  def at_finest(self, first: Arrays, second: Arrays) -> list[dict]:
+    """Two maps of an image as maps of one size, that of the finer one."""
+    height, width = np.maximum(
+      *(np.shape(arrays[self.map_array])[:2] for arrays in (first, second))
+    ).tolist()
+    return [self.at_size(arrays, (height, width)) for arrays in (first, second)]
 
   def num_elements(self, cells: float) -> float:
     return cells
@@ -151,6 +160,19 @@ def check_finite(name: str, values: np.ndarray) -> None:
     raise ValueError(f"{name} are not finite where they are valid")
 
 
+def constant_alarm(sums: Mapping[str, Any]) -> str:
+  """Why maps of values with these sums cannot be right; empty if they may be.
+
+  A wall may fill an image, but not most images.
+  """
+  if sums["examples"] < _MANY or 2 * sums["constant"] <= sums["examples"]:
+    return ""
+  return (
+    f"{sums['constant']:,} of the {sums['examples']:,} maps have one value all"
+    " over."
+  )
+
+
 def encode_png(codes: np.ndarray) -> bytes:
   """PNG of codes uint8 or uint16, [h, w] or [h, w, channels]."""
   import tensorflow as tf
@@ -158,6 +180,23 @@ def encode_png(codes: np.ndarray) -> bytes:
   if codes.ndim == 2:
     codes = codes[..., None]
   return tf.io.encode_png(codes).numpy()
+
+
+def decode_codes(
+  png: bytes, dtype: type = np.uint8, channels: int = 1
+) -> np.ndarray:
+  """The reverse of `encode_png`, [h, w], or [h, w, channels] of several.
+
+  Raises:
+    ValueError: it is no PNG.
+  """
+  import tensorflow as tf
+
+  try:
+    codes = tf.io.decode_png(png, channels, tf.as_dtype(dtype)).numpy()
+  except tf.errors.InvalidArgumentError:
+    raise ValueError("a map is no PNG that can be decoded") from None
+  return codes[..., 0] if channels == 1 else codes
 
 
 def decode_map(

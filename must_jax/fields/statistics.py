@@ -25,6 +25,7 @@ import numpy as np
 NO_LABELS = {"examples": 0, "elements": 0}
 _BINS = 10
 _CLASS_BINS = 20
+PER_OCTAVE = 8  # bins of `count_octaves`
 
 
 def make_sums(
@@ -81,6 +82,13 @@ def _histograms(classes: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     places * _CLASS_BINS + bins, minlength=len(ids) * _CLASS_BINS
   ).reshape(-1, _CLASS_BINS)
   return {str(k): n.tolist() for k, n in zip(ids, counts, strict=True)}
+
+
+def count_octaves(values: np.ndarray) -> dict[str, int]:
+  """{floor(8 log2): how many} of values above 0; bins are 9% wide."""
+  places = np.log2(np.asarray(values, np.float64)) * PER_OCTAVE
+  found, counts = np.unique(np.floor(places).astype(int), return_counts=True)
+  return {str(k): int(n) for k, n in zip(found, counts, strict=True)}
 
 
 def count_below(histogram: Sequence[int], score: float) -> tuple[int, int]:

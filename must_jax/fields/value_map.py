@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from must_jax.fields import field, maps
-from must_jax.fields.statistics import make_sums
+from must_jax.fields.statistics import PER_OCTAVE, count_octaves, make_sums
 
 _MAX_RATIO = 256.0  # of magnitudes that are stored in even steps
-_PER_OCTAVE = 8  # bins of the histogram in `sums`, 9% wide
 _FAR = 1000  # metres, farther than cameras and scanners measure
 _MAX_MEDIAN = 100  # metres, of depth that is not given in another unit
+_SAME_FACTOR = 1.25  # of values that agree, as in NYU's protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,23 +178,50 @@ class ValueMap(maps.MapField):
   def to_arrays(self, arrays):
     return {"": np.where(arrays["valid"], arrays["values"], np.nan)}
 
+  def shared(self, other):
+    unit = self.unit if self.unit == other.unit else ""
+    # What is metres in one, may be read as inverse depth.
+    inverse = "inverse" in (self.unit, other.unit)
+    return dataclasses.replace(self, unit="inverse" if inverse else unit)
+
+  def agreement(self, first, second):
+    """Pixels whose values are within a factor of 1.25 ("delta1").
+
+    Metres as they are; others once one map has the scale and shift that bring
+    it to the other in least squares, both ways. Values must be above 0.
+    """
+    first, second = self.at_finest(first, second)
+    valid = first["valid"] & second["valid"]
+    a, b = (m["values"][valid].astype(np.float64) for m in (first, second))
+    if self.unit == "metres":
+      counts = (a > 0) & (b > 0)
+      pairs = [(a[counts], b[counts])]
+    else:
+      pairs = [(_aligned(x, y), y[y > 0]) for x, y in ((a, b), (b, a))]
+    total = sum(len(target) for _, target in pairs)
+    agreeing = sum(
+      int((np.maximum(x / y, y / x) < _SAME_FACTOR).sum()) for x, y in pairs
+    )
+    return {0: (agreeing, total)} if total else {}
+
   def sums(self, arrays):
     values = np.asarray(arrays["values"])
     if "valid" in arrays:
       values = values[np.asarray(arrays["valid"])]
     values = values.reshape(-1)
     constant = len(values) > 0 and (values == values[0]).all()
-    places = np.log2(np.asarray(values[values > 0], np.float64)) * _PER_OCTAVE
-    found, counts = np.unique(np.floor(places).astype(int), return_counts=True)
-    octaves = {str(k): int(n) for k, n in zip(found, counts, strict=True)}
+    octaves = count_octaves(values[values > 0])
     return make_sums(elements=len(values), constant=constant, octaves=octaves)
+
+  def alarm(self, sums, classes):
+    return maps.constant_alarm(sums)
 
   def warnings(self, sums, classes):
     octaves = {int(k): n for k, n in sums["octaves"].items()}
     if self.unit != "metres" or not octaves:
       return
     places = np.array(sorted(octaves))
-    metres = 2 ** ((places + 0.5) / _PER_OCTAVE)
+    metres = 2 ** ((places + 0.5) / PER_OCTAVE)
     counts = np.array([octaves[k] for k in places.tolist()])
     below = np.cumsum(counts) / counts.sum()
     median, most = (metres[np.searchsorted(below, q)] for q in (0.5, 0.9))
@@ -252,3 +279,18 @@ def _bend(values: np.ndarray) -> float:
     return 0.0
   # sinh must not overflow, nor a float32 be denormal.
   return float(np.float32(max(low, high * 1e-30, 1e-37)))
+
+
+def _aligned(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """Values where the target is above 0, brought to its scale and shift.
+
+  Within the range of the target, so that they are above 0, too.
+  """
+  counts = target > 0
+  values, target = values[counts], target[counts]
+  if not len(target):
+    return target
+  centred = values - values.mean()
+  spread = np.sum(centred**2)
+  scale = np.sum(centred * target) / spread if np.ptp(values) else 0.0
+  return np.clip(scale * centred + target.mean(), target.min(), target.max())

@@ -15,6 +15,7 @@ from must_jax.fields.statistics import make_sums
 
 _MIN_SIDE = 0.001  # part of the pixels whose x, or y, have the rarer sign
 _MANY = 1000  # pixels, by which that can be told
+_SAME_ANGLE = 30  # degrees between directions that agree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,14 @@ class VectorMap(maps.MapField):
     vectors = vectors / np.maximum(norm, 0.1)[..., None]
     return {"vectors": np.where(valid[..., None], vectors, 0), "valid": valid}
 
+  def agreement(self, first, second):
+    """Pixels whose directions are within 30 degrees."""
+    first, second = self.at_finest(first, second)
+    valid = first["valid"] & second["valid"]
+    cosine = (first["vectors"][valid] * second["vectors"][valid]).sum(-1)
+    agreeing = int((cosine >= np.cos(np.radians(_SAME_ANGLE))).sum())
+    return {0: (agreeing, len(cosine))} if len(cosine) else {}
+
   def sums(self, arrays):
     vectors = np.asarray(arrays["vectors"])
     if "valid" in arrays:
@@ -113,6 +122,9 @@ class VectorMap(maps.MapField):
       positive=[int((axis > 0).sum()) for axis in vectors.T],
       negative=[int((axis < 0).sum()) for axis in vectors.T],
     )
+
+  def alarm(self, sums, classes):
+    return maps.constant_alarm(sums)
 
   def warnings(self, sums, classes):
     if not sums["elements"]:

@@ -18,7 +18,9 @@ from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import TEACHERS, Pretraining, Row, Table
 from must_jax.lab.scale_mini import TEACHER_SETS, MiniScale
 from must_jax.lab.stages import StageError, Stages
+from must_jax.storage import label_sets
 from must_jax.storage.path import Path, absolute
+from must_jax.storage.sets import read_manifest
 
 REPORT = "report.html"
 _PILE = {"train": 2400}
@@ -101,6 +103,7 @@ def run(workdir: Path, *, full: bool = False, jobs: int = 2) -> int:
   print("\nTeachers: validation on their own set, pseudo labels on the pile")
   for q in label_quality(experiment):
     print(f"  {q.teacher:<16}{q.metric:<16}{q.validation:.3f}  {q.pile:.3f}")
+    print(f"    {q.left}")
   print(f"\n{experiment.results(TABLE).to_text()}\n")
   minutes = (time.monotonic() - start) / 60
   print(f"Report: {workdir / REPORT}  ({minutes:.1f} minutes)")
@@ -157,6 +160,7 @@ def label_quality(
   for entry in TEACHER_SETS:
     teacher = TEACHERS[entry.kind]
     (made,) = experiment.pretraining_stages(teacher)
+    labels = experiment.labels(teacher, "pile")
     found.append(
       report_page.LabelQuality(
         teacher=entry.kind,
@@ -165,7 +169,8 @@ def label_quality(
         validation=stages[made].result[
           f"validation/{entry.kind}/{entry.metric}"
         ],
-        pile=stages[experiment.labels(teacher, "pile")].result[entry.metric],
+        pile=stages[labels].result[entry.metric],
+        left="; ".join(label_sets.summary(read_manifest(labels)).values()),
       )
     )
   return tuple(found)

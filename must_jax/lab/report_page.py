@@ -75,6 +75,7 @@ class LabelQuality:
     validation: the metric on the teacher's own validation split.
     pile: the metric of its pseudo labels against the hidden truth of the pile,
       None if nobody knows the truth.
+    left: what of the labels the student reads.
   """
 
   teacher: str
@@ -82,6 +83,7 @@ class LabelQuality:
   metric: str
   validation: float
   pile: float | None
+  left: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

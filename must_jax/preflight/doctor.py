@@ -456,12 +456,13 @@ def find_data(case: Case) -> Finding | None:
   if config is None:
     return None
   from must_jax.preflight import places
-  from must_jax.storage.sets import ImageSet
+  from must_jax.storage import label_sets
+  from must_jax.storage.sets import ImageSet, LabelSet
 
   read = places.places(config, case.workdir)
   if missing := places.missing(read):
     return Finding(FAIL, places.text(missing))
-  problems, records = [], 0
+  problems, records, labels = [], 0, []
   for place in read:
     try:
       found = place.open()
@@ -470,9 +471,15 @@ def find_data(case: Case) -> Finding | None:
     else:
       if isinstance(found, ImageSet):
         records += found.num_records
+      if isinstance(found, LabelSet):
+        labels += [
+          f"{found.directory}: {name}: {left}"
+          for name, left in label_sets.summary(found.manifest).items()
+        ]
   if problems:
     return Finding(FAIL, "\n".join(problems))
-  return Finding(OK, f"directories: {len(read)}; images: {records:,}")
+  counts = f"directories: {len(read)}; images: {records:,}"
+  return Finding(OK, "\n".join([counts, *labels]))
 
 
 def check_compile(case: Case, compile_step: CompileStep) -> Finding | None:

@@ -1,8 +1,9 @@
 """`must-jax inspect`: what is in a label set, how far it is, how good it is."""
 
 import argparse
+import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from must_jax import pictures
 from must_jax.fields import kept
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
+from must_jax.pseudo_label.agreement import (
+  Agreement,
+  compare,
+  disagreement,
+  disputed,
+)
 from must_jax.pseudo_label.status import status
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json
@@ -171,6 +178,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nAgainst the truth in {manifest['quality']['truth']}")
     for name, value in manifest["quality"]["metrics"].items():
       print(f"  {name:<24} {value:.4f}")
+  if args.against:
+    _print_agreement(args.labels, args.against, args.min_score, args.worst)
   if args.gallery:
     if not args.images:
       raise ValueError("--gallery needs --images, the labelled image set.")
@@ -181,6 +190,33 @@ def run(args: argparse.Namespace) -> int:
       Image.fromarray(drawn).save(file, "PNG")
     print(f"\nGallery: {args.gallery}")
   return 0
+
+
+def _print_agreement(
+  labels: PathLike,
+  others: Sequence[PathLike],
+  min_score: float | None,
+  num_worst: int,
+) -> None:
+  comparisons = [compare(labels, other, min_score) for other in others]
+  sums = [Agreement() for _ in others]
+  ranked: list[tuple[float, int, str, str]] = []
+  for results in zip(*comparisons, strict=True):
+    found = [pairs for _, pairs in results]
+    for total, pairs in zip(sums, found, strict=True):
+      total.add(pairs)
+    if rank := disagreement(found):
+      names = disputed(found)
+      # Smallest first: the more classes, the worse, of equal ranks.
+      ranked.append((-rank, -len(names), results[0][0], ", ".join(names)))
+  for other, total in zip(others, sums, strict=True):
+    print(f"\nAgreement with {other}")
+    for line in total.lines():
+      print(line)
+  if ranked:
+    print("\nImages on which they contradict each other most, and in what")
+  for rank, _, key, told in heapq.nsmallest(num_worst, ranked):
+    print(f"  {-rank:>6.1%}  {key}  {told}".rstrip())
 
 
 def _print_status(labels: PathLike) -> None:

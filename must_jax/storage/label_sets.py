@@ -244,7 +244,7 @@ def summary(manifest: Mapping[str, Any]) -> dict[str, str]:
   fields, min_score = manifest["fields"], reading_score(manifest)
   return {
     name: str(kept(fields[name], sums, min_score))
-    for name, sums in manifest["statistics"].items()
+    for name, sums in manifest.get("statistics", {}).items()
   }
 
 
@@ -285,5 +285,8 @@ def make_manifest(
     "statistics": totals,
     # Earlier versions did not count it.
     **({"left": known} if known else {}),
-    "alarms": alarms(job["fields"], totals, min_score),
+    # People may well have looked at one class only.
+    "alarms": []
+    if is_corrections(job)
+    else alarms(job["fields"], totals, min_score),
   }

@@ -274,9 +274,18 @@ def parse_key(record: tf.Tensor) -> tf.Tensor:
 
 def status_of(record: bytes) -> str:
   """Status of a label record; empty if it has none."""
-  feature = tf.train.Example.FromString(record).features.feature["status"]
-  values = feature.bytes_list.value
-  return values[0].decode(errors="replace") if len(values) == 1 else ""
+  return _text_of(record, "status").decode(errors="replace")
+
+
+def key_of(record: bytes) -> bytes:
+  """Key of an image or label record; empty if it has none."""
+  return _text_of(record, "key")
+
+
+def _text_of(record: bytes, feature: str) -> bytes:
+  found = tf.train.Example.FromString(record).features.feature[feature]
+  values = found.bytes_list.value
+  return values[0] if len(values) == 1 else b""
 
 
 def decode_image(
@@ -408,15 +417,54 @@ def read_labels(
   Raises:
     ValueError: the record holds what it may not hold.
   """
+  return _present(lambda r: parse_labels(r, fields), tf.constant(record))
+
+
+def stored_labels(
+  record: bytes, fields: Mapping[str, Field]
+) -> dict[str, dict[str, np.ndarray]]:
+  """All that a record holds of its labels, whatever the scores.
+
+  Unlike `read_labels` with all optional arrays, confidences too, and without
+  the checks of what readers of training data can meet.
+
+  Args:
+    record: an image or label record.
+    fields: what to read.
+
+  Returns:
+    {field: arrays as `Field.encode` takes them}; absent fields left out.
+
+  Raises:
+    ValueError: the record cannot be read.
+  """
   try:
-    labels = parse_labels(tf.constant(record), fields)
-  except BROKEN as error:
-    raise ValueError(f"The label record is broken: {reason(error)}") from None
-  return {
-    name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
-    for name, arrays in labels.items()
-    if arrays["present"]
-  }
+    found = tf.train.Example.FromString(record).features.feature
+  except DecodeError:
+    raise ValueError("The record is no tf.train.Example.") from None
+  labels = {}
+  for name, field in fields.items():
+    if f"{name}/present" not in found:
+      continue
+    try:
+      labels[name] = field.decode(
+        {
+          feature: _value(found[f"{name}/{feature}"], kind)
+          for feature, kind in field.features.items()
+        }
+      )
+    except (KeyError, IndexError, ValueError) as error:
+      raise ValueError(f"Field {name!r} is broken: {error}") from None
+  return labels
+
+
+def _value(feature: tf.train.Feature, kind: str) -> bytes | np.ndarray:
+  """The reverse of `make_feature`, by the types of `Field.features`."""
+  if kind == "bytes":
+    return (*feature.bytes_list.value, b"")[0]
+  if kind.startswith("float"):
+    return np.array(feature.float_list.value, np.float32)
+  return np.array(feature.int64_list.value, np.int64)
 
 
 def label_graphs(
@@ -440,6 +488,36 @@ def label_graphs(
     ).get_concrete_function()
 
   return {name: graph(name, make_field(spec)) for name, spec in specs.items()}
+
+
+def label_reader(
+  fields: Mapping[str, Field],
+) -> Callable[[bytes], dict[str, dict[str, np.ndarray]]]:
+  """`read_labels` of these fields, traced once for many records."""
+  parse = tf.function(
+    lambda record: parse_labels(record, fields),
+    [tf.TensorSpec([], tf.string)],
+    autograph=False,
+  ).get_concrete_function()
+
+  def read(record: bytes) -> dict[str, dict[str, np.ndarray]]:
+    return _present(parse, tf.constant(record))
+
+  return read
+
+
+def _present(
+  parse: Callable[[tf.Tensor], dict[str, Tensors]], record: tf.Tensor
+) -> dict[str, dict[str, np.ndarray]]:
+  try:
+    labels = parse(record)
+  except BROKEN as error:
+    raise ValueError(f"The label record is broken: {reason(error)}") from None
+  return {
+    name: {k: v.numpy() for k, v in arrays.items() if k != "present"}
+    for name, arrays in labels.items()
+    if arrays["present"]
+  }
 
 
 def reason(error: Exception) -> str:

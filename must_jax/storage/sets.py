@@ -304,6 +304,31 @@ class LabelSet(Records):
     """
     return cls(directory, read_manifest(directory))
 
+  def check_same_images(self, other: "LabelSet") -> None:
+    """Checks that another label set is of the same images, shard by shard.
+
+    Raises:
+      ValueError: names what differs.
+    """
+    mine, others = (labels.manifest["image_set"] for labels in (self, other))
+    given = [f"split {i['split']!r} of {i['name']!r}" for i in (mine, others)]
+    if given[0] != given[1]:
+      raise ValueError(
+        f"Label set {self.directory} is of {given[0]}, {other.directory} of"
+        f" {given[1]}. Give label sets of the same images."
+      )
+    shards = [
+      [(plain_name(s.file), s.num_records, s.keys) for s in labels.shards]
+      for labels in (self, other)
+    ]
+    if shards[0] != shards[1]:
+      raise ValueError(
+        f"Label sets {self.directory} ({self.num_records} records) and"
+        f" {other.directory} ({other.num_records}) are both of {given[0]}, but"
+        " not of the same records in the same shards. The images changed"
+        " between them: label them again."
+      )
+
   def check_images(self, images: ImageSet) -> None:
     """Checks that the labels belong to these images, shard by shard.
 

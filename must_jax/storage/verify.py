@@ -168,6 +168,11 @@ def run(args: argparse.Namespace) -> int:
   if num_problems > len(shown):
     print(f"  ... and {num_problems - len(shown):,} more; see --report")
   is_labels = (args.directory / MANIFEST_FILE).exists()
+  if is_labels and not num_problems:
+    from must_jax.storage import label_sets
+
+    for name, left in label_sets.summary(read_manifest(args.directory)).items():
+      print(f"  {name}: {left}")
   if is_labels and any(p.shard.endswith(".tfrecord") for p in shown):
     print(
       f"Move the .json files of the damaged shards and {MANIFEST_FILE} away,"
@@ -288,9 +293,12 @@ def _verify_labels(
       reason = f"has undecodable records {found}; committed were {committed}"
       yield about(shard.file, [reason])
   if len(commits) == len(shards):
-    # What was measured later does not follow from the commits.
-    kept = {k: v for k, v in manifest.items() if k != "quality"}
-    expected = label_sets.make_manifest(job, commits)
+    # What was measured later does not follow from the commits, and alarms are
+    # those of the version that made the manifest.
+    kept, expected = (
+      {k: v for k, v in found.items() if k not in ("quality", "alarms")}
+      for found in (manifest, label_sets.make_manifest(job, commits))
+    )
     if reasons := differences(expected, kept, MANIFEST_FILE):
       yield about(MANIFEST_FILE, reasons)
 

@@ -359,8 +359,9 @@ def test_numbers_are_those_on_disk(student):
   assert "| photos (train) | 5 | 64 | - | kind |" in text
   assert "kind 0.4" in section(text, "Training")
   quality = section(text, "Quality of the labels")
-  assert "| kind on photos | none | 3 classes | 3 | 3 | not measured |" in (
-    quality
+  assert (
+    "| kind on photos | none | 3 classes | 3 (100.0%) | 3 | not measured |"
+    in (quality)
   )
   # Two of the three labels are likeliest a cat.
   assert "| cat | 2 | 2 |" in quality
@@ -397,7 +398,8 @@ def test_what_is_read_follows_the_students_own_threshold(makes):
     read(makes.model("student", config))[1], "Quality of the labels"
   )
   assert (
-    "| found on photos | 0.7 | 4 boxes | 1 | 1 | AP 0.25 (truth) |" in quality
+    "| found on photos | 0.7 | 4 boxes | 1 (25.0%) | 1 | AP 0.25 (truth) |"
+    in quality
   )
   assert "| cat | 3 | 1 | 0.125 |" in quality
   assert "nothing is left of dog." in quality

@@ -160,7 +160,9 @@ def test_nothing_left_is_an_alarm_that_tells_the_threshold():
   fields, sums = {"o": describe("Boxes")}, {"o": sums_of([0.1, 0.49, 0.3])}
   assert alarms(fields, sums) == [
     "o: 3 boxes in 1 labels, of which 0 (0.0%) have a score of 0.5 or"
-    " more and are read; a student would learn nothing."
+    " more and are read; a student would learn nothing. Lower its task's"
+    " min_score (`must-jax thresholds` proposes scores), or train the teacher"
+    " longer."
   ]
   assert alarms(fields, sums, 0.45) == []
   assert alarms(fields, {"o": sums_of([0.1, 0.5])}) == []
@@ -198,11 +200,13 @@ def test_lines_tell_each_class():
     " are read"
   )
   text = "\n".join(found.lines(CLASSES))
-  assert "ant                                 3            2" in text
+  assert (
+    "ant                                 3                2 (66.7%)" in text
+  )
   assert "1 of the 3 classes do not occur" in text
   assert "nothing is left of bee" in text
   between = kept(describe("Boxes"), sums, 0.41)
-  assert "of which 2 to 3 (50.0%) have" in str(between)
+  assert "of which 2 to 3 (50.0% to 75.0%) have" in str(between)
   assert "all of which are read" in str(kept(describe("Boxes"), sums, 0.0))
 
 
@@ -224,6 +228,10 @@ def test_sets_of_earlier_versions_tell_what_they_counted():
 
 
 def test_what_has_no_score_is_read():
-  sums = KINDS["Boxes"].of(describe("Boxes")).sums({"classes": np.array([0])})
+  sums = (
+    KINDS["Boxes"]
+    .of(describe("Boxes"))
+    .sums({"boxes": np.array([[0, 0, 1, 1]]), "classes": np.array([0])})
+  )
   accumulate(sums, sums_of([0.2, 0.7], np.array([0, 1])))
   assert kept(describe("Boxes"), sums).by_class == {0: (1, 1), 1: (1, 1)}

@@ -331,13 +331,15 @@ def test_bars_are_of_means_and_have_a_dot_per_seed(tmp_path):
 
 def test_label_quality(tmp_path):
   rows = (
-    report_page.LabelQuality("detector", "Boxes", "AP50", 0.714, 0.6634),
+    report_page.LabelQuality(
+      "detector", "Boxes", "AP50", 0.714, 0.6634, "9 boxes (50.0%)"
+    ),
     report_page.LabelQuality("midas", "mix", "δ<1.25", 0.9, None),
   )
   _, page = _write(tmp_path, label_quality=rows)
   assert [[c.strip() for c in row] for row in page.rows[-2:]] == [
-    ["detector", "Boxes", "AP50", "71.4", "66.3"],
-    ["midas", "mix", "δ<1.25", "90.0", "not known"],
+    ["detector", "Boxes", "AP50", "71.4", "66.3", "9 boxes (50.0%)"],
+    ["midas", "mix", "δ<1.25", "90.0", "not known", ""],
   ]
 
 

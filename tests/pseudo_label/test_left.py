@@ -194,10 +194,16 @@ def test_inspect_tells_what_is_left_at_any_score(label, tmp_path, capsys):
   assert (
     "objects: 24 boxes in 8 labels, of which 16 (66.7%) have a score of" in text
   )
-  assert "dog                                16           16" in text
-  assert "cat                                 8            0" in text
+  assert (
+    "dog                                16              16 (100.0%)" in text
+  )
+  assert (
+    "cat                                 8                 0 (0.0%)" in text
+  )
   assert "mask: 32 pixels in 8 labels, of which 16 (50.0%) have" in text
   text = lines("--min-score=0.8")
   assert "of which 8 (33.3%) have a score of 0.8 or more" in text
-  assert "dog                                16            8" in text
+  assert (
+    "dog                                16                8 (50.0%)" in text
+  )
   assert "of which 0 (0.0%) have a score of 0.8 or more" in text

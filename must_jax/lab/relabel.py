@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from must_jax.fields import Boxes
+from must_jax.fields import make_field
 from must_jax.storage.path import Path
 from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import ImageSet
@@ -28,8 +28,8 @@ def write_part(
   from must_jax.storage import records
 
   whole = ImageSet.open(images, "train")
-  names = whole.fields["objects"]["classes"]
-  field = Boxes(len(names), min_score=0.0)
+  described = whole.fields["objects"]
+  names, field = described["classes"], make_field(described)
 
   def examples() -> Iterator[dict[str, Any]]:
     for number in range(part, whole.num_records, 2):
@@ -50,7 +50,7 @@ def write_part(
         },
       }
 
-  described = {"objects": {"kind": "Boxes", "classes": list(listed)}}
+  fields = {"objects": {**described, "classes": list(listed)}}
   write_image_set(
-    directory, "part", "train", examples(), described, overwrite=True
+    directory, "part", "train", examples(), fields, overwrite=True
   )

@@ -11,13 +11,16 @@ each is replaced by its rank among all images, and the ranks are averaged (Borda
 count; Aslam & Montague 2001, "Models for metasearch").
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from must_jax.fields import KINDS, Field
+from must_jax.pseudo_label import agreement
 from must_jax.pseudo_label.read_sets import (
   LabelledImage,
   open_sets,
@@ -26,6 +29,11 @@ from must_jax.pseudo_label.read_sets import (
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet, LabelSet
+
+# Numbers of two sets, and the field of each.
+Pair: TypeAlias = tuple[int, int, str, str]
+# Of an image: how much agrees, by class.
+Comparisons: TypeAlias = Mapping[Pair, agreement.Counts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +144,41 @@ def uncertainties(
   return found
 
 
+def compare_sets(
+  places: Sequence[PathLike], num_images: int, min_score: Any = None
+) -> Iterator[Comparisons]:
+  """Compares each label set with each other, image by image.
+
+  Args:
+    places: label sets of the same images, and at the end perhaps an image set
+      with the truth.
+    num_images: that they have labels of.
+    min_score: see `agreement.compare`.
+
+  Yields:
+    Of each image, in order, what agrees.
+  """
+  numbered, running = [*enumerate(places)], {}
+  for (i, first), (j, second) in itertools.combinations(numbered, 2):
+    # Of labels that have nothing in common there is nothing to say.
+    with contextlib.suppress(agreement.Incomparable):
+      running[i, j] = agreement.compare(first, second, min_score)
+  if not running:
+    yield from itertools.repeat({}, num_images)
+  for found in zip(*running.values(), strict=True):
+    yield {
+      (i, j, a, b): counts
+      for (i, j), (_, pairs) in zip(running, found, strict=True)
+      for (a, b), counts in pairs.items()
+    }
+
+
+def disagreements(found: Comparisons) -> dict[Pair, float]:
+  """What contradicts in an image, 0 to 1; where both say nothing, nothing."""
+  shares = {pair: agreement.share(counts) for pair, counts in found.items()}
+  return {k: 0.0 if s is None else 1 - s for k, s in shares.items()}
+
+
 def rank(
   labels: Sequence[PathLike],
   images: PathLike,
@@ -160,9 +203,12 @@ def rank(
   """
   image_set, sets = open_sets(labels, images, truth)
   fields = fields_as_read(sets, min_score)
+  places = [*labels, *([] if truth is None else [truth])]
   keys, signals = [], []
-  for image in read_sets(image_set, sets):
+  compared = compare_sets(places, image_set.num_records, min_score)
+  for image, found in zip(read_sets(image_set, sets), compared, strict=True):
     keys.append(image.key)
-    signals.append(Signals(uncertainties(image, fields)))
+    unsure = uncertainties(image, fields)
+    signals.append(Signals(unsure, disagreements(found)))
     progress(1)
   return [keys[i] for i in worst_first(signals)]

@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
   inspect = commands.add_parser(
     "inspect", help="progress, statistics and quality of a label set"
   )
-  inspect.add_argument("labels", type=Path, help="label set")
+  inspect.add_argument(
+    "labels",
+    type=Path,
+    nargs="+",
+    help="label set; several of the same images with --out",
+  )
   inspect.add_argument(
     "--status", action="store_true", help="progress of the labelling job"
   )
@@ -117,13 +122,38 @@ def _parser() -> argparse.ArgumentParser:
     help="count what is left at this score; by default the teacher's min_score",
   )
   inspect.add_argument(
-    "--images", type=Path, help="image set, to draw labels on"
+    "--images", type=Path, help="image set, for --out and --gallery"
   )
   inspect.add_argument(
     "--truth",
     type=Path,
     help="image set with the same records and true labels, to measure against;"
-    " the result is kept in the manifest",
+    " the result is kept in the manifest. With --out, to compare with on the"
+    " page",
+  )
+  inspect.add_argument(
+    "--out",
+    type=Path,
+    metavar="FOLDER",
+    help="make a page to look at labels, sort, filter and select them in a"
+    " browser; needs --images",
+  )
+  inspect.add_argument(
+    "--single-file",
+    action="store_true",
+    help="the page is one file, of at most 500 images",
+  )
+  inspect.add_argument(
+    "--count",
+    type=int,
+    default=10_000,
+    help="images on the page, of more a random choice; default %(default)s",
+  )
+  inspect.add_argument(
+    "--max-side",
+    type=int,
+    default=512,
+    help="longer side of its pictures; default %(default)s",
   )
   inspect.add_argument(
     "--against",

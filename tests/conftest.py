@@ -148,6 +148,13 @@ def fake():
 
 
 @pytest.fixture(scope="session")
+def scribbles():
+  """The module `scribbles`: label sets of what a test says."""
+  here = pathlib.Path(__file__)
+  return _load(here.with_name("pseudo_label") / "scribbles.py")
+
+
+@pytest.fixture(scope="session")
 def bucket_module():
   """The module `bucket`."""
   return _load(pathlib.Path(__file__).with_name("bucket.py"))

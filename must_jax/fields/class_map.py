@@ -45,6 +45,7 @@ class ClassMap(maps.MapField):
   can_be_mended = True
   read_seconds = 1 / 310 - 1 / 339
   store_cost = (1.5e-7, 0.45)
+  page_form = "codes"
   predicted: ClassVar = {
     "classes": "number of the class of each pixel, from 0",
     "confidence": "probability of that class, 0 to 1",
@@ -220,6 +221,42 @@ class ClassMap(maps.MapField):
     scores = codes.astype(np.float32) / np.float32(255)
     return field.Outcomes(classes, scores, right, wrong, self.amounts(truth))
 
+  def to_page(self, arrays, size):
+    """Red is the class, green the code of its confidence."""
+    scored = "confidence" in arrays
+    pixels = _page_pixels(arrays)
+    counts = np.bincount(pixels[..., 0].ravel() * 256 + pixels[..., 1].ravel())
+    counts = np.pad(counts, (0, 65536 - len(counts))).reshape(256, 256)
+    found = np.flatnonzero(counts[: self.num_classes].any(1))
+    scores = field.numbers(np.arange(256, dtype=np.float32) / np.float32(255))
+    elements = {"classes": found.tolist()}
+    if scored:
+      elements["scores"] = [
+        scores[np.flatnonzero(counts[k])[-1]] for k in found
+      ]
+    pixels = _page_pixels(self.reduced(arrays, size))
+    return field.PageLabel(
+      elements,
+      {"height": pixels.shape[0], "width": pixels.shape[1]},
+      maps.encode_png(pixels.astype(np.uint8)),
+      {
+        int(k): {scores[i]: int(counts[k, i]) for i in counts[k].nonzero()[0]}
+        for k in found
+      },
+    )
+
+  def uncertainty(self, arrays):
+    """Mean over the known pixels of 1 - confidence.
+
+    "Least confidence" (Lewis & Gale 1994), averaged as by Lad & Mueller 2023,
+    "Estimating label quality and errors in semantic segmentation data via any
+    model".
+    """
+    known = np.asarray(arrays["classes"]) != IGNORE_LABEL
+    if "confidence" not in arrays or not known.any():
+      return None
+    return float(1 - np.mean(arrays["confidence"][known], dtype=np.float64))
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     known = classes != IGNORE_LABEL
@@ -274,3 +311,12 @@ class ClassMap(maps.MapField):
 
 def _codes(confidence: np.ndarray) -> np.ndarray:
   return np.rint(255 * confidence).astype(np.uint8)
+
+
+def _page_pixels(arrays: field.Arrays) -> np.ndarray:
+  """Class, code of the confidence, and 0 of each pixel, int [h, w, 3]."""
+  classes = np.asarray(arrays["classes"], int)
+  codes = np.full(classes.shape, 255)
+  if "confidence" in arrays:
+    codes[:] = _codes(np.asarray(arrays["confidence"]))
+  return np.stack([classes, codes, np.zeros_like(codes)], -1)

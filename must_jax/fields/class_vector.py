@@ -31,6 +31,7 @@ class ClassVector(field.Field):
   can_be_mended = True
   element = "classes"
   store_cost = (3.6e-7, 6.0)
+  page_form = "chips"
   predicted: ClassVar = {"probs": "probability of each class, 0 to 1"}
 
   def encode(self, arrays):
@@ -124,6 +125,25 @@ class ClassVector(field.Field):
       int(k): (2 * int(a[k] and b[k]), int(a[k]) + int(b[k]))
       for k in np.flatnonzero(a | b)
     }
+
+  def to_page(self, arrays, size):
+    classes = np.asarray(arrays["classes"])
+    probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
+    told = _told(probs)
+    best = np.argsort(-probs, kind="stable")[:_MAX_TOLD]
+    chips = {"classes": classes[best].tolist()}
+    elements = {"classes": classes[told].tolist()}
+    if "probs" in arrays:
+      chips["scores"] = field.numbers(probs[best])
+      elements["scores"] = field.numbers(probs[told])
+    return field.PageLabel(elements, chips)
+
+  def uncertainty(self, arrays):
+    """1 - margin between the two best classes (Scheffer et al. 2001)."""
+    if "probs" not in arrays or not np.size(arrays["probs"]):
+      return None
+    first, second = np.sort(np.append(arrays["probs"], 0))[:-3:-1]
+    return float(1 - (first - second))
 
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])

@@ -58,6 +58,25 @@ class Outcomes(NamedTuple):
   positives: np.ndarray
 
 
+class PageLabel(NamedTuple):
+  """A label as the page of labels gets it.
+
+  Attributes:
+    elements: {"classes": [n], "scores": [n]}, which the page counts and filters
+      by, without a look at the rest: boxes, classes of an image, or each class
+      of a map with its best score. Without "scores" all are sure.
+    drawing: values of JSON that are drawn.
+    png: the map that is drawn; None for what is no map.
+    histogram: {class id: {score: pixels}} of maps, whose elements are not all
+      that there is to count.
+  """
+
+  elements: dict[str, list[Any]]
+  drawing: dict[str, Any]
+  png: bytes | None = None
+  histogram: Mapping[int, Mapping[float, int]] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Field(abc.ABC):
   """One kind of label field. Subclasses say how it is read as attributes.
@@ -84,6 +103,7 @@ class Field(abc.ABC):
     store_cost: core-seconds and bytes to store a pseudo label, for each of
       `num_elements` (docs/scale.md, "Labels").
     predicted: {name: meaning} of the arrays that tasks predict, with units.
+    page_form: how the page of labels draws it, a function of its script.
     tolerances: how large `differences` may be where the same weights predict
       elsewhere; 1e-3 of what is not named.
   """
@@ -100,6 +120,7 @@ class Field(abc.ABC):
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
   predicted: ClassVar[Mapping[str, str]] = {}
+  page_form: ClassVar[str] = "text"
   tolerances: ClassVar[Mapping[str, float]] = {}
 
   # What it is.
@@ -487,6 +508,33 @@ class Field(abc.ABC):
       truth: of the same image, likewise, with the same class ids.
     """
     raise NotImplementedError(f"{type(self).__name__} has no threshold.")
+
+  # On a page (`must-jax inspect --out`), drawn by its script.
+
+  def to_page(self, arrays: Arrays, size: tuple[int, int]) -> PageLabel:
+    """A label as the page gets it, whatever the scores.
+
+    By default its numbers as text.
+
+    Args:
+      arrays: as `encode` takes them.
+      size: height and width of the picture; larger maps are reduced to it.
+    """
+    del size
+    told = self.to_json(arrays, ()).items()
+    return PageLabel({}, {"text": ", ".join(f"{k} {v}" for k, v in told)})
+
+  def uncertainty(self, arrays: Arrays) -> float | None:
+    """How unsure whoever made a label was, larger where less sure.
+
+    Args:
+      arrays: as `encode` takes them.
+
+    Returns:
+      None where the label has no scores.
+    """
+    del arrays
+    return None
 
   # Summed up.
 

@@ -53,6 +53,7 @@ class ValueMap(maps.MapField):
   map_array = "values"
   read_seconds = 1 / 282 - 1 / 339
   store_cost = (2.4e-7, 1.44)
+  page_form = "values"
   predicted: ClassVar = {
     "values": "a number for each pixel: metres, or inverse depth without a"
     " unit, larger where nearer, known up to scale and shift"
@@ -99,6 +100,15 @@ class ValueMap(maps.MapField):
     if bend:
       features["bend"] = np.array([bend], np.float32)
     return features | ({"unit": self.unit.encode()} if self.unit else {})
+
+  def decode(self, features):
+    codes = maps.decode_codes(features["png"], np.uint16)
+    scale, shift = features["scale"][0], features["shift"][0]
+    values = scale * codes.astype(np.float64) + shift
+    if len(features["bend"]):
+      values = features["bend"][0] * np.sinh(values)
+    valid = codes > 0
+    return {"values": np.where(valid, values, 0), "valid": valid}
 
   def parse(self, name, features, table):
     import tensorflow as tf
@@ -203,6 +213,31 @@ class ValueMap(maps.MapField):
       int((np.maximum(x / y, y / x) < _SAME_FACTOR).sum()) for x, y in pairs
     )
     return {0: (agreeing, total)} if total else {}
+
+  def to_page(self, arrays, size):
+    """Codes of nearness from 1 to 255, as `pictures.draw_nearness` spreads."""
+    arrays = self.reduced(arrays, size)
+    values = np.asarray(arrays["values"], np.float64)
+    valid = maps.check_valid(arrays, values.shape)
+    marks: list[float] = []
+    codes = np.zeros(values.shape, np.uint8)
+    if valid.any():
+      # Inverse, so that a far sky leaves colours to a room.
+      is_metres = self.unit == "metres"
+      near = 1 / np.maximum(values, 1e-6) if is_metres else values
+      low, high = np.percentile(near[valid], (1, 99))
+      part = np.clip((near - low) / max(high - low, 1e-12), 0, 1)
+      codes = np.where(valid, 1 + np.rint(254 * part), 0).astype(np.uint8)
+      ends = np.array([low, high])
+      marks = (1 / np.maximum(ends, 1e-6) if is_metres else ends).tolist()
+    pixels = np.repeat(codes[..., None], 3, -1)
+    drawing = {
+      "height": values.shape[0],
+      "width": values.shape[1],
+      "range": [float(f"{mark:.4g}") for mark in marks],  # far, near
+      "unit": self.unit,
+    }
+    return field.PageLabel({}, drawing, maps.encode_png(pixels))
 
   def sums(self, arrays):
     values = np.asarray(arrays["values"])

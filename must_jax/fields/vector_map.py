@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from must_jax.fields import maps
+from must_jax.fields.field import PageLabel
 from must_jax.fields.statistics import make_sums
 
 _MIN_SIDE = 0.001  # part of the pixels whose x, or y, have the rarer sign
@@ -36,6 +37,7 @@ class VectorMap(maps.MapField):
   map_array = "vectors"
   read_seconds = 1 / 177 - 1 / 339
   store_cost = (3.4e-7, 5.4)
+  page_form = "colors"
   predicted: ClassVar = {
     "vectors": "unit vector at each pixel: x right, y down, z forward, so that"
     " surfaces that face the camera have z < 0"
@@ -52,6 +54,27 @@ class VectorMap(maps.MapField):
     units = vectors[valid] / norm
     codes[valid] = 1 + np.rint((units + 1) / 2 * (maps.MAX_CODE - 1))
     return {"png": maps.encode_png(codes.astype(np.uint16))}
+
+  def decode(self, features):
+    codes = maps.decode_codes(features["png"], np.uint16, 3)
+    valid = (codes > 0).all(-1)
+    vectors = 2 * (codes.astype(np.float64) - 1) / (maps.MAX_CODE - 1) - 1
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return {
+      "vectors": np.where(valid[..., None], vectors / norm, 0),
+      "valid": valid,
+    }
+
+  def to_page(self, arrays, size):
+    """The usual colours: x red, y up green, towards the camera blue."""
+    arrays = self.reduced(arrays, size)
+    vectors = np.asarray(arrays["vectors"])
+    valid = maps.check_valid(arrays, vectors.shape[:2])
+    # At least 1 where it is known: black is what is not.
+    colors = np.rint(128 + 127 * vectors * (1, -1, -1)).clip(1, 255)
+    colors = np.where(valid[..., None], colors, 0).astype(np.uint8)
+    drawing = {"height": vectors.shape[0], "width": vectors.shape[1]}
+    return PageLabel({}, drawing, maps.encode_png(colors))
 
   def to_json(self, arrays, classes, min_score=None):
     return {"frame": "x right, y down, z forward"}

@@ -32,6 +32,10 @@ _GRID = 128  # cells along each side of an image, see `Field.regions`
 _AT_A_TIME = 256  # records that are read
 
 
+class Incomparable(ValueError):
+  """Two sets have no labels that can be compared."""
+
+
 @dataclasses.dataclass
 class Agreement:
   """Sums of a comparison over images.
@@ -130,8 +134,9 @@ def compare(
     decides nothing but the order of names in pairs.
 
   Raises:
-    ValueError: a set is not finished, they are not of the same images, or have
-      nothing that can be compared. While iterating: a record is broken.
+    Incomparable: they have nothing that can be compared.
+    ValueError: a set is not finished, or they are not of the same images. While
+      iterating: a record is broken.
   """
   labels = LabelSet.open(first)
   other = _open(second, labels)
@@ -146,7 +151,7 @@ def compare(
   }
   comparisons = {pair: c for pair, c in comparisons.items() if c.names}
   if not comparisons:
-    raise ValueError(
+    raise Incomparable(
       f"{labels.directory} has {_list(labels.fields)}, {other.directory} has"
       f" {_list(other.fields)}: nothing can be compared. Expected two fields of"
       " one kind, or two that say where things are (boxes, class maps), with"

@@ -3,6 +3,7 @@
 import argparse
 import heapq
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from must_jax import pictures
 from must_jax.fields import kept
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
+from must_jax.pseudo_label import page
 from must_jax.pseudo_label.agreement import (
   Agreement,
   compare,
@@ -31,6 +33,7 @@ from must_jax.train.runtime import keep_tensorflow_off_accelerators
 # Labels are drawn and measured at this size, whatever size they have.
 _IMAGE_SIZE = (256, 256)
 _GALLERY_ROWS = 8
+_MAX_LISTED = 20  # of what cannot be shown
 
 
 def label_tasks(manifest: dict[str, Any]) -> dict[str, Task]:
@@ -163,33 +166,70 @@ def draw_labels(
 def run(args: argparse.Namespace) -> int:
   """Prints what the arguments of `must-jax inspect` ask for."""
   keep_tensorflow_off_accelerators()
+  if args.out:
+    return _make_page(args)
+  for number, labels in enumerate(args.labels):
+    if number:
+      print()
+    if len(args.labels) > 1:
+      print(f"{labels}:")
+    _inspect(labels, args)
+  return 0
+
+
+def _make_page(args: argparse.Namespace) -> int:
+  if not args.images:
+    raise ValueError("--out needs --images, the labelled image set.")
+  for name in ("status", "gallery", "against"):
+    if getattr(args, name):
+      raise ValueError(f"--out and --{name} do not go together; give one.")
+  options = page.PageOptions(
+    max_side=args.max_side,
+    count=args.count,
+    single_file=args.single_file,
+    min_score=args.min_score,
+  )
+  made = page.write(args.labels, args.images, args.out, args.truth, options)
+  for problem in made.problems[:_MAX_LISTED]:
+    print(f"cannot be shown: {problem}", file=sys.stderr)
+  if (more := len(made.problems) - _MAX_LISTED) > 0:
+    print(f"... and {more:,} more", file=sys.stderr)
+  if made.num_images < made.num_records:
+    print(
+      f"{made.num_images:,} of {made.num_records:,} images, chosen at random;"
+      " --count says how many"
+    )
+  print(f"{made.num_images:,} images -> {Path(args.out) / 'index.html'}")
+  return 0
+
+
+def _inspect(labels: PathLike, args: argparse.Namespace) -> None:
   if args.status:
-    _print_status(args.labels)
-    return 0
-  manifest = read_manifest(args.labels)
+    _print_status(labels)
+    return
+  manifest = read_manifest(labels)
   min_score = args.min_score
   if min_score is None:
     min_score = reading_score(manifest)
   _print_summary(manifest, min_score)
   if args.truth:
-    record_quality(args.labels, args.truth)
-    manifest = read_manifest(args.labels)
+    record_quality(labels, args.truth)
+    manifest = read_manifest(labels)
   if "quality" in manifest:
     print(f"\nAgainst the truth in {manifest['quality']['truth']}")
     for name, value in manifest["quality"]["metrics"].items():
       print(f"  {name:<24} {value:.4f}")
   if args.against:
-    _print_agreement(args.labels, args.against, args.min_score, args.worst)
+    _print_agreement(labels, args.against, args.min_score, args.worst)
   if args.gallery:
     if not args.images:
       raise ValueError("--gallery needs --images, the labelled image set.")
     ImageSet.open(args.images, manifest["image_set"]["split"])
-    pairs = list(draw_labels(args.labels, args.images, _GALLERY_ROWS))
+    pairs = list(draw_labels(labels, args.images, _GALLERY_ROWS))
     drawn = pictures.gallery(pairs, _IMAGE_SIZE)
     with publish(args.gallery) as file:
       Image.fromarray(drawn).save(file, "PNG")
     print(f"\nGallery: {args.gallery}")
-  return 0
 
 
 def _print_agreement(

@@ -1,0 +1,214 @@
+"""Which images' labels are likely wrong: what to look at, or correct, first.
+
+Where label sets can be compared, images on which they disagree most come first:
+what one of two says and the other does not, one of them has wrong. Among equal
+ones, and where there is nothing to compare, those come first of which the
+teacher is least sure (`Field.uncertainty`).
+
+Disagreements of a detector and a segmenter are larger than those of two rounds
+of one teacher, and uncertainties of boxes are sums, those of maps means. So
+each is replaced by its rank among all images, and the ranks are averaged (Borda
+count; Aslam & Montague 2001, "Models for metasearch").
+"""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from must_jax.fields import KINDS, Field
+from must_jax.pseudo_label import agreement
+from must_jax.pseudo_label.read_sets import (
+  LabelledImage,
+  open_sets,
+  read_sets,
+)
+from must_jax.storage.label_sets import reading_score
+from must_jax.storage.path import PathLike
+from must_jax.storage.sets import ImageSet, LabelSet
+
+# Numbers of two sets, and the field of each.
+Pair: TypeAlias = tuple[int, int, str, str]
+# Of an image: how much agrees, by class.
+Comparisons: TypeAlias = Mapping[Pair, agreement.Counts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+  """What tells how far the labels of an image can be trusted.
+
+  Attributes:
+    uncertainty: by (number of the label set, field), see `Field.uncertainty`.
+    disagreement: 1 - agreement, by what is compared.
+  """
+
+  uncertainty: Mapping[Any, float] = dataclasses.field(default_factory=dict)
+  disagreement: Mapping[Any, float] = dataclasses.field(default_factory=dict)
+
+
+def suspicion(signals: Sequence[Signals]) -> np.ndarray:
+  """How likely labels are wrong, compared with those of the other images.
+
+  Args:
+    signals: of each image.
+
+  Returns:
+    float [n], 0 to 1, no two the same where the signals differ; the larger, the
+    likelier. Images of which nothing is known come last.
+  """
+  sure = _mean_ranks([s.uncertainty for s in signals])
+  apart = _mean_ranks([s.disagreement for s in signals])
+  unknown = np.isnan(apart)
+  # Of images with nothing to compare the other measure has to do.
+  first = np.where(unknown, np.nan_to_num(sure, nan=-1), apart)
+  second = np.nan_to_num(sure, nan=-1)
+  order = np.lexsort((second, first))
+  pairs = np.stack([first, second], 1)[order]
+  step = np.append(0, (np.diff(pairs, axis=0) != 0).any(1).cumsum())
+  result = np.zeros(len(signals))
+  result[order] = step[: len(signals)] / max(1, step[-1])
+  return result
+
+
+def _mean_ranks(rows: Sequence[Mapping[Any, float]]) -> np.ndarray:
+  """The mean of an image's ranks, 0 to 1, by whatever it has; nan for nothing.
+
+  The rank is the share of images with less, and of half of the equal ones.
+  """
+  totals, counts = np.zeros(len(rows)), np.zeros(len(rows))
+  for name in sorted({name for row in rows for name in row}, key=str):
+    has = np.array([name in row for row in rows])
+    values = np.array([row[name] for row in rows if name in row])
+    places = np.sort(values)
+    low = np.searchsorted(places, values, "left")
+    high = np.searchsorted(places, values, "right")
+    totals[has] += (low + high) / 2 / len(values)
+    counts[has] += 1
+  return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def worst_first(signals: Sequence[Signals]) -> list[int]:
+  """Numbers of images, those with the likeliest mistakes first."""
+  return np.argsort(-suspicion(signals), kind="stable").tolist()
+
+
+def fields_as_read(
+  sets: Iterable[LabelSet | ImageSet], min_score: Any = None
+) -> list[dict[str, Field]]:
+  """The fields of each set, at the thresholds at which labels are read.
+
+  Args:
+    sets: label sets; an image set's own labels are all read.
+    min_score: another threshold, for all label sets.
+  """
+  found = []
+  for opened in sets:
+    is_truth = isinstance(opened, ImageSet)
+    wanted = (
+      0.0
+      if is_truth
+      else reading_score(opened.manifest)
+      if min_score is None
+      else min_score
+    )
+    found.append(
+      {
+        name: KINDS[spec["kind"]].as_read(spec, wanted)
+        for name, spec in opened.fields.items()
+      }
+    )
+  return found
+
+
+def uncertainties(
+  image: LabelledImage, fields: Sequence[Mapping[str, Field]]
+) -> dict[tuple[int, str], float]:
+  """How unsure teachers were of an image, see `Signals`.
+
+  Args:
+    image: with its labels.
+    fields: by label set, see `fields_as_read`; those of a truth are left out.
+  """
+  found = {}
+  for number, of_set in enumerate(fields):
+    for name, field in of_set.items():
+      arrays = image.labels[number].get(name)
+      if arrays is None or image.statuses[number] not in ("", "ok"):
+        continue  # what a person has looked at is sure
+      value = field.uncertainty(arrays)
+      if value is not None:
+        found[number, name] = value
+  return found
+
+
+def compare_sets(
+  places: Sequence[PathLike], num_images: int, min_score: Any = None
+) -> Iterator[Comparisons]:
+  """Compares each label set with each other, image by image.
+
+  Args:
+    places: label sets of the same images, and at the end perhaps an image set
+      with the truth.
+    num_images: that they have labels of.
+    min_score: see `agreement.compare`.
+
+  Yields:
+    Of each image, in order, what agrees.
+  """
+  numbered, running = [*enumerate(places)], {}
+  for (i, first), (j, second) in itertools.combinations(numbered, 2):
+    # Of labels that have nothing in common there is nothing to say.
+    with contextlib.suppress(agreement.Incomparable):
+      running[i, j] = agreement.compare(first, second, min_score)
+  if not running:
+    yield from itertools.repeat({}, num_images)
+  for found in zip(*running.values(), strict=True):
+    yield {
+      (i, j, a, b): counts
+      for (i, j), (_, pairs) in zip(running, found, strict=True)
+      for (a, b), counts in pairs.items()
+    }
+
+
+def disagreements(found: Comparisons) -> dict[Pair, float]:
+  """What contradicts in an image, 0 to 1; where both say nothing, nothing."""
+  shares = {pair: agreement.share(counts) for pair, counts in found.items()}
+  return {k: 0.0 if s is None else 1 - s for k, s in shares.items()}
+
+
+def rank(
+  labels: Sequence[PathLike],
+  images: PathLike,
+  truth: PathLike | None = None,
+  min_score: Any = None,
+  progress: Callable[[int], Any] = lambda count: None,
+) -> list[str]:
+  """Keys of all images, those whose labels are likeliest wrong first.
+
+  It is what the page of `must-jax inspect --out` calls "worst first".
+
+  Args:
+    labels: finished label sets of the same images; several are compared.
+    images: the image set.
+    truth: an image set with the true labels, to compare with.
+    min_score: at which labels are compared, see `Field.as_read`; by default
+      that at which they are read.
+    progress: called with the number of images that are done.
+
+  Raises:
+    ValueError: sets are not finished, or not of these images.
+  """
+  image_set, sets = open_sets(labels, images, truth)
+  fields = fields_as_read(sets, min_score)
+  places = [*labels, *([] if truth is None else [truth])]
+  keys, signals = [], []
+  compared = compare_sets(places, image_set.num_records, min_score)
+  for image, found in zip(read_sets(image_set, sets), compared, strict=True):
+    keys.append(image.key)
+    unsure = uncertainties(image, fields)
+    signals.append(Signals(unsure, disagreements(found)))
+    progress(1)
+  return [keys[i] for i in worst_first(signals)]

@@ -120,7 +120,7 @@ def _alarms(
     elif lost := _nothing_left(description, sums, min_score):
       reason = f"{lost}; a student would learn nothing."
       advice = (
-        "Lower its task's min_score (`must-jax thresholds` proposes scores), or"
+        "Lower tasks.NAME.min_score (`must-jax thresholds` proposes scores), or"
         " train the teacher longer."
       )
       yield name, reason, advice

@@ -240,22 +240,26 @@ def _print_agreement(
 ) -> None:
   comparisons = [compare(labels, other, min_score) for other in others]
   sums = [Agreement() for _ in others]
-  ranked: list[tuple[float, int, str, str]] = []
-  for results in zip(*comparisons, strict=True):
-    found = [pairs for _, pairs in results]
-    for total, pairs in zip(sums, found, strict=True):
-      total.add(pairs)
-    if rank := disagreement(found):
-      names = disputed(found)
-      # Smallest first: the more classes, the worse, of equal ranks.
-      ranked.append((-rank, -len(names), results[0][0], ", ".join(names)))
+
+  def ranked() -> Iterator[tuple[float, int, str, str]]:
+    """Images on which labels differ, smaller where they differ more."""
+    for results in zip(*comparisons, strict=True):
+      found = [pairs for _, pairs in results]
+      for total, pairs in zip(sums, found, strict=True):
+        total.add(pairs)
+      if rank := disagreement(found):
+        names = disputed(found)
+        yield -rank, -len(names), results[0][0], ", ".join(names)
+
+  # At least one: of none it would not look at any image.
+  worst = heapq.nsmallest(max(1, num_worst), ranked())[: max(0, num_worst)]
   for other, total in zip(others, sums, strict=True):
     print(f"\nAgreement with {other}")
     for line in total.lines():
       print(line)
-  if ranked:
+  if worst:
     print("\nImages on which they contradict each other most, and in what")
-  for rank, _, key, told in heapq.nsmallest(num_worst, ranked):
+  for rank, _, key, told in worst:
     print(f"  {-rank:>6.1%}  {key}  {told}".rstrip())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from must_jax import config as config_lib
 from must_jax.fields import Field, make_field
 from must_jax.fields.field import Outcomes
-from must_jax.input.origins import SUPERVISED
+from must_jax.input.origins import SUPERVISED, listed
 from must_jax.pseudo_label import worker
 from must_jax.pseudo_label.agreement import read_all
 from must_jax.storage import records
@@ -214,7 +214,7 @@ def _own_datasets(
     found = [
       (config.datasets[name].dir, config.datasets[name].split)
       for name in config.evaluate_on
-      if SUPERVISED in given.get(name, ())
+      if SUPERVISED in listed(given.get(name))
     ]
   if not found:
     raise ValueError(

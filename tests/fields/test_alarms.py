@@ -144,13 +144,13 @@ WRONG = {
     "Boxes",
     changed("Boxes", scores=np.full(5, 0.4)),
     "of which 0 (0.0%) have a score of 0.5 or more",
-    "Lower its task's min_score (`must-jax thresholds` proposes scores)",
+    "Lower tasks.NAME.min_score (`must-jax thresholds` proposes scores)",
   ),
   "no pixels above the threshold": (
     "ClassMap",
     changed("ClassMap", confidence=np.full((8, 8), 0.4)),
     "of which 0 (0.0%) have a score of 0.5 or more",
-    "Lower its task's min_score",
+    "Lower tasks.NAME.min_score",
   ),
   "no labels": ("Boxes", [], "not one image has a label", "Check what"),
 }

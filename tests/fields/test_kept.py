@@ -160,9 +160,9 @@ def test_nothing_left_is_an_alarm_that_tells_the_threshold():
   fields, sums = {"o": describe("Boxes")}, {"o": sums_of([0.1, 0.49, 0.3])}
   assert alarms(fields, sums) == [
     "o: 3 boxes in 1 labels, of which 0 (0.0%) have a score of 0.5 or"
-    " more and are read; a student would learn nothing. Lower its task's"
-    " min_score (`must-jax thresholds` proposes scores), or train the teacher"
-    " longer."
+    " more and are read; a student would learn nothing. Lower"
+    " tasks.NAME.min_score (`must-jax thresholds` proposes scores), or train"
+    " the teacher longer."
   ]
   assert alarms(fields, sums, 0.45) == []
   assert alarms(fields, {"o": sums_of([0.1, 0.5])}) == []

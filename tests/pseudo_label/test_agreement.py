@@ -92,15 +92,24 @@ class Guess:
     return np.array([self.classes.index(n) for n in self.told])[names]
 
 
+def make_labels(images, directory, **options):
+  with contextlib.suppress(SystemExit):  # of an alarm
+    worker.label_images(
+      Guess(**options), images, "train", directory, batch_size=8
+    )
+  return directory
+
+
+@pytest.fixture(scope="module")
+def first(images):
+  """Labels that are not to be changed."""
+  return make_labels(images, images.parent / "first")
+
+
 @pytest.fixture
 def label(images, tmp_path):
   def label(name, **options):
-    directory = tmp_path / name
-    with contextlib.suppress(SystemExit):  # of an alarm
-      worker.label_images(
-        Guess(**options), images, "train", directory, batch_size=8
-      )
-    return directory
+    return make_labels(images, tmp_path / name, **options)
 
   return label
 
@@ -122,8 +131,8 @@ def labels_of(directory, min_score=0.5):
   return [read_labels(labels.read(i), fields) for i in range(8)]
 
 
-def test_the_sums_are_those_of_a_count_by_hand(label):
-  first, second = label("a"), label("b", errors=0.5)
+def test_the_sums_are_those_of_a_count_by_hand(first, label):
+  second = label("b", errors=0.5)
   found = total(first, second).counts
   assert {*found} == {("objects", "objects"), ("mask", "mask")}
   a, b = labels_of(first), labels_of(second)
@@ -141,8 +150,8 @@ def test_the_sums_are_those_of_a_count_by_hand(label):
     assert 2 * (x & y).sum() <= part < of
 
 
-def test_which_comes_first_does_not_matter_and_parts_add_up(label):
-  first, second = label("a"), label("b", errors=0.3)
+def test_which_comes_first_does_not_matter_and_parts_add_up(first, label):
+  second = label("b", errors=0.3)
   one, other = total(first, second), total(second, first)
   assert one == other
   results = [found for _, found in compare(first, second)]
@@ -160,8 +169,7 @@ def test_which_comes_first_does_not_matter_and_parts_add_up(label):
     assert agreement.share(counts) == 1
 
 
-def test_keys_are_those_of_the_images(label):
-  first = label("a")
+def test_keys_are_those_of_the_images(first, label):
   keys = [key for key, _ in compare(first, first)]
   assert len({*keys}) == 8
   from must_jax.storage import records
@@ -170,8 +178,7 @@ def test_keys_are_those_of_the_images(label):
   assert [key.encode() for key in keys] == stored
 
 
-def test_classes_are_matched_by_name(label):
-  first = label("a")
+def test_classes_are_matched_by_name(first, label):
   other_order = label("b", classes=CLASSES[::-1])
   for counts in total(first, other_order).counts.values():
     assert {*counts} == {*CLASSES}
@@ -197,8 +204,8 @@ def test_classes_that_one_side_knows_do_not_count(label):
   assert found["hen"] == (0, (a == 0).sum())
 
 
-def test_each_set_has_its_own_threshold_unless_one_is_given(label):
-  first, unsure = label("a"), label("b", score=0.4)
+def test_each_set_has_its_own_threshold_unless_one_is_given(first, label):
+  unsure = label("b", score=0.4)
   assert total(first, unsure).counts == {
     ("mask", "mask"): {},  # nothing is known
     ("objects", "objects"): {
@@ -218,8 +225,8 @@ def test_each_set_has_its_own_threshold_unless_one_is_given(label):
     assert agreement.share(counts) == 1
 
 
-def test_images_of_which_one_set_says_nothing_do_not_count(label):
-  first, second = label("a"), label("b", silent=True, errors=0.5)
+def test_images_of_which_one_set_says_nothing_do_not_count(first, label):
+  second = label("b", silent=True, errors=0.5)
   found = [found for _, found in compare(first, second)]
   silent = [not labels for labels in labels_of(second)]
   assert [not pairs for pairs in found] == silent and 0 < sum(silent) < 8
@@ -250,8 +257,8 @@ def test_boxes_against_a_map(label):
   assert found["objects", "mask"] == {n: tuple(v) for n, v in expected.items()}
 
 
-def test_the_nearest_fields_are_compared(label):
-  both, boxes = label("a"), label("b", wanted=("objects",))
+def test_the_nearest_fields_are_compared(first, label):
+  both, boxes = first, label("b", wanted=("objects",))
   # The map has no partner of its kind, but the boxes have.
   assert {*total(both, boxes).counts} == {("objects", "objects")}
   assert {*total(boxes, both).counts} == {("objects", "objects")}
@@ -283,8 +290,8 @@ def change(directory, **entries):
   path.write_text(json.dumps(manifest | entries))
 
 
-def test_what_cannot_be_compared_is_one_line(label, tmp_path):
-  labels = label("a")
+def test_what_cannot_be_compared_is_one_line(first, label, tmp_path):
+  labels = first
   for reason, other in {
     "is no finished label set": tmp_path,
     "nothing can be compared": label(
@@ -313,8 +320,8 @@ def test_what_cannot_be_compared_is_one_line(label, tmp_path):
     list(compare(labels, other))
 
 
-def test_inspect_prints_it_and_what_contradicts_most(label, capsys):
-  first, second = label("a"), label("b", errors=0.4)
+def test_inspect_prints_it_and_what_contradicts_most(first, label, capsys):
+  second = label("b", errors=0.4)
   third = label("c", classes=CLASSES[::-1], errors=0.4, seed=1)
   assert (
     main(["inspect", str(first), "--against", str(second), str(third)]) == 0
@@ -329,5 +336,11 @@ def test_inspect_prints_it_and_what_contradicts_most(label, capsys):
     key: agreement.disagreement([found[key] for found in results])
     for key in results[0]
   }
+  assert (
+    main(["inspect", str(first), "--against", str(third), "--worst=0"]) == 0
+  )
+  alone = capsys.readouterr().out
+  assert "contradict" not in alone and f"Agreement with {third}" in alone
+  assert all(line in text for line in alone.splitlines())
   worst = max(ranks, key=ranks.get)
   assert f"{ranks[worst]:.1%}" in text and worst in text

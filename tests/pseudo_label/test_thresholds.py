@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from must_jax.cli import main
-from must_jax.config import base_config, dataset, load, task
+from must_jax.config import (
+  base_config,
+  dataset,
+  from_json,
+  load,
+  task,
+  to_json,
+)
 from must_jax.fields import KINDS
 from must_jax.fields.field import Outcomes
 from must_jax.input import sources
@@ -295,6 +302,22 @@ def test_what_is_proposed_keeps_its_word(labels, curves, wish):
         assert proposal.is_default and proposal.score == 0.5
 
 
+def test_classes_of_which_nothing_is_told_stay_as_they_are(labels, classes):
+  names = classes["objects"]
+  opened = LabelSet.open(labels)
+  own = {"*": 0.4, names[0]: 0.7}
+  manifest = opened.manifest | {"settings": {"task": {"min_score": own}}}
+  few = ScoreCurve(np.zeros(0, np.float32), *np.zeros((2, 0), int), 0, 0)
+  curves = {n: [few] * len(k) for n, k in classes.items()}
+  found = thresholds.propose(LabelSet(labels, manifest), Wish(), curves)
+  (objects,) = [f for f in found if f.field == "objects"]
+  assert objects.min_score == own
+  assert [p.score for p in objects.proposals] == [0.7] + [0.4] * (
+    len(names) - 1
+  )
+  assert all("stays: only 0" in p.note for p in objects.proposals)
+
+
 def test_the_files_that_are_written(world, labels, classes, tmp_path, capsys):
   out = tmp_path / "scores.json"
   truth = f"{world / 'pile_truth'}:train"
@@ -392,12 +415,19 @@ def test_a_checkpoint_is_measured_as_it_labels(
   # Its config names nothing that it was evaluated on.
   with pytest.raises(ValueError, match="Give an image set with true labels"):
     score_curves.measure(labels, teacher)
-  path = directory / "manifest.json"
-  manifest = json.loads(path.read_text())
-  manifest["teacher"]["digest"] = "another"
-  path.write_text(json.dumps(manifest))
+  manifest = dict(labels.manifest)
+  known = from_json(json.dumps(manifest["teacher"]["config"]))
+  with known.unlocked():
+    known.datasets.own = dataset(*truth[0])
+    known.evaluate_on = ("own",)
+    known.tasks.things.labels = {"own": "supervised"}
+  manifest["teacher"] |= {"config": json.loads(to_json(known))}
+  found = score_curves.measure(LabelSet(directory, manifest), teacher)
+  for a, b in zip(found["objects"], by_checkpoint, strict=True):
+    assert a.right.tolist() == b.right.tolist()
+  manifest["teacher"] |= {"digest": "another"}
   with pytest.raises(ValueError, match="Give the checkpoint that made"):
-    score_curves.measure(LabelSet.open(directory), teacher, truth)
+    score_curves.measure(LabelSet(directory, manifest), teacher, truth)
 
 
 def fails(capsys, *words):
@@ -443,6 +473,21 @@ def test_labels_without_scores_are_told(
     capsys, tmp_path / "sure", "--count", "9", "--out", tmp_path / "x.json"
   )
   assert "has no counts of scores of 'mask'" in line
+
+
+def test_corrections_are_read_whatever_their_scores(
+  world, truth, classes, tmp_path, capsys
+):
+  class People(Noisy):
+    description = {"digest": "", "corrections": {"by": "somebody"}}  # noqa: RUF012
+
+  worker.label_images(
+    People(truth, classes), world / "pile", "train", tmp_path / "mended"
+  )
+  line = fails(
+    capsys, tmp_path / "mended", "--count", "9", "--out", tmp_path / "x.json"
+  )
+  assert "read whatever their scores: there is no threshold to choose" in line
 
 
 def test_classes_that_the_teacher_does_not_know(

@@ -455,9 +455,10 @@ def find_data(case: Case) -> Finding | None:
   config = case.config
   if config is None:
     return None
+  from must_jax.config import task_kwargs
   from must_jax.preflight import places
   from must_jax.storage import label_sets
-  from must_jax.storage.sets import ImageSet, LabelSet
+  from must_jax.storage.sets import ImageSet
 
   read = places.places(config, case.workdir)
   if missing := places.missing(read):
@@ -471,11 +472,10 @@ def find_data(case: Case) -> Finding | None:
     else:
       if isinstance(found, ImageSet):
         records += found.num_records
-      if isinstance(found, LabelSet):
-        labels += [
-          f"{found.directory}: {name}: {left}"
-          for name, left in label_sets.summary(found.manifest).items()
-        ]
+      if isinstance(place, places.LabelsPlace):
+        options = task_kwargs(config.tasks[place.task])
+        left = label_sets.summary(found.manifest, options.get("min_score"))
+        labels += [f"{place.path}: {n}: {text}" for n, text in left.items()]
   if problems:
     return Finding(FAIL, "\n".join(problems))
   counts = f"directories: {len(read)}; images: {records:,}"

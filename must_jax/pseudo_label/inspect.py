@@ -13,6 +13,7 @@ from PIL import Image
 from must_jax import config as config_lib
 from must_jax import pictures
 from must_jax.fields import kept
+from must_jax.fields.field import NamedScores
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label import page
@@ -208,10 +209,7 @@ def _inspect(labels: PathLike, args: argparse.Namespace) -> None:
     _print_status(labels)
     return
   manifest = read_manifest(labels)
-  min_score = args.min_score
-  if min_score is None:
-    min_score = reading_score(manifest)
-  _print_summary(manifest, min_score)
+  _print_summary(manifest, reading_score(manifest, args.min_score))
   if args.truth:
     record_quality(labels, args.truth)
     manifest = read_manifest(labels)
@@ -283,7 +281,9 @@ def _print_status(labels: PathLike) -> None:
     print(f"About {state.eta_seconds / 60:.0f} minutes to go.")
 
 
-def _print_summary(manifest: dict[str, Any], min_score: float | None) -> None:
+def _print_summary(
+  manifest: dict[str, Any], min_score: NamedScores | None
+) -> None:
   images, teacher = manifest["image_set"], manifest["teacher"]
   print(
     f"Labels of {images['name']}-{images['split']}:"

@@ -239,9 +239,16 @@ def reading_score(
   return task.get("min_score") if isinstance(task, Mapping) else None
 
 
-def summary(manifest: Mapping[str, Any]) -> dict[str, str]:
-  """What is in a label set, and left when it is read, by field."""
-  fields, min_score = manifest["fields"], reading_score(manifest)
+def summary(
+  manifest: Mapping[str, Any], of_task: NamedScores | None = None
+) -> dict[str, str]:
+  """What is in a label set, and left when it is read, by field.
+
+  Args:
+    manifest: of the label set.
+    of_task: see `reading_score`.
+  """
+  fields, min_score = manifest["fields"], reading_score(manifest, of_task)
   return {
     name: str(kept(fields[name], sums, min_score))
     for name, sums in manifest.get("statistics", {}).items()

@@ -9,9 +9,11 @@ import shutil
 import socket
 import stat
 import threading
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax._src import clusters
 
@@ -389,6 +391,40 @@ def test_arguments_reach_the_config():
 def test_data_that_is_there_is_counted(training):
   found = doctor.check_data(Case(training))
   assert found == (OK, "directories: 1; images: 8", "")
+
+
+def test_what_is_read_of_labels_is_told(config_file, images, tmp_path):
+  from must_jax.pseudo_label import worker
+
+  class Teacher:
+    fields: ClassVar = {"objects": {"kind": "Boxes", "classes": ["cat", "dog"]}}
+    description: ClassVar = {"digest": "1"}
+
+    def __call__(self, given):
+      label = {
+        "boxes": np.array([[0, 0, 0.5, 0.5], [0.2, 0.2, 0.9, 0.6]]),
+        "classes": np.array([0, 1]),
+        "scores": np.array([0.6, 0.3]),
+      }
+      return [{"objects": label}] * len(given)
+
+  worker.label_images(Teacher(), images, "train", tmp_path / "labels")
+  found = doctor.check_data(
+    Case(
+      config_file(
+        f"config.datasets.all = dataset({str(images)!r}, 'train')",
+        "config.train_on = ('all',)",
+        "config.tasks.find = task('detection', labels={'all':"
+        f" {str(tmp_path / 'labels')!r}}}, min_score={{'dog': 0.2, '*': 0.7}})",
+      )
+    )
+  )
+  assert found.status == OK
+  assert found.detail == (
+    f"directories: 2; images: 8\n{tmp_path / 'labels'}: objects: 16 boxes in 8"
+    " labels, of which 8 (50.0%) have a score of 0.2 to 0.7, by class, or more"
+    " and are read"
+  )
 
 
 def test_all_that_is_missing_is_named(config_file, images):

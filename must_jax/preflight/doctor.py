@@ -458,7 +458,7 @@ def find_data(case: Case) -> Finding | None:
   from must_jax.config import task_kwargs
   from must_jax.preflight import places
   from must_jax.storage import label_sets
-  from must_jax.storage.sets import ImageSet
+  from must_jax.storage.sets import ImageSet, LabelSet
 
   read = places.places(config, case.workdir)
   if missing := places.missing(read):
@@ -473,6 +473,7 @@ def find_data(case: Case) -> Finding | None:
       if isinstance(found, ImageSet):
         records += found.num_records
       if isinstance(place, places.LabelsPlace):
+        assert isinstance(found, LabelSet)
         options = task_kwargs(config.tasks[place.task])
         left = label_sets.summary(found.manifest, options.get("min_score"))
         labels += [f"{place.path}: {n}: {text}" for n, text in left.items()]

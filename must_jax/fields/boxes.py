@@ -339,7 +339,8 @@ class Boxes(field.Field):
     ignore = truth.get("ignore", np.zeros(len(truth["classes"]), bool))
     right = np.zeros(len(found["classes"]), int)
     wrong = np.ones_like(right)
-    order = np.argsort(-found["scores"], kind="stable")
+    scores = found.get("scores", np.ones(len(right), np.float32))
+    order = np.argsort(-scores, kind="stable")
     for k in np.unique(found["classes"]).tolist():
       own = order[found["classes"][order] == k]
       objects = truth["boxes"][(truth["classes"] == k) & ~ignore]
@@ -354,9 +355,7 @@ class Boxes(field.Field):
     positives = np.bincount(
       truth["classes"][~ignore], minlength=self.num_classes
     )
-    return field.Outcomes(
-      found["classes"], found["scores"], right, wrong, positives
-    )
+    return field.Outcomes(found["classes"], scores, right, wrong, positives)
 
   def to_page(self, arrays, size):
     elements = {"classes": arrays["classes"].tolist()}

@@ -214,7 +214,8 @@ class ClassMap(maps.MapField):
       found["classes"] != IGNORE_LABEL
     )
     is_right = (found["classes"] == truth["classes"]).astype(int)
-    places = is_right, found["classes"], _codes(found["confidence"])
+    confidence = found.get("confidence", np.ones(known.shape))
+    places = is_right, found["classes"], _codes(confidence)
     np.add.at(counts, tuple(x[known] for x in places), 1)
     classes, codes = np.nonzero(counts.any(0))
     wrong, right = counts[:, classes, codes]

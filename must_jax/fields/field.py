@@ -504,7 +504,7 @@ class Field(abc.ABC):
     Of kinds that are read from a score on.
 
     Args:
-      found: as `encode` takes them, with scores.
+      found: as `encode` takes them; of a score of 1 where it has none.
       truth: of the same image, likewise, with the same class ids.
     """
     raise NotImplementedError(f"{type(self).__name__} has no threshold.")

@@ -10,7 +10,6 @@ import numpy as np
 
 from must_jax.fields import KINDS, Description, Kept, kept, make_field
 from must_jax.fields.field import OTHERS, NamedScores
-from must_jax.fields.statistics import NO_LABELS
 from must_jax.pseudo_label import score_curves, threshold_plot
 from must_jax.pseudo_label.score_curves import ScoreCurve
 from must_jax.pseudo_label.threshold_plot import ClassChart
@@ -135,21 +134,11 @@ class Thresholds:
       )
 
 
-def propose(
-  labels: LabelSet,
-  wish: Wish,
-  curves: Mapping[str, Sequence[ScoreCurve]] | None = None,
-) -> list[Thresholds]:
-  """Thresholds for each field that is read from a score on.
-
-  Args:
-    labels: a finished label set.
-    wish: what is wanted.
-    curves: `score_curves.measure` of its teacher.
+def fields_with_scores(labels: LabelSet) -> dict[str, Description]:
+  """The fields of which thresholds can be chosen.
 
   Raises:
-    ValueError: there is no such field, its labels have no scores, or the wish
-      needs curves.
+    ValueError: there is none, or the labels of one have no scores.
   """
   manifest = labels.manifest
   fields = {
@@ -163,15 +152,33 @@ def propose(
       " their scores: there is no threshold to choose. Boxes and class maps"
       " that a teacher made have one."
     )
-  found = []
-  for name, description in fields.items():
-    sums = manifest.get("statistics", {}).get(name, NO_LABELS)
-    if not sums.get("class_scores"):
+  for name in fields:
+    if not manifest.get("statistics", {}).get(name, {}).get("class_scores"):
       raise ValueError(
         f"{labels.directory} has no counts of scores of {name!r}: there are no"
         " labels, they have no scores, or an earlier version counted them. So"
         " there is no threshold to choose."
       )
+  return fields
+
+
+def propose(
+  labels: LabelSet,
+  wish: Wish,
+  curves: Mapping[str, Sequence[ScoreCurve]] | None = None,
+) -> list[Thresholds]:
+  """Thresholds for each field that is read from a score on.
+
+  Args:
+    labels: a finished label set.
+    wish: what is wanted.
+    curves: `score_curves.measure` of its teacher.
+
+  Raises:
+    ValueError: see `fields_with_scores`, or the wish needs curves.
+  """
+  found = []
+  for name, description in fields_with_scores(labels).items():
     measured = (curves or {}).get(name, ())
     if wish.needs_truth and not measured:
       raise ValueError(
@@ -179,25 +186,24 @@ def propose(
         " known. Give their teacher, --validation CHECKPOINT, or ask for a part"
         " of the labels: --count N or --share S."
       )
-    found.append(_propose(name, description, sums, manifest, wish, measured))
+    found.append(_propose(name, description, labels.manifest, wish, measured))
   return found
 
 
 def _propose(
   name: str,
   description: Description,
-  sums: Mapping[str, Any],
   manifest: Mapping[str, Any],
   wish: Wish,
   curves: Sequence[ScoreCurve],
 ) -> Thresholds:
-  classes = description["classes"]
+  classes, sums = description["classes"], manifest["statistics"][name]
   kind = KINDS[description["kind"]]
   own = reading_score(manifest)
   scores = kind.as_read(description, own).min_score  # type: ignore[attr-defined]
   by_class = np.broadcast_to(scores, len(classes)).tolist()
   default = scores
-  if not isinstance(scores, float):
+  if isinstance(scores, tuple):
     rest = kind.as_read(description).min_score  # type: ignore[attr-defined]
     default = own.get(OTHERS, rest) if isinstance(own, Mapping) else rest
   proposals = []
@@ -281,6 +287,7 @@ def run(args: argparse.Namespace) -> int:
   keep_tensorflow_off_accelerators()
   labels = LabelSet.open(args.labels)
   wish = Wish(args.precision, args.count, args.share)
+  fields_with_scores(labels)  # before the teacher works
   curves = None
   if args.validation:
     datasets = [_dataset(text) for text in args.dataset]

@@ -132,6 +132,17 @@ def test_pixels_are_right_or_wrong_where_the_truth_is_known():
   ]
 
 
+def test_labels_without_scores_are_sure():
+  rng = np.random.default_rng(0)
+  found, truth = random_image(rng)
+  del found["scores"]
+  outcomes = make_field("Boxes").score_outcomes(found, truth)
+  assert (outcomes.scores == 1).all() and len(outcomes.scores)
+  label = {"classes": np.array([[0, 1]])}
+  outcomes = make_field("ClassMap").score_outcomes(label, label)
+  assert outcomes.scores.tolist() == outcomes.right.tolist() == [1, 1]
+
+
 def test_maps_of_different_sizes_are_brought_together():
   found = {
     "classes": np.array([[0, 1]]),

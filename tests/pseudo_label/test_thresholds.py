@@ -306,8 +306,8 @@ def test_classes_of_which_nothing_is_told_stay_as_they_are(labels, classes):
   names = classes["objects"]
   opened = LabelSet.open(labels)
   own = {"*": 0.4, names[0]: 0.7}
-  manifest = opened.manifest | {"settings": {"task": {"min_score": own}}}
   few = ScoreCurve(np.zeros(0, np.float32), *np.zeros((2, 0), int), 0, 0)
+  manifest = opened.manifest | {"settings": {"task": {"min_score": own}}}
   curves = {n: [few] * len(k) for n, k in classes.items()}
   found = thresholds.propose(LabelSet(labels, manifest), Wish(), curves)
   (objects,) = [f for f in found if f.field == "objects"]
@@ -316,6 +316,9 @@ def test_classes_of_which_nothing_is_told_stay_as_they_are(labels, classes):
     len(names) - 1
   )
   assert all("stays: only 0" in p.note for p in objects.proposals)
+  manifest["settings"] = {"task": {"min_score": 0}}
+  for field in thresholds.propose(LabelSet(labels, manifest), Wish(), curves):
+    assert field.min_score == {"*": 0}
 
 
 def test_the_files_that_are_written(world, labels, classes, tmp_path, capsys):
@@ -469,10 +472,9 @@ def test_labels_without_scores_are_told(
 ):
   teacher = Noisy(truth, classes, scored=False)
   worker.label_images(teacher, world / "pile", "train", tmp_path / "sure")
-  line = fails(
-    capsys, tmp_path / "sure", "--count", "9", "--out", tmp_path / "x.json"
-  )
-  assert "has no counts of scores of 'mask'" in line
+  for wish in (["--count", "9"], ["--validation", tmp_path / "nothing"]):
+    line = fails(capsys, tmp_path / "sure", *wish, "--out", tmp_path / "x.json")
+    assert "has no counts of scores of 'mask'" in line
 
 
 def test_corrections_are_read_whatever_their_scores(

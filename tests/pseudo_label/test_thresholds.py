@@ -24,6 +24,7 @@ from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import score_curves, thresholds, worker
 from must_jax.pseudo_label.score_curves import ScoreCurve
 from must_jax.pseudo_label.thresholds import Wish
+from must_jax.storage.path import Path, publish, read_file
 from must_jax.storage.records import label_reader, read_labels
 from must_jax.storage.sets import ImageSet, LabelSet, read_manifest
 
@@ -465,6 +466,27 @@ def test_bad_input_is_one_line(world, labels, truth, classes, tmp_path, capsys):
   ):
     assert reason in fails(capsys, *words), reason
   assert not (tmp_path / "out.json").exists()
+
+
+def test_a_bucket_is_like_a_disk(world, labels, tmp_path, bucket, capsys):
+  for source, name in ((labels, "labels"), (world / "pile_truth", "truth")):
+    for file in source.iterdir():
+      with publish(Path(f"{bucket.root}/{name}/{file.name}")) as copy:
+        copy.write(file.read_bytes())
+  outputs = []
+  for root, own, true in (
+    (bucket.root, f"{bucket.root}/labels", f"{bucket.root}/truth"),
+    (str(tmp_path), str(labels), str(world / "pile_truth")),
+  ):
+    words = ["thresholds", own, "--validation", own, "--dataset"]
+    assert main([*words, f"{true}:train", "--out", f"{root}/out.json"]) == 0
+    assert main(["inspect", own, "--against", true]) == 0
+    text = capsys.readouterr().out
+    files = [read_file(Path(f"{root}/out.{end}")) for end in ("json", "svg")]
+    outputs.append(
+      (text.replace(own, "").replace(true, "").replace(root, ""), files)
+    )
+  assert outputs[0] == outputs[1]
 
 
 def test_labels_without_scores_are_told(

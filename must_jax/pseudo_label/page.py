@@ -185,7 +185,7 @@ def _check_labels(sets: Sequence[LabelSet | ImageSet]) -> None:
     if not found.fields:
       raise ValueError(f"{found.directory} has no label fields to look at.")
     if isinstance(found, LabelSet):
-      sums = found.manifest["statistics"].values()
+      sums = found.manifest.get("statistics", {}).values()
       if not any(of_field["examples"] for of_field in sums):
         raise ValueError(
           f"Label set {found.directory} has no label of any of its"
@@ -527,7 +527,7 @@ def _describe_set(found: LabelSet | ImageSet, name: str) -> dict[str, Any]:
     f"{manifest['num_records']:,} records,"
     f" {manifest['num_undecodable']:,} undecodable",
   ]
-  for field, sums in manifest["statistics"].items():
+  for field, sums in manifest.get("statistics", {}).items():
     left = kept(manifest["fields"][field], sums, reading_score(manifest))
     lines.append(f"{field}: {left}")
   return {

@@ -106,14 +106,9 @@ def fields_as_read(
   """
   found = []
   for opened in sets:
-    is_truth = isinstance(opened, ImageSet)
-    wanted = (
-      0.0
-      if is_truth
-      else reading_score(opened.manifest)
-      if min_score is None
-      else min_score
-    )
+    wanted = 0.0
+    if isinstance(opened, LabelSet):
+      wanted = reading_score(opened.manifest, min_score)
     found.append(
       {
         name: KINDS[spec["kind"]].as_read(spec, wanted)

@@ -856,11 +856,11 @@ function selection() {
   const {name, split, num_records} = PAGE.image_set;
   const minScore = {};
   for (const layer of PAGE.layers) {
-    if (layer.min_score == null || layer.field in minScore) continue;
-    if (PAGE.sets[layer.set].is_truth) continue;
+    if (layer.min_score == null || PAGE.sets[layer.set].is_truth) continue;
     const {all, by} = state.thresholds[layer.field];
-    minScore[layer.field] = !by.size ? all : Object.fromEntries(
-      layer.classes.map((k) => [k, thresholdOf(layer.field, k)]));
+    minScore[layer.field] = !by.size ? all : Object.assign(
+      minScore[layer.field] ?? {},
+      Object.fromEntries(layer.classes.map((k) => [k, thresholdOf(layer.field, k)])));
   }
   return {
     schema_version: 1,

@@ -183,7 +183,7 @@ def rank(
 ) -> list[str]:
   """Keys of all images, those whose labels are likeliest wrong first.
 
-  It is what the page of `must-jax inspect --out` calls "worst first".
+  This is what the page of `must-jax inspect --out` calls "worst first".
 
   Args:
     labels: finished label sets of the same images; several are compared.

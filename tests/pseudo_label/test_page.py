@@ -379,6 +379,8 @@ def test_decisions_by_keyboard_last_and_are_exported(shown, made, tmp_path):
   assert shown.run("selection().images.length") == 0
   shown.run(f"importSelection({json.dumps(file.read_text())})")
   assert shown.run("selection()") == json.loads(file.read_text())
+  shown.press("u")
+  assert shown.run("selection().images") == []
 
 
 @pytest.mark.parametrize(
@@ -632,6 +634,26 @@ def test_what_people_and_accidents_have_done_is_told(
     " cards.get(n).querySelector('.status')?.textContent ?? '')"
   )
   assert chips == ["", "corrected", "rejected", "undecodable"]
+
+
+def test_a_broken_image_keeps_its_place(browser, scribbles, tmp_path, capsys):
+  images = scribbles.make_images(
+    tmp_path / "images", [(40, 50)] * 4, broken=[2]
+  )
+  scribbles.label(tmp_path / "labels", images, draw(5, 4), FIELDS)
+  command = ["inspect", str(tmp_path / "labels"), "--images"]
+  command += [str(images.directory), "--out", str(tmp_path / "page")]
+  assert main(command) == 0
+  told = capsys.readouterr()
+  assert "cannot be shown: i-0002: image: " in told.err
+  assert f"4 images -> {tmp_path / 'page' / 'index.html'}" in told.out
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  assert {*all_drawn(browser, BOXES)} == {f"i-{i:04}" for i in range(4)}
+  chips = browser.run(
+    "[...cards.values()].map("
+    "(card) => card.querySelector('.status')?.textContent)"
+  )
+  assert sum("undecodable" in chip for chip in chips if chip) == 1
 
 
 KINDS = {

@@ -57,7 +57,7 @@ class VectorMap(maps.MapField):
 
   def decode(self, features):
     codes = maps.decode_codes(features["png"], np.uint16, 3)
-    valid = (codes > 0).all(-1)
+    valid = np.asarray((codes > 0).all(-1))
     vectors = 2 * (codes.astype(np.float64) - 1) / (maps.MAX_CODE - 1) - 1
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return {

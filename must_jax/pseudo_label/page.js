@@ -108,7 +108,7 @@ const state = {
   opacity: 0.55,
   blank: false,            // whether all labels are hidden
   decisions: new Map(),    // key -> {decision, note}
-  undo: [],                // [key, what it was]
+  undo: [],                // of each step [key, what it was] of what it changed
   seed: 1,                 // of the random order
   place: 0,                // of the current image in `order`
 };
@@ -803,7 +803,7 @@ function decide(decision) {
 }
 
 function setDecision(key, next, before) {
-  state.undo.push([key, before]);
+  state.undo.push([[key, before]]);
   apply(key, next);
 }
 
@@ -820,7 +820,7 @@ function apply(key, decision) {
 function undo() {
   const last = state.undo.pop();
   if (!last) return say("Nothing to undo");
-  apply(...last);
+  for (const change of last) apply(...change);
 }
 
 function showDecided() {
@@ -856,11 +856,11 @@ function selection() {
   const {name, split, num_records} = PAGE.image_set;
   const minScore = {};
   for (const layer of PAGE.layers) {
-    if (layer.min_score == null || layer.field in minScore) continue;
-    if (PAGE.sets[layer.set].is_truth) continue;
+    if (layer.min_score == null || PAGE.sets[layer.set].is_truth) continue;
     const {all, by} = state.thresholds[layer.field];
-    minScore[layer.field] = !by.size ? all : Object.fromEntries(
-      layer.classes.map((k) => [k, thresholdOf(layer.field, k)]));
+    minScore[layer.field] = !by.size ? all : Object.assign(
+      minScore[layer.field] ?? {},
+      Object.fromEntries(layer.classes.map((k) => [k, thresholdOf(layer.field, k)])));
   }
   return {
     schema_version: 1,
@@ -915,8 +915,8 @@ function importSelection(text) {
   if (strange && keys.size === own.image_set.num_records) {
     return say(`This selection has ${strange.key}, which is no image here`, true);
   }
+  state.undo.push(found.images.map(({key}) => [key, state.decisions.get(key)]));
   for (const {key, decision, note} of found.images) {
-    state.undo.push([key, state.decisions.get(key)]);
     state.decisions.set(key, {decision, note: note ?? ""});
   }
   for (const [field, given] of Object.entries(found.min_score ?? {})) {

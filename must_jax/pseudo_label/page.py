@@ -32,7 +32,7 @@ import must_jax
 from must_jax import pictures
 from must_jax.fields import Field, kept
 from must_jax.fields.field import PageLabel
-from must_jax.pseudo_label import agreement, ranking
+from must_jax.pseudo_label import ranking
 from must_jax.pseudo_label.read_sets import (
   LabelledImage,
   open_sets,
@@ -87,7 +87,7 @@ class PageOptions:
 _RANGES = {"--max-side": AT_LEAST_1, "--count": AT_LEAST_1}
 
 
-class Summary(NamedTuple):
+class PageSummary(NamedTuple):
   """What is on a page.
 
   Attributes:
@@ -107,7 +107,7 @@ def write(
   out: PathLike,
   truth: PathLike | None = None,
   options: PageOptions = PageOptions(),
-) -> Summary:
+) -> PageSummary:
   """Writes the page.
 
   Args:
@@ -162,7 +162,7 @@ def write(
       bar.update(1)
   index = maker.index(pictured, apart, options)
   _publish_page(out, index, files)
-  return Summary(
+  return PageSummary(
     len(pictured),
     image_set.num_records,
     [p for i in pictured for p in i.problems],
@@ -185,7 +185,7 @@ def _check_labels(sets: Sequence[LabelSet | ImageSet]) -> None:
     if not found.fields:
       raise ValueError(f"{found.directory} has no label fields to look at.")
     if isinstance(found, LabelSet):
-      sums = found.manifest["statistics"].values()
+      sums = found.manifest.get("statistics", {}).values()
       if not any(of_field["examples"] for of_field in sums):
         raise ValueError(
           f"Label set {found.directory} has no label of any of its"
@@ -377,9 +377,9 @@ class _Maker:
           if is_checked
           else label.histogram
         )
-    files.add(image.index, drawings, data)
+    files.add(image.number, drawings, data)
     row: dict[str, Any] = {
-      "id": image.index,
+      "id": image.number,
       "key": image.key,
       "size": list(original),
       "elements": elements,
@@ -416,10 +416,14 @@ class _Maker:
       ranking.Signals(one.uncertainty, ranking.disagreements(found))
       for one, found in zip(pictured, compared, strict=True)
     ]
-    total = agreement.Agreement()
+    totals: dict[ranking.Pair, dict[str, tuple[int, int]]] = {}
     for found in compared:
-      total.add(found)
-    pairs = sorted(total.counts)
+      for pair, counts in found.items():
+        sums = totals.setdefault(pair, {})
+        for name, (agreeing, of) in counts.items():
+          before = sums.get(name, (0, 0))
+          sums[name] = before[0] + agreeing, before[1] + of
+    pairs = sorted(totals)
     numbers = {
       (layer.number_of_set, layer.name): i
       for i, layer in enumerate(self._layers)
@@ -471,7 +475,7 @@ class _Maker:
         {
           "sets": [i, j],
           "layers": [numbers[i, a], numbers[j, b]],
-          "classes": total.counts[i, j, a, b],
+          "classes": totals[i, j, a, b],
         }
         for i, j, a, b in pairs
       ],
@@ -527,7 +531,7 @@ def _describe_set(found: LabelSet | ImageSet, name: str) -> dict[str, Any]:
     f"{manifest['num_records']:,} records,"
     f" {manifest['num_undecodable']:,} undecodable",
   ]
-  for field, sums in manifest["statistics"].items():
+  for field, sums in manifest.get("statistics", {}).items():
     left = kept(manifest["fields"][field], sums, reading_score(manifest))
     lines.append(f"{field}: {left}")
   return {
@@ -568,11 +572,11 @@ def _reduce(
     data, size = found["image"].numpy(), found["size"].numpy()
     original = int(size[0]), int(size[1])
     if data[:2] == b"\xff\xd8":
-      picture = Image.open(io.BytesIO(data))
-      if max(original) <= max_side and picture.mode == "RGB":
+      opened = Image.open(io.BytesIO(data))
+      if max(original) <= max_side and opened.mode == "RGB":
         return data, original, original
-      picture.draft("RGB", (max_side, max_side))
-      picture = picture.convert("RGB")
+      opened.draft("RGB", (max_side, max_side))
+      picture = opened.convert("RGB")
     else:
       window = tf.concat([[0, 0], size], 0)
       picture = Image.fromarray(

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from must_jax.fields import KINDS, Field
+from must_jax.fields.field import NamedScores
 from must_jax.pseudo_label import agreement
 from must_jax.pseudo_label.read_sets import (
   LabelledImage,
@@ -96,7 +97,7 @@ def worst_first(signals: Sequence[Signals]) -> list[int]:
 
 
 def fields_as_read(
-  sets: Iterable[LabelSet | ImageSet], min_score: Any = None
+  sets: Iterable[LabelSet | ImageSet], min_score: NamedScores | None = None
 ) -> list[dict[str, Field]]:
   """The fields of each set, at the thresholds at which labels are read.
 
@@ -106,14 +107,9 @@ def fields_as_read(
   """
   found = []
   for opened in sets:
-    is_truth = isinstance(opened, ImageSet)
-    wanted = (
-      0.0
-      if is_truth
-      else reading_score(opened.manifest)
-      if min_score is None
-      else min_score
-    )
+    wanted: NamedScores | None = 0.0
+    if isinstance(opened, LabelSet):
+      wanted = reading_score(opened.manifest, min_score)
     found.append(
       {
         name: KINDS[spec["kind"]].as_read(spec, wanted)
@@ -145,7 +141,9 @@ def uncertainties(
 
 
 def compare_sets(
-  places: Sequence[PathLike], num_images: int, min_score: Any = None
+  places: Sequence[PathLike],
+  num_images: int,
+  min_score: NamedScores | None = None,
 ) -> Iterator[Comparisons]:
   """Compares each label set with each other, image by image.
 
@@ -183,12 +181,12 @@ def rank(
   labels: Sequence[PathLike],
   images: PathLike,
   truth: PathLike | None = None,
-  min_score: Any = None,
+  min_score: NamedScores | None = None,
   progress: Callable[[int], Any] = lambda count: None,
 ) -> list[str]:
   """Keys of all images, those whose labels are likeliest wrong first.
 
-  It is what the page of `must-jax inspect --out` calls "worst first".
+  This is what the page of `must-jax inspect --out` calls "worst first".
 
   Args:
     labels: finished label sets of the same images; several are compared.

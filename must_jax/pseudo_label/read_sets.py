@@ -20,7 +20,7 @@ class LabelledImage(NamedTuple):
   """An image and its labels.
 
   Attributes:
-    index: of its record.
+    number: of its record.
     key: of its record, for people; bytes that are no text are escaped.
     record: of the image; empty where it cannot be read.
     labels: by set, all that is stored; empty where there are none.
@@ -28,7 +28,7 @@ class LabelledImage(NamedTuple):
     problems: what cannot be read.
   """
 
-  index: int
+  number: int
   key: str
   record: bytes
   labels: Sequence[Labels]
@@ -92,8 +92,8 @@ def read_sets(
   for start in range(0, len(indices), _BATCH):
     batch = indices[start : start + _BATCH]
     columns = [_read(found, batch) for found in (images, *sets)]
-    for index, record, *sidecars in zip(batch, *columns, strict=True):
-      yield _parse(index, record, sidecars, fields)
+    for number, record, *sidecars in zip(batch, *columns, strict=True):
+      yield _parse(number, record, sidecars, fields)
 
 
 def _read(
@@ -114,7 +114,7 @@ def _read(
 
 
 def _parse(
-  index: int,
+  number: int,
   record: bytes | CorruptRecord,
   sidecars: Sequence[bytes | CorruptRecord],
   fields: Sequence[Mapping[str, Field]],
@@ -142,4 +142,4 @@ def _parse(
     labels.append(found)
     statuses.append(status)
   name = key.decode(errors="backslashreplace")
-  return LabelledImage(index, name, record, labels, statuses, problems)
+  return LabelledImage(number, name, record, labels, statuses, problems)

@@ -86,7 +86,10 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
         f" {kind.__name__}. Save it from the page again."
       )
   _check_sets(path, value, manifest)
-  check_thresholds(f"{path}, min_score", value["min_score"], manifest["fields"])
+  min_score = value["min_score"]
+  if len(value["label_sets"]) > 1:  # then it has the thresholds of all
+    min_score = _own(min_score, manifest["fields"])
+  check_thresholds(f"{path}, min_score", min_score, manifest["fields"])
   decisions: dict[str, str] = {}
   for entry in value["images"]:
     key, decision = (
@@ -103,7 +106,24 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
         f"{path} has image {key!r} twice, as {decisions[key]!r} and"
         f" {decision!r}; expected one decision."
       )
-  return Selection(str(path), value["min_score"], decisions)
+  return Selection(str(path), min_score, decisions)
+
+
+def _own(
+  min_score: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The thresholds of a label set's fields and their classes."""
+  return {
+    field: {
+      name: number
+      for name, number in given.items()
+      if name in (*fields[field].get("classes", ()), OTHERS)
+    }
+    if isinstance(given, Mapping)
+    else given
+    for field, given in min_score.items()
+    if field in fields
+  }
 
 
 def _check_sets(

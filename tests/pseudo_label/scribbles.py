@@ -10,8 +10,13 @@ from must_jax.pseudo_label import worker
 from must_jax.storage.set_writer import write_image_set
 
 
-def make_images(directory, sizes, labels=None, fields=None, name="shots"):
-  """An image set; image i has size sizes[i] = (height, width), key "i-N"."""
+def make_images(
+  directory, sizes, labels=None, fields=None, name="shots", broken=()
+):
+  """An image set; image i has size sizes[i] = (height, width), key "i-N".
+
+  Of those that are `broken` the second half of the file is missing.
+  """
   rng = np.random.default_rng(0)
 
   def examples():
@@ -22,9 +27,10 @@ def make_images(directory, sizes, labels=None, fields=None, name="shots"):
       pixels[0, 0] = i % 256, i // 256, 7
       file = io.BytesIO()
       Image.fromarray(pixels).save(file, "PNG")
+      data = file.getvalue()
       yield {
         "key": f"i-{i:04}",
-        "image": file.getvalue(),
+        "image": data[: len(data) // 2] if i in broken else data,
         "height": height,
         "width": width,
         "labels": labels[i] if labels else {},
@@ -69,6 +75,7 @@ def label(directory, images, labels, fields, digest="told"):
       images.split,
       directory,
       batch_size=8,
+      max_undecodable=1.0,
     )
   except SystemExit as end:  # alarms
     assert end.code == 3

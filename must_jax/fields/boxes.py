@@ -15,6 +15,9 @@ from must_jax.fields import field
 from must_jax.fields.statistics import count_octaves, make_sums
 
 _SLACK = 1e-5  # of the image size, rounding that is forgiven
+# Pixels by which an edge may differ in files: CVAT and Datumaro round a place
+# and an extent to 0.01 each.
+_ROUNDING = 0.02
 _MIN_SIDE = 1.0  # pixels of the network input
 _MANY = 100  # boxes, by which can be told whether all are alike
 _ALIKE = 0.99  # of the boxes, within two bins: a fifth of area and of aspect
@@ -52,6 +55,7 @@ class Boxes(field.Field):
   has_background = True
   has_objects = True
   has_regions = True
+  can_be_mended = True
   element = "boxes"
   read_seconds = 0.0  # less than the rates differ from run to run
   store_cost = (1.6e-6, 24.6)
@@ -94,14 +98,43 @@ class Boxes(field.Field):
     return features
 
   def decode(self, features):
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
       "boxes": np.asarray(features["boxes"], np.float32).reshape(-1, 4),
       "classes": np.asarray(features["classes"], np.int64),
       "ignore": np.asarray(features["ignore"], bool),
     }
-    if len(features["scores"]):
-      arrays["scores"] = np.asarray(features["scores"], np.float32)
+    scores = np.asarray(features["scores"], np.float32)
+    if scores.shape == arrays["classes"].shape:
+      arrays["scores"] = scores
     return arrays
+
+  def mend(self, given, stored, size):
+    boxes, classes = given["boxes"].copy(), given["classes"]
+    ignore = given.get("ignore", np.zeros(len(classes), bool)).copy()
+    scores = np.ones(len(classes), np.float32)
+    edges = np.tile(size, 2)
+    sure = np.ones(len(stored["classes"]), np.float32)
+    before = stored.get("scores", sure)
+    left = sure > 0
+    for i, (box, k) in enumerate(zip(boxes, classes, strict=True)):
+      apart = np.abs((stored["boxes"] - box) * edges).max(1, initial=0)
+      same = left & (stored["classes"] == k) & (apart <= _ROUNDING)
+      if same.any():
+        found = np.argmin(np.where(same, apart, np.inf))
+        left[found] = False
+        boxes[i] = stored["boxes"][found]
+        ignore[i] |= stored["ignore"][found]
+        scores[i] = before[found]
+    mended = {"boxes": boxes, "classes": classes, "ignore": ignore}
+    return mended | ({"scores": scores} if "scores" in stored else {})
+
+  def is_same(self, mended, shown, size):
+    columns = ("classes", "boxes")
+    before, after = (
+      sorted(zip(*(arrays[c].tolist() for c in columns), strict=True))
+      for arrays in (shown, mended)
+    )
+    return before == after
 
   def parse(self, name, features, table):
     import tensorflow as tf

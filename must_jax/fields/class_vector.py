@@ -28,6 +28,7 @@ class ClassVector(field.Field):
   optional = ("probs",)
   features: ClassVar = {"classes": "ints", "probs": "floats"}
   has_classes = True
+  can_be_mended = True
   element = "classes"
   store_cost = (3.6e-7, 6.0)
   predicted: ClassVar = {"probs": "probability of each class, 0 to 1"}
@@ -49,6 +50,24 @@ class ClassVector(field.Field):
     if len(features["probs"]):
       arrays["probs"] = np.asarray(features["probs"], np.float32)
     return arrays
+
+  def mend(self, given, stored, size):
+    """The classes told, confirmed: then all probabilities stay as they are."""
+    if "probs" not in stored:
+      return dict(given)
+    told = stored["classes"][_told(stored["probs"])]
+    if {*told.tolist()} == {*given["classes"].tolist()}:
+      return dict(stored)
+    return {**given, "probs": np.ones(len(given["classes"]), np.float32)}
+
+  def is_same(self, mended, shown, size):
+    told = [
+      {*arrays["classes"][_told(arrays["probs"])].tolist()}
+      if "probs" in arrays
+      else {*arrays["classes"].tolist()}
+      for arrays in (mended, shown)
+    ]
+    return told[0] == told[1]
 
   def parse(self, name, features, table):
     import tensorflow as tf

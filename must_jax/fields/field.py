@@ -77,6 +77,8 @@ class Field(abc.ABC):
     element: what is counted in a label, in the plural.
     has_objects: whether a label is a list of objects, as COCO's annotations.
     has_regions: whether it says where its classes are, see `regions`.
+    can_be_mended: whether people draw such labels in tools of annotation; then
+      it has `mend` and `is_same`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
       making of an example (docs/results.md, "Data and operations").
     store_cost: core-seconds and bytes to store a pseudo label, for each of
@@ -93,6 +95,7 @@ class Field(abc.ABC):
   has_background: ClassVar[bool] = False
   has_objects: ClassVar[bool] = False
   has_regions: ClassVar[bool] = False
+  can_be_mended: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
   store_cost: ClassVar[tuple[float, float]]
@@ -221,6 +224,36 @@ class Field(abc.ABC):
       ValueError: a map cannot be decoded.
     """
     return {name: np.asarray(value) for name, value in features.items()}
+
+  def mend(
+    self, given: Arrays, stored: Arrays, size: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    """A label as a person gave it back, with the scores of what was stored.
+
+    What is as it was keeps its score, and the exact numbers that files of
+    annotations round; of what is new or was changed a person is sure: 1.
+
+    Args:
+      given: as `encode` takes them, without scores.
+      stored: the label that the person was given, whatever of it.
+      size: height and width of the image.
+
+    Returns:
+      As `encode` takes them; with scores if `stored` has them.
+    """
+    raise NotImplementedError(f"{type(self).__name__} cannot be mended.")
+
+  def is_same(
+    self, mended: Arrays, shown: Arrays, size: tuple[int, int]
+  ) -> bool:
+    """Whether a person left a label as it was.
+
+    Args:
+      mended: from `mend`.
+      shown: the label that the person was given, as `encode` takes it.
+      size: height and width of the image.
+    """
+    raise NotImplementedError(f"{type(self).__name__} cannot be mended.")
 
   def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
     """Checks that maps have the proportions of their image, within a pixel.

@@ -65,7 +65,7 @@ def write(args: argparse.Namespace) -> None:
       " read on this machine."
     )
   images = ImageSet.open(args.labels_for, args.split)
-  _check_room(args.out, args.overwrite)
+  check_room(args.out, args.overwrite, _IMPORTER, "imported labels")
   plan = write_lib.plan_of(args)
   check_descriptions(plan.fields)
   if plan.shard_per_item or not plan.fields:
@@ -75,7 +75,7 @@ def write(args: argparse.Namespace) -> None:
       " images and labels together, without --labels-for."
     )
   reader = _Reader(images, plan, args.workers)
-  with _stage(args.out) as stage:
+  with open_stage(args.out) as stage:
     commits = []
     with tqdm(
       total=images.num_records,
@@ -87,7 +87,8 @@ def write(args: argparse.Namespace) -> None:
         commits.append(reader.write(stage, i))
         bar.update(shard.num_records)
     reader.check(args.max_rejected)
-    manifest = _publish(args, images, plan, commits, reader.rejected)
+    job = _describe(args, images, plan, commits)
+    manifest = publish(args.out, images, job, commits, reader.rejected)
   write_lib.show_rejected(reader.rejected)
   for alarm in manifest["alarms"]:
     print(f"LABELS LOOK WRONG: {alarm}", file=sys.stderr)
@@ -107,28 +108,38 @@ def write(args: argparse.Namespace) -> None:
   )
 
 
-def _check_room(directory: Path, overwrite: bool) -> None:
-  """Raises `ValueError` where a directory cannot become a label set."""
+def check_room(directory: Path, overwrite: bool, entry: str, what: str) -> None:
+  """Raises `ValueError` where a directory cannot become a label set.
+
+  Args:
+    directory: of the label set.
+    overwrite: whether one of the same sort may be replaced.
+    entry: of `teacher` in the jobs of this sort.
+    what: such label sets hold, for messages.
+  """
   names = path_lib.list_names(directory) if directory.is_dir() else set()
   if not names - {_STAGE}:
     return
   if JOB_FILE not in names or (
-    _IMPORTER not in label_sets.read_job(directory)["teacher"]
+    entry not in label_sets.read_job(directory)["teacher"]
   ):
     raise ValueError(
-      f"{directory} holds {min(names)} and what else is not of imported labels;"
-      " expected a new directory as --out."
+      f"{directory} holds {min(names)} and what else is not of {what}; expected"
+      " a new directory as --out."
     )
   if MANIFEST_FILE in names and not overwrite:
     raise ValueError(
-      f"{directory} holds imported labels. Give --overwrite to replace them, or"
-      " another --out."
+      f"{directory} holds {what}. Give --overwrite to replace them, or another"
+      " --out."
     )
 
 
 @contextlib.contextmanager
-def _stage(directory: Path) -> Iterator[Path]:
+def open_stage(directory: Path) -> Iterator[Path]:
   """The directory of what is unfinished, for one import; it goes at the end.
+
+  Args:
+    directory: of the label set.
 
   Raises:
     ValueError: another process imports labels to the same directory right now.
@@ -291,44 +302,65 @@ class _Reader:
       yield f"images of the set that have no labels here: {missing}"
 
 
-def _publish(
+def _describe(
   args: argparse.Namespace,
   images: ImageSet,
   plan: Plan,
   found: Sequence[LabelCommit],
-  rejected: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-  """Makes a label set of the shards that are written; returns its manifest."""
-  # What tells these labels from others is what they say.
-  digest = hashlib.blake2b(digest_size=16)
-  for commit in found:
-    digest.update(commit.shard.checksum.encode())
-  teacher = {"digest": digest.hexdigest(), _IMPORTER: args.kind}
+  """The contents of `job.json`."""
+  teacher = {"digest": content_of(found), _IMPORTER: args.kind}
   if args.licence:
     teacher["licence"] = args.licence
-  job = label_sets.describe_job(images, plan.fields, teacher, {})
+  return label_sets.describe_job(images, plan.fields, teacher, {})
+
+
+def content_of(commits: Sequence[LabelCommit]) -> str:
+  """What tells labels from others is what they say: the digest of shards."""
+  digest = hashlib.blake2b(digest_size=16)
+  for commit in commits:
+    digest.update(commit.shard.checksum.encode())
+  return digest.hexdigest()
+
+
+def publish(
+  directory: Path,
+  images: ImageSet,
+  job: dict[str, Any],
+  found: Sequence[LabelCommit],
+  rejected: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+  """Makes a label set of shards that are written; returns its manifest.
+
+  Args:
+    directory: of the label set.
+    images: that it is of.
+    job: contents of its `job.json`.
+    found: the shards, which lie in its stage.
+    rejected: {"key", "reason"} of what was left out.
+  """
   # Without a manifest, what is there is of an import that was broken off.
-  old = path_lib.list_names(args.out) - {_STAGE, JOB_FILE}
+  old = path_lib.list_names(directory) - {_STAGE, JOB_FILE}
   for name in sorted(old, key=lambda name: name != MANIFEST_FILE):
-    path_lib.remove(args.out / name)
-  path_lib.publish_json(args.out / JOB_FILE, job)
+    path_lib.remove(directory / name)
+  path_lib.publish_json(directory / JOB_FILE, job)
   for commit in found:
     file = commit.shard.file
     for name in (offsets_path(file).name, file):
-      path_lib.move(args.out / _STAGE / name, args.out / name)
-  directory = label_sets.open_directory(args.out, job)
+      path_lib.move(directory / _STAGE / name, directory / name)
+  opened = label_sets.open_directory(directory, job)
   commits = [
-    dataclasses.replace(c, job=directory.job, teacher=teacher["digest"])
+    dataclasses.replace(c, job=opened.job, teacher=job["teacher"]["digest"])
     for c in found
   ]
   for commit in commits:
-    directory.commit(commit)
+    opened.commit(commit)
   if rejected:
     lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in rejected]
     listed = f"{images.name}-{images.split}.rejected.jsonl"
-    with path_lib.publish(args.out / listed) as output:
+    with path_lib.publish(directory / listed) as output:
       output.write("".join(lines).encode())
   manifest = label_sets.make_manifest(job, commits)
-  path_lib.publish_json(args.out / MANIFEST_FILE, manifest)
-  LabelSet.open(args.out).check_images(images)
+  path_lib.publish_json(directory / MANIFEST_FILE, manifest)
+  LabelSet.open(directory).check_images(images)
   return manifest

@@ -61,7 +61,7 @@ def plan(args: argparse.Namespace) -> Plan:
     )
   if not args.images.is_dir():
     raise ValueError(f"{args.images} is no directory of images.")
-  images, annotations, categories = _load(args.annotations)
+  images, annotations, categories = load(args.annotations)
   ids = [image["id"] for image in images]
   form = names.id_form(ids)
   warnings = names.check_references(
@@ -130,7 +130,8 @@ class _ReadObjects:
     )
 
   def _read(self, annotation: Mapping[str, Any]) -> objects.Object:
-    corners, category = _corners(annotation), annotation["category_id"]
+    category = annotation["category_id"]
+    box = corners(annotation)
     class_id = self.class_of.get(self.form(category))
     if class_id is None:
       raise Rejected(
@@ -141,7 +142,7 @@ class _ReadObjects:
       objects.read_flag(name, annotation.get(name))
       for name in ("iscrowd", "ignore")
     ]
-    return objects.Object(corners, class_id, any(ignored))
+    return objects.Object(box, class_id, any(ignored))
 
 
 _NEEDED = {
@@ -151,7 +152,12 @@ _NEEDED = {
 }
 
 
-def _load(path: Path) -> tuple[list, list, list]:
+def load(path: Path) -> tuple[list, list, list]:
+  """Images, annotations and categories of a file.
+
+  Raises:
+    ValueError: it is missing or has another format.
+  """
   value = files.load_json(path)
   lists = []
   for name, needed in _NEEDED.items():
@@ -178,8 +184,12 @@ def _load(path: Path) -> tuple[list, list, list]:
   return images, annotations, categories
 
 
-def _corners(annotation: Mapping[str, Any]) -> np.ndarray:
-  """Absolute yxyx of a bbox xywh."""
+def corners(annotation: Mapping[str, Any]) -> np.ndarray:
+  """Absolute yxyx of a bbox xywh.
+
+  Raises:
+    Rejected: it has none, or one without area.
+  """
   bbox: Any = annotation.get("bbox")
   try:
     x, y, width, height = (float(v) for v in bbox)

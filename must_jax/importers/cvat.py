@@ -35,18 +35,18 @@ from must_jax.types import MAX_PIXELS
 
 HELP = "boxes, polygons, masks and tags from CVAT for images 1.1"
 
-_MAX_BYTES = 1 << 31
-_TAG = "tag"
-_FIELDS = {  # of elements
+MAX_BYTES = 1 << 31
+TAG = "tag"
+FIELDS = {  # of elements
   "box": ("objects",),
   "polygon": ("objects", "mask"),
   "ellipse": ("objects", "mask"),
   "mask": ("objects", "mask"),
-  _TAG: ("label",),
+  TAG: ("label",),
 }
 # Types of labels in `meta` that cannot be of an object. Others, and labels
 # without a type, can.
-_NO_OBJECTS = (_TAG, "polyline", "points", "skeleton", "cuboid")
+_NO_OBJECTS = (TAG, "polyline", "points", "skeleton", "cuboid")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ValueError: the file or directory is missing or has another format.
   """
   try:
-    root = xml_files.parse(args.annotations, "annotations", _MAX_BYTES)
+    root = xml_files.parse(args.annotations, "annotations", MAX_BYTES)
   except Rejected as error:
     raise ValueError(
       f"{args.annotations}: {error}. Export as 'CVAT for images 1.1'."
@@ -111,11 +111,11 @@ def plan(args: argparse.Namespace) -> Plan:
   elif len(subsets) > 1:
     notes.append(f"images of all subsets, {dict(subsets)}; see --subset")
   found = collections.Counter(e.tag for e in root.findall("image/*"))
-  if left_out := {k: n for k, n in found.items() if k not in _FIELDS}:
+  if left_out := {k: n for k, n in found.items() if k not in FIELDS}:
     notes.append(f"elements left out: {left_out}")
   fields = drawn_shapes.choose_fields(
     args.fields,
-    {f for e in found for f in _FIELDS.get(e, ())},
+    {f for e in found for f in FIELDS.get(e, ())},
     args.annotations,
   )
   shape_classes, tag_classes = _classes(args, root)
@@ -160,7 +160,7 @@ def _classes(
     )
   return (
     tuple(name for name, kind in types.items() if kind not in _NO_OBJECTS),
-    tuple(name for name, kind in types.items() if kind in ("", "any", _TAG)),
+    tuple(name for name, kind in types.items() if kind in ("", "any", TAG)),
   )
 
 
@@ -192,7 +192,7 @@ def _items(
     elements = tuple(
       (element.tag, tuple(element.attrib.items()))
       for element in image
-      if element.tag in _FIELDS
+      if element.tag in FIELDS
     )
     items[key] = Item(key, path, (tuple(image.attrib.items()), elements))
     there.discard(name)
@@ -223,7 +223,7 @@ class _ReadElements:
       (f"{tag} {number}", (tag, dict(values)))
       for number, (tag, values) in enumerate(elements, start=1)
     ]
-    drawn = [pair for pair in named if pair[1][0] != _TAG]
+    drawn = [pair for pair in named if pair[1][0] != TAG]
     if self.shapes.fields:
       labels = self.shapes.read(
         drawn, self._read, picture, given, "the XML gives"
@@ -234,7 +234,7 @@ class _ReadElements:
       return labels
     return drawn_shapes.add_classes(
       labels,
-      [(n, e[1].get("label")) for n, e in named if e[0] == _TAG],
+      [(n, e[1].get("label")) for n, e in named if e[0] == TAG],
       self.tags,
     )
 
@@ -244,36 +244,50 @@ class _ReadElements:
     del size
     kind, values = element
     class_id = drawn_shapes.class_id(values.get("label"), self.shapes.classes)
-    (order,) = _numbers(values, "z_order") if "z_order" in values else (0.0,)
-    if kind == "mask":
-      left, top, width, height = _numbers(
-        values, "left", "top", "width", "height"
-      )
-      pixels = _decode_runs(values.get("rle", ""), int(height), int(width))
-      if min(left, top) < 0:
-        raise Rejected(
-          f"begins at column {left} and row {top}, not in the image"
-        )
-      return DrawnShape.of_pixels(
-        class_id, pixels, place=(int(top), int(left)), order=order
-      )
-    if kind == "polygon":
-      points = _points(values.get("points", ""))
-    elif kind == "ellipse":
-      x, y, rx, ry = _numbers(values, "cx", "cy", "rx", "ry")
-      points = polygons.ellipse(np.array([y, x]), np.array([ry, rx]))
-    else:
-      corners = np.array(_numbers(values, "ytl", "xtl", "ybr", "xbr"))
-      if not (corners[2:] > corners[:2]).all():
-        raise Rejected(f"{corners.tolist()} (yxyx) has no area")
-      points = polygons.rectangle(corners)
-    if "rotation" in values:
-      (degrees,) = _numbers(values, "rotation")
-      centre = (points.min(0) + points.max(0)) / 2
-      points = polygons.rotate(points, degrees, centre)
-    return DrawnShape.of_polygon(
-      class_id, points, is_box=kind == "box", order=order
+    return read_element(kind, class_id, values)
+
+
+def read_element(
+  kind: str, class_id: int, values: Mapping[str, str]
+) -> DrawnShape:
+  """The shape of an element.
+
+  Args:
+    kind: its name.
+    class_id: of its class.
+    values: of its attributes.
+
+  Raises:
+    Rejected: it is none.
+  """
+  (order,) = _numbers(values, "z_order") if "z_order" in values else (0.0,)
+  if kind == "mask":
+    left, top, width, height = _numbers(
+      values, "left", "top", "width", "height"
     )
+    pixels = _decode_runs(values.get("rle", ""), int(height), int(width))
+    if min(left, top) < 0:
+      raise Rejected(f"begins at column {left} and row {top}, not in the image")
+    return DrawnShape.of_pixels(
+      class_id, pixels, place=(int(top), int(left)), order=order
+    )
+  if kind == "polygon":
+    points = _points(values.get("points", ""))
+  elif kind == "ellipse":
+    x, y, rx, ry = _numbers(values, "cx", "cy", "rx", "ry")
+    points = polygons.ellipse(np.array([y, x]), np.array([ry, rx]))
+  else:
+    corners = np.array(_numbers(values, "ytl", "xtl", "ybr", "xbr"))
+    if not (corners[2:] > corners[:2]).all():
+      raise Rejected(f"{corners.tolist()} (yxyx) has no area")
+    points = polygons.rectangle(corners)
+  if "rotation" in values:
+    (degrees,) = _numbers(values, "rotation")
+    centre = (points.min(0) + points.max(0)) / 2
+    points = polygons.rotate(points, degrees, centre)
+  return DrawnShape.of_polygon(
+    class_id, points, is_box=kind == "box", order=order
+  )
 
 
 def _numbers(values: Mapping[str, str], *names: str) -> list[float]:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from must_jax.importers import objects, polygons
+from must_jax.importers import names, objects, polygons
 from must_jax.importers.items import Labels
 from must_jax.storage import orientation
 from must_jax.storage.image_files import Picture, Rejected
@@ -315,7 +315,10 @@ def class_id(name: str | None, classes: Sequence[str]) -> int:
     Rejected: there is no such class.
   """
   if name not in classes:
-    raise Rejected(f"class {name!r} is none of {sorted(classes)[:10]}")
+    raise Rejected(
+      f"class {name!r} is none of {sorted(classes)[:10]}"
+      f"{names.meant(str(name), classes)}"
+    )
   return classes.index(name)
 
 

@@ -35,7 +35,7 @@ from must_jax.storage.path import Path
 
 HELP = "boxes, polygons, brush masks and choices from Label Studio's JSON"
 
-_CHOICES = "choices"
+CHOICES = "choices"
 # By what a region's value has, the fields that it is good for.
 _FIELDS = {
   "rle": ("objects", "mask"),
@@ -98,7 +98,7 @@ def plan(args: argparse.Namespace) -> Plan:
       tasks have one image.
   """
   tasks = files.load_json(args.annotations)
-  if not isinstance(tasks, list) or not all(map(_is_task, tasks)):
+  if not isinstance(tasks, list) or not all(map(is_task, tasks)):
     raise ValueError(
       f"{args.annotations} is no list of tasks with data and annotations."
       " Export as JSON, not as JSON-MIN."
@@ -109,18 +109,18 @@ def plan(args: argparse.Namespace) -> Plan:
   names: dict[str, set[str]] = {"objects": set(), "mask": set(), "label": set()}
   labelled = []
   for task in tasks:
-    results = _choose(task["annotations"], counts)
+    annotation = choose(task["annotations"], counts)
     counts["predictions"] += len(task.get("predictions") or ())
-    if results is None:
+    if annotation is None:
       continue
     found = []
-    for result in _results(results, args.from_name):
-      kind = _kind(result)
+    for result in results_of(annotation["result"], args.from_name):
+      kind = kind_of(result)
       if kind is None:
         left_out[str(result.get("type"))] += 1
         continue
-      for field in ("label",) if kind == _CHOICES else _FIELDS[kind]:
-        names[field].update(_names(result))
+      for field in ("label",) if kind == CHOICES else _FIELDS[kind]:
+        names[field].update(names_of(result))
       found.append(result)
     labelled.append((task, tuple(found)))
   if not labelled:
@@ -163,7 +163,8 @@ def plan(args: argparse.Namespace) -> Plan:
   )
 
 
-def _is_task(task: Any) -> bool:
+def is_task(task: Any) -> bool:
+  """Whether a value of JSON is a task of an export."""
   return (
     isinstance(task, dict)
     and isinstance(task.get("data"), dict)
@@ -194,10 +195,15 @@ def _check_controls(
     )
 
 
-def _choose(
+def choose(
   annotations: Sequence[Mapping[str, Any]], counts: collections.Counter
-) -> list | None:
-  """The results of the annotation of a task that counts."""
+) -> Mapping[str, Any] | None:
+  """The annotation of a task that counts, if there is one.
+
+  Args:
+    annotations: of the task.
+    counts: of what was passed over, which are added to.
+  """
   valid = [a for a in annotations if not a.get("was_cancelled")]
   counts["cancelled"] += len(annotations) - len(valid)
   counts["none"] += not valid
@@ -212,38 +218,42 @@ def _choose(
       str(pair[1].get("updated_at") or pair[1].get("created_at") or ""),
       pair[0],
     ),
-  )[1]["result"]
+  )[1]
 
 
-def _results(
+def results_of(
   results: Sequence[Mapping[str, Any]], controls: Sequence[str] | None
 ) -> Iterator[Mapping[str, Any]]:
   """Results of the controls that are wanted.
 
   A region that was drawn and labelled by two controls comes twice, with its
   labels and without; both have its id.
+
+  Args:
+    results: of an annotation.
+    controls: names of those wanted; of all by default.
   """
   found = [r for r in results if not controls or r.get("from_name") in controls]
-  named = {str(r.get("id")) for r in found if _kind(r) not in (None, _CHOICES)}
+  named = {str(r.get("id")) for r in found if kind_of(r) not in (None, CHOICES)}
   for result in found:
-    if _kind(result) is not None or str(result.get("id")) not in named:
+    if kind_of(result) is not None or str(result.get("id")) not in named:
       yield result
 
 
-def _kind(result: Mapping[str, Any]) -> str | None:
-  """A key of `_FIELDS`, or "choices"; None for what cannot be imported."""
+def kind_of(result: Mapping[str, Any]) -> str | None:
+  """By what its shape is known, or "choices"; None for what is no label."""
   value, kind = result.get("value"), str(result.get("type"))
   if not isinstance(value, dict):
     return None
   shape = next((key for key in _FIELDS if key in value), None)
-  if kind == _CHOICES:
-    return _CHOICES if shape is None else None  # else of a region
-  if kind.endswith("labels") and shape and _names(result):
+  if kind == CHOICES:
+    return CHOICES if shape is None else None  # else of a region
+  if kind.endswith("labels") and shape and names_of(result):
     return shape
   return None
 
 
-def _names(result: Mapping[str, Any]) -> list[str]:
+def names_of(result: Mapping[str, Any]) -> list[str]:
   """The classes that a result names."""
   names = result["value"].get(str(result.get("type")))
   return [str(name) for name in names] if isinstance(names, list) else []
@@ -262,7 +272,7 @@ def _items(
   items: dict[str, Item] = {}
   for task, results in labelled:
     place = _place(args, task)
-    names = list(_possible_names(place))
+    names = list(possible_names(place))
     found = [n for n in names if str(args.images / n) in paths]
     path = args.images / (found or names)[0]
     key = files.key_of((found or names)[0])
@@ -296,7 +306,7 @@ def _place(args: argparse.Namespace, task: Mapping[str, Any]) -> str:
     .endswith(image_files.IMAGE_SUFFIXES)
   ]
   key = args.image_key or (known[0] if len(known) == 1 else None)
-  if not isinstance(data.get(key), str) or not list(_possible_names(data[key])):
+  if not isinstance(data.get(key), str) or not list(possible_names(data[key])):
     raise ValueError(
       f"{args.annotations}, task {task.get('id')}: its data has {sorted(data)},"
       f" of which {known} name images; expected one, or --image-key."
@@ -304,7 +314,7 @@ def _place(args: argparse.Namespace, task: Mapping[str, Any]) -> str:
   return data[key]
 
 
-def _possible_names(place: str) -> Iterator[str]:
+def possible_names(place: str) -> Iterator[str]:
   """Paths of an image below `--images`, the longest first."""
   url = urllib.parse.urlsplit(place)
   query = urllib.parse.parse_qs(url.query).get("d")
@@ -334,10 +344,10 @@ class _ReadResults:
     regions: list[tuple[str, tuple[str, str, Mapping[str, Any]]]] = []
     chosen = []
     for result in item.label:
-      kind = _kind(result)
-      for name in _names(result):
+      kind = kind_of(result)
+      for name in names_of(result):
         what = f"{result.get('type')} {result.get('id')}"
-        if kind == _CHOICES:
+        if kind == CHOICES:
           chosen.append((what, name))
         elif kind is not None:
           regions.append((what, (kind, name, result)))
@@ -359,45 +369,63 @@ class _ReadResults:
   ) -> DrawnShape:
     kind, name, result = region
     class_id = drawn_shapes.class_id(name, self.shapes.classes)
-    given = _numbers(result, "original_height", "original_width")
-    if given != size:
-      raise Rejected(
-        "the JSON gives {:g} x {:g} (height x width); expected {} x {}".format(
-          *given, *size
-        )
+    return read_region(kind, class_id, result, size)
+
+
+def read_region(
+  kind: str,
+  class_id: int,
+  result: Mapping[str, Any],
+  size: tuple[int, int],
+) -> DrawnShape:
+  """The shape of a result.
+
+  Args:
+    kind: see `kind_of`.
+    class_id: of its class.
+    result: of the annotation.
+    size: height and width of the image.
+
+  Raises:
+    Rejected: it is none, or of an image of another size.
+  """
+  given = _numbers(result, "original_height", "original_width")
+  if given != size:
+    raise Rejected(
+      "the JSON gives {:g} x {:g} (height x width); expected {} x {}".format(
+        *given, *size
       )
-    if result.get("image_rotation"):
-      raise Rejected(
-        f"was drawn on the image turned by {result['image_rotation']} degrees"
-        " in the editor, which is not understood; draw it upright"
-      )
-    value = result["value"]
-    if kind == "rle":
-      return DrawnShape.of_pixels(class_id, _brushed(value, size))
-    percent = np.array(size) / 100
-    if kind == "points":
-      try:
-        points = np.array(value["points"], np.float64).reshape(-1, 2)[:, ::-1]
-      except (TypeError, ValueError, OverflowError):
-        raise Rejected("has points that are no pairs of numbers") from None
-      return DrawnShape.of_polygon(class_id, points * percent)
-    x, y = _numbers(value, "x", "y")
-    degrees = _numbers(value, "rotation")[0] if value.get("rotation") else 0.0
-    pivot = np.array([y, x]) * percent
-    if kind == "radiusX":
-      radii = np.array(_numbers(value, "radiusY", "radiusX")) * percent
-      points = polygons.ellipse(pivot, radii)
-    else:
-      height, width = _numbers(value, "height", "width")
-      if min(height, width) <= 0:
-        raise Rejected(
-          f"is {height} % high and {width} % wide; expected an area"
-        )
-      corners = np.array([y, x, y + height, x + width])
-      points = polygons.rectangle(corners) * percent
-    # Rectangles turn about their first corner, ellipses about their middle.
-    points = polygons.rotate(points, degrees, pivot)
-    return DrawnShape.of_polygon(class_id, points, is_box=kind == "width")
+    )
+  if result.get("image_rotation"):
+    raise Rejected(
+      f"was drawn on the image turned by {result['image_rotation']} degrees"
+      " in the editor, which is not understood; draw it upright"
+    )
+  value = result["value"]
+  if kind == "rle":
+    return DrawnShape.of_pixels(class_id, _brushed(value, size))
+  percent = np.array(size) / 100
+  if kind == "points":
+    try:
+      points = np.array(value["points"], np.float64).reshape(-1, 2)[:, ::-1]
+    except (TypeError, ValueError, OverflowError):
+      raise Rejected("has points that are no pairs of numbers") from None
+    return DrawnShape.of_polygon(class_id, points * percent)
+  x, y = _numbers(value, "x", "y")
+  degrees = _numbers(value, "rotation")[0] if value.get("rotation") else 0.0
+  pivot = np.array([y, x]) * percent
+  if kind == "radiusX":
+    radii = np.array(_numbers(value, "radiusY", "radiusX")) * percent
+    points = polygons.ellipse(pivot, radii)
+  else:
+    height, width = _numbers(value, "height", "width")
+    if min(height, width) <= 0:
+      raise Rejected(f"is {height} % high and {width} % wide; expected an area")
+    corners = np.array([y, x, y + height, x + width])
+    points = polygons.rectangle(corners) * percent
+  # Rectangles turn about their first corner, ellipses about their middle.
+  points = polygons.rotate(points, degrees, pivot)
+  return DrawnShape.of_polygon(class_id, points, is_box=kind == "width")
 
 
 def _size_of(

@@ -5,6 +5,7 @@ decomposed: what looks like the same "é" may be one character or two.
 """
 
 import collections
+import difflib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -110,6 +111,12 @@ def check_references(
 def _some(ids: Iterable[Id]) -> str:
   shown = list(dict.fromkeys(map(repr, ids)))
   return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+  """What an unknown name may have been meant to be, to end a message with."""
+  near = difflib.get_close_matches(name, sorted(known), 1, 0.5)
+  return f"; is {near[0]!r} meant?" if near else ""
 
 
 def clean_classes(

@@ -87,7 +87,7 @@ def plan(args: argparse.Namespace) -> Plan:
   """
   images, classes, keypoints, notes = _find(args)
   wanted = {
-    key: args.labels / f"{key}.txt" if args.labels else _label_path(path)
+    key: args.labels / f"{key}.txt" if args.labels else label_path(path)
     for key, path in images.items()
   }
   names = _names_in(path.parent for path in wanted.values())
@@ -145,11 +145,11 @@ def _find(
     raise ValueError(
       "--labels goes with --images; those of --data lie beside its images."
     )
-  config = _load(args.data)
+  config = load_data(args.data)
   if args.classes:
     classes = lists.load_classes(args.classes)
   else:
-    classes = _names(args.data, config)
+    classes = names_of(args.data, config)
   images, notes = _split_images(args, config)
   return images, classes, _keypoints(args.data, config), notes
 
@@ -167,7 +167,7 @@ class _ReadLines:
   keypoints: int
 
   def __call__(self, item: Item, picture: Picture) -> Labels:
-    lines = _read_lines(item.label) if item.label else []
+    lines = read_lines(item.label) if item.label else []
     seen: dict[tuple[str, ...], str] = {}
     for number, line in enumerate(lines, start=1):
       if words := tuple(line.split()):
@@ -184,45 +184,63 @@ class _ReadLines:
     return dataclasses.replace(labels, counts=counts)
 
   def _read(self, words: Sequence[str], size: tuple[int, int]) -> DrawnShape:
-    text = " ".join(words[:6]) + (" ..." if len(words) > 6 else "")
-    try:
-      number, *values = map(float, words)
-    except ValueError:
-      raise Rejected(f"{text!r} has words that are no numbers") from None
-    num_classes = len(self.fields.classes)
-    if not (0 <= number < num_classes and number == int(number)):
-      raise Rejected(
-        f"class {words[0]} of {num_classes}, which are 0 to {num_classes - 1}"
-      )
-    num_expected = 4 + self.keypoints
-    is_box = len(values) == num_expected
-    if not is_box and (self.keypoints or len(values) < 6 or len(values) % 2):
-      expected = f"{num_expected} (x, y, width, height" + (
-        f" and {self.keypoints} of keypoints)"
-        if self.keypoints
-        else ") or three or more pairs (x, y)"
-      )
-      raise Rejected(
-        f"{text!r} has {len(values)} numbers after the class; expected"
-        f" {expected}"
-      )
-    values = values[:4] if is_box else values
-    if not all(-_SLACK <= v <= 1 + _SLACK for v in values):  # no nan is
-      pixels = " These look like pixels." if max(values) > 2 else ""
-      raise Rejected(
-        f"{text!r} is not within 0 and 1; expected parts of the image's width"
-        f" and height.{pixels}"
-      )
-    places = np.reshape(values, (-1, 2))[:, ::-1] * size
-    if not is_box:
-      order = -polygons.area(places)
-      return DrawnShape.of_polygon(int(number), places, order=order)
-    middle, extent = places
-    if not (extent > 0).all():
-      raise Rejected(f"{text!r} has no area")
-    corners = np.concatenate([middle - extent / 2, middle + extent / 2])
-    points = polygons.rectangle(corners)
-    return DrawnShape.of_polygon(int(number), points, is_box=True)
+    return read_line(words, size, len(self.fields.classes), self.keypoints)
+
+
+def read_line(
+  words: Sequence[str],
+  size: tuple[int, int],
+  num_classes: int,
+  keypoints: int = 0,
+) -> DrawnShape:
+  """The shape of a line.
+
+  Args:
+    words: of the line.
+    size: height and width of the image.
+    num_classes: that there are.
+    keypoints: numbers that follow a box; with none a line may be a polygon.
+
+  Raises:
+    Rejected: it is none.
+  """
+  text = " ".join(words[:6]) + (" ..." if len(words) > 6 else "")
+  try:
+    number, *values = map(float, words)
+  except ValueError:
+    raise Rejected(f"{text!r} has words that are no numbers") from None
+  if not (0 <= number < num_classes and number == int(number)):
+    raise Rejected(
+      f"class {words[0]} of {num_classes}, which are 0 to {num_classes - 1}"
+    )
+  num_expected = 4 + keypoints
+  is_box = len(values) == num_expected
+  if not is_box and (keypoints or len(values) < 6 or len(values) % 2):
+    expected = f"{num_expected} (x, y, width, height" + (
+      f" and {keypoints} of keypoints)"
+      if keypoints
+      else ") or three or more pairs (x, y)"
+    )
+    raise Rejected(
+      f"{text!r} has {len(values)} numbers after the class; expected {expected}"
+    )
+  values = values[:4] if is_box else values
+  if not all(-_SLACK <= v <= 1 + _SLACK for v in values):  # no nan is
+    pixels = " These look like pixels." if max(values) > 2 else ""
+    raise Rejected(
+      f"{text!r} is not within 0 and 1; expected parts of the image's width"
+      f" and height.{pixels}"
+    )
+  places = np.reshape(values, (-1, 2))[:, ::-1] * size
+  if not is_box:
+    order = -polygons.area(places)
+    return DrawnShape.of_polygon(int(number), places, order=order)
+  middle, extent = places
+  if not (extent > 0).all():
+    raise Rejected(f"{text!r} has no area")
+  corners = np.concatenate([middle - extent / 2, middle + extent / 2])
+  points = polygons.rectangle(corners)
+  return DrawnShape.of_polygon(int(number), points, is_box=True)
 
 
 def _summarize(counts: Any) -> list[str]:
@@ -232,7 +250,12 @@ def _summarize(counts: Any) -> list[str]:
   return lines
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_data(path: Path) -> dict[str, Any]:
+  """What a data.yaml says.
+
+  Raises:
+    ValueError: it is missing or no such file.
+  """
   value = lists.load_yaml(path)
   if not isinstance(value, dict):
     raise ValueError(
@@ -242,8 +265,16 @@ def _load(path: Path) -> dict[str, Any]:
   return value
 
 
-def _names(path: Path, config: dict[str, Any]) -> list[str]:
-  """Class names by id."""
+def names_of(path: Path, config: dict[str, Any]) -> list[str]:
+  """Class names by id.
+
+  Args:
+    path: of the data.yaml.
+    config: what it says.
+
+  Raises:
+    ValueError: it names no classes.
+  """
   names = lists.load_classes(f"{path}:names")
   if config.get("nc") not in (None, "", str(len(names))):
     raise ValueError(
@@ -373,7 +404,7 @@ def _read_list(path: Path, root: Path) -> list[tuple[str, Path]]:
   return images
 
 
-def _label_path(image: Path) -> Path:
+def label_path(image: Path) -> Path:
   """Where the label file of an image lies."""
   head, found, tail = f"/{image}".rpartition("/images/")
   path = f"{head}/labels/{tail}"[1:] if found else str(image)
@@ -418,7 +449,12 @@ def _fields_found(items: Sequence[Item]) -> tuple[str, ...]:
   return _FIELDS[:1]
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+  """The lines of a label file.
+
+  Raises:
+    Rejected: it cannot be read.
+  """
   try:
     return _lines_of(path)
   except ValueError as error:

@@ -467,6 +467,32 @@ def _value(feature: tf.train.Feature, kind: str) -> bytes | np.ndarray:
   return np.array(feature.int64_list.value, np.int64)
 
 
+def confirm_labels(
+  record: bytes,
+  labels: Mapping[str, Mapping[str, Any]],
+  *,
+  fields: Mapping[str, Description],
+) -> bytes:
+  """A label record that a person confirms, with some labels in its place.
+
+  Args:
+    record: of labels.
+    labels: {field: arrays} that replace the record's.
+    fields: {field: {"kind": ..., "classes": [...]}}.
+
+  Raises:
+    ValueError: see `encode_labels`.
+  """
+  features = tf.train.Example.FromString(record).features
+  key = features.feature["key"].bytes_list.value[0]
+  new = encode_labels(key, "corrected", labels, fields=fields)
+  example = tf.train.Example.FromString(new)
+  for name, feature in features.feature.items():
+    if "/" in name and name.split("/")[0] not in labels:
+      example.features.feature[name].CopyFrom(feature)
+  return example.SerializeToString(deterministic=True)
+
+
 def label_graphs(
   specs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Callable[[bytes], dict[str, Any]]]:

@@ -1,0 +1,363 @@
+"""What people said, as label sets; and what cannot be what they said."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from must_jax.cli import main
+from must_jax.storage.sets import read_manifest
+
+
+def coco_of(path):
+  return path / "annotations" / "instances_default.json"
+
+
+@pytest.fixture
+def boxes(make):
+  """Three images with two boxes each."""
+
+  def labels_of(rng, size, fields):
+    del rng, size, fields
+    return {
+      "things": {
+        "boxes": np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.9, 0.8]]),
+        "classes": np.array([0, 1]),
+        "scores": np.array([0.75, 0.25], np.float32),
+      }
+    }
+
+  return make(["things"], keys=("a", "b", "c/d"), labels_of=labels_of)
+
+
+@pytest.fixture
+def edit(boxes, export):
+  """Exports to COCO, all scores, and writes what an edit makes of the file."""
+
+  def edit(change):
+    path, _ = export(boxes, "coco", "out", "--min-score", 0)
+    value = json.loads(coco_of(path).read_text())
+    change(value)
+    coco_of(path).write_text(json.dumps(value))
+    return path
+
+  return edit
+
+
+def selection_of(sets, **changes):
+  manifest = read_manifest(sets.labels)
+  value = {
+    "schema_version": 1,
+    "what": "must_jax selection",
+    "image_set": {
+      n: manifest["image_set"][n] for n in ("name", "split", "num_records")
+    },
+    "label_sets": [{"name": "x", "teacher": manifest["teacher"]["digest"]}],
+    "min_score": {"things": 0.2},
+    "images": [
+      {"key": "a", "decision": "accept", "note": ""},
+      {"key": "b", "decision": "reject", "note": "blurred"},
+      {"key": "c/d", "decision": "correct", "note": ""},
+    ],
+  }
+  path = sets.directory / "selection.json"
+  path.write_text(json.dumps({**value, **changes}))
+  return path
+
+
+def test_only_images_to_be_corrected_are_exported(boxes, export):
+  path = selection_of(boxes)
+  folder, printed = export(boxes, "coco", "out", "--selection", path)
+  value = json.loads(coco_of(folder).read_text())
+  assert [image["key"] for image in value["images"]] == ["c/d"]
+  assert len(value["annotations"]) == 2  # at the threshold that was shown
+  assert '"things": 0.2' in printed
+  folder, _ = export(
+    boxes, "coco", "all", "--selection", path, "--decision", "accept", "reject"
+  )
+  value = json.loads(coco_of(folder).read_text())
+  assert {image["key"] for image in value["images"]} == {"a", "b"}
+
+
+def test_a_selection_is_a_correction(boxes, take_back, corrections_of):
+  path = selection_of(boxes, min_score={"things": 0.5})
+  status, printed, error = take_back(boxes, path, "--by", "ann")
+  assert (status, error) == (0, "")
+  assert "images that are still to be corrected: 1" in printed
+  assert "by ann: 1 images corrected, 1 rejected, 1 of 3 not looked" in printed
+  found = corrections_of(boxes.directory / "corrections")
+  assert {k: status for k, (status, _) in found.items()} == {
+    "a": "corrected",
+    "b": "rejected",
+    "c/d": "ok",
+  }
+  assert main(["data", "verify", str(boxes.directory / "corrections")]) == 0
+  np.testing.assert_array_equal(found["a"][1]["things"]["scores"], [0.75])
+  assert not found["b"][1] and not found["c/d"][1]
+
+
+def test_fields_that_nobody_draws_are_accepted_as_they_are(make, take_back):
+  sets = make(["things", "depth"], keys=("a", "b", "c/d"))
+  status, _, error = take_back(sets, selection_of(sets))
+  assert (status, error) == (0, "")
+  manifest = read_manifest(sets.directory / "corrections")
+  assert manifest["statistics"]["depth"]["examples"] == 1
+  before = read_manifest(sets.labels)["statistics"]["depth"]
+  assert before["examples"] == 3
+
+
+def test_who_and_when_are_told(boxes, export, take_back, edit, run):
+  status, _, _ = take_back(boxes, edit(lambda value: None), "--by", "ann")
+  assert status == 0
+  manifest = read_manifest(boxes.directory / "corrections")
+  told = manifest["teacher"]["corrections"]
+  assert told["by"] == "ann" and told["format"] == "coco"
+  assert told["of"] == read_manifest(boxes.labels)["teacher"]["digest"]
+  assert told["when"].endswith("+00:00")
+  # Corrections can be mended, too.
+  words = ["--format", "cvat", "--out", boxes.directory / "again"]
+  words += ["--images", boxes.images]
+  assert run("export", boxes.directory / "corrections", *words)[0] == 0
+
+
+def test_what_a_person_changed_is_sure(boxes, edit, take_back, corrections_of):
+  def change(value):
+    first, second, *_ = value["annotations"]
+    first["bbox"][2] += 1  # moved: another object
+    second["category_id"] = 3  # another class
+    value["annotations"] = value["annotations"][:-2]  # of the last image
+    value["annotations"].append(
+      {"id": 99, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}
+    )
+
+  path = edit(change)
+  images = json.loads(coco_of(path).read_text())["images"]
+  assert take_back(boxes, path)[0] == 0
+  found = corrections_of(boxes.directory / "corrections")
+  changed = found[images[0]["key"]][1]["things"]
+  assert changed["scores"].tolist() == [1, 1, 1]
+  assert changed["classes"].tolist() == [0, 2, 0]
+  same = found[images[1]["key"]][1]["things"]
+  assert same["scores"].tolist() == [0.75, 0.25]
+  status, empty = found[images[2]["key"]]
+  assert status == "corrected"  # "nothing here" is a label
+  assert len(empty["things"]["classes"]) == 0
+
+
+def test_half_of_the_images_is_fine(boxes, edit, take_back, corrections_of):
+  def change(value):
+    (kept,) = value["images"] = value["images"][:1]
+    value["annotations"] = [
+      a for a in value["annotations"] if a["image_id"] == kept["id"]
+    ]
+
+  status, printed, error = take_back(boxes, edit(change))
+  assert (status, error) == (0, "")
+  assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
+  found = corrections_of(boxes.directory / "corrections")
+  assert sorted(status for status, _ in found.values()) == [
+    "corrected",
+    "ok",
+    "ok",
+  ]
+
+
+def test_images_as_they_were_are_passed_over(
+  boxes, edit, take_back, corrections_of
+):
+  def change(value):
+    value["annotations"][0]["category_id"] = 3
+
+  status, printed, _ = take_back(
+    boxes, edit(change), "--only-changed", "--min-score", 0
+  )
+  assert status == 0 and "images that came back as they were: 2" in printed
+  assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
+
+
+def test_predictions_and_skipped_tasks_are_not_looked_at(
+  boxes, export, take_back, corrections_of
+):
+  path, _ = export(boxes, "label-studio")
+  tasks = json.loads((path / "tasks.json").read_text())
+  tasks[0]["annotations"] = [
+    {"result": [], "completed_by": 7, "updated_at": "2026-01-02T03:04:05Z"}
+  ]
+  tasks[1]["annotations"] = [{"result": [], "was_cancelled": True}]
+  (path / "tasks.json").write_text(json.dumps(tasks))
+  status, printed, _ = take_back(boxes, path)
+  assert status == 0
+  assert "tasks that nobody has looked at: 2" in printed
+  assert "annotations that were skipped, left out: 1" in printed
+  assert "by Label Studio's user 7: 1 images corrected" in printed
+  found = corrections_of(boxes.directory / "corrections")
+  status, labels = found[tasks[0]["data"]["key"]]
+  assert status == "corrected" and len(labels["things"]["classes"]) == 0
+  told = read_manifest(boxes.directory / "corrections")["teacher"]
+  assert told["corrections"]["when"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_images_may_lie_elsewhere(boxes, export):
+  path, _ = export(
+    boxes,
+    "label-studio",
+    "out",
+    "--no-images",
+    *("--image-url", "https://example.org/photos/"),
+  )
+  tasks = json.loads((path / "tasks.json").read_text())
+  assert not (path / "images").exists()
+  assert {task["data"]["image"] for task in tasks} == {
+    "https://example.org/photos/a.png",
+    "https://example.org/photos/b.jpg",
+    "https://example.org/photos/c/d.png",
+  }
+
+
+def test_images_are_written_as_they_are_stored(boxes, export):
+  path, _ = export(boxes, "coco")
+  data = (path / "images" / "a.png").read_bytes()
+  assert data[:4] == b"\x89PNG"
+  assert (path / "images" / "c" / "d.png").exists()
+
+
+WRONG_FILES = [
+  (
+    lambda v: v["images"][0].update(key="aa", file_name="aa.jpg"),
+    "1 unknown images: 'aa'; is 'a' meant?",
+  ),
+  (
+    lambda v: v["categories"][0].update(name="persom"),
+    "class 'persom' is none of",
+  ),
+  (
+    lambda v: v["annotations"][0].update(bbox=[900, 1, 5, 5]),
+    "lies outside the image",
+  ),
+  (lambda v: v["annotations"][0].update(score="high"), "score 'high'"),
+  (lambda v: v["annotations"][0].update(score=1.5), "score 1.5"),
+  (lambda v: v["annotations"][0].update(bbox=[1, 2]), "expected [x, y, width"),
+  (lambda v: v["images"][0].update(height=7), "expected the size of its image"),
+  (lambda v: v["annotations"][0].update(category_id=9), "category 9 is none"),
+  (lambda v: v["annotations"][0].update(image_id=77), "refer to no image"),
+  (lambda v: v.pop("categories"), "has no list 'categories'"),
+  (lambda v: v["images"].append(v["images"][0]), "comes 2 times"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), WRONG_FILES)
+def test_wrong_files_are_told_in_a_line(
+  change, expected, boxes, edit, take_back
+):
+  status, _, error = take_back(boxes, edit(change))
+  assert status == 2 and expected in error
+  assert not (boxes.directory / "corrections" / "manifest.json").exists()
+
+
+def test_what_cannot_be_read_can_be_left_out(
+  boxes, edit, take_back, corrections_of
+):
+  path = edit(lambda v: v["annotations"][0].update(bbox=[900, 1, 5, 5]))
+  assert take_back(boxes, path, "--max-rejected", 0.2)[0] == 2
+  status, printed, error = take_back(boxes, path, "--max-rejected", 0.5)
+  assert status == 0 and "lies outside the image" in error
+  assert "2 images corrected, 0 rejected, 1 of 3 not looked at" in printed
+
+
+def test_wrong_masks_are_told(make, export, take_back):
+  sets = make(["areas"], keys=("a", "b"))
+  path, _ = export(sets, "masks")
+  names = "sky", "person", "traffic light", "chat & chien"
+  (path / "classes.txt").write_text("\n".join(names))
+  status, _, error = take_back(sets, path)
+  assert status == 2 and "class ids [\"0 ('sky')\"]" in error
+
+
+def test_wrong_xml_is_told(boxes, export, take_back):
+  path, _ = export(boxes, "cvat")
+  tree = ElementTree.parse(path / "annotations.xml")
+  (box, *_) = tree.getroot().iter("box")
+  box.set("label", "traffic lights")
+  box.find("attribute").text = "0,9"
+  tree.write(path / "annotations.xml")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "score '0,9'" in error
+  box.find("attribute").text = ""
+  tree.write(path / "annotations.xml")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "is 'traffic light' meant?" in error
+
+
+WRONG_SELECTIONS = [
+  ({"what": "something"}, "is no selection"),
+  ({"schema_version": 2}, "schema_version 2"),
+  (
+    {"label_sets": [{"name": "other", "teacher": "beef"}]},
+    "a selection of label sets other (teacher beef); the one given is of",
+  ),
+  ({"label_sets": []}, "a selection of label sets none"),
+  (
+    {"image_set": {"name": "v", "split": "train", "num_records": 3}},
+    "a selection of split 'train' of image set 'v', 3 images",
+  ),
+  (
+    {"images": [{"key": "c/e", "decision": "accept"}]},
+    "1 unknown images: 'c/e'; is 'c/d' meant?",
+  ),
+  ({"images": [{"key": "a", "decision": "maybe"}]}, "expected a key, and a"),
+  ({"images": {}}, "has images '{}'; expected list"),
+  ({"min_score": {"thing": 0.5}}, "'thing'; is 'things' meant?"),
+  ({"min_score": {"things": {"persn": 1}}}, "'persn'; is 'person' meant?"),
+  ({"min_score": {"things": 2}}, "has things: 2; expected"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), WRONG_SELECTIONS)
+def test_wrong_selections_are_told_in_a_line(changes, expected, boxes, run):
+  path = selection_of(boxes, **changes)
+  words = ["--images", boxes.images, "--out", boxes.directory / "out"]
+  words += ["--format", "coco", "--selection", path]
+  status, _, error = run("export", boxes.labels, *words)
+  assert status == 2 and expected in error
+  assert error.count("\n") == 1
+
+
+def test_folders_that_hold_other_things_stay_as_they_are(
+  boxes, edit, run, take_back
+):
+  path = edit(lambda value: None)
+  words = ["--images", boxes.images, "--out", path, "--format", "cvat"]
+  status, _, error = run("export", boxes.labels, *words)
+  assert status == 2 and "expected a new folder" in error
+  status, _, error = take_back(boxes, path, out="labels")
+  assert status == 2 and "is not of corrections" in error
+  assert take_back(boxes, path)[0] == 0
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "Give --overwrite" in error
+  assert take_back(boxes, path, "--overwrite")[0] == 0
+
+
+def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
+  words = ["--images", boxes.images, "--out", tmp_path / "out"]
+  status, _, error = run("export", boxes.labels, *words, "--format", "masks")
+  assert status == 2 and "this format can hold ClassMap" in error
+  words += ["--format", "coco"]
+  status, _, error = run("export", boxes.labels, *words, "--fields", "thing")
+  assert status == 2 and "'thing' cannot be mended" in error
+  status, _, error = run("export", boxes.labels, *words, "--min-score", "x")
+  assert status == 2 and "--min-score is 'x'" in error
+  status, _, error = take_back(boxes, tmp_path / "nothing")
+  assert status == 2 and "is not there" in error
+  others = make(["things"], "others", keys=("x", "y"))
+  words[1] = others.images
+  status, _, error = run("export", boxes.labels, *words)
+  assert status == 2 and "does not line up" in error
+
+
+def test_thresholds_by_class(boxes, export):
+  path = boxes.directory / "thresholds.json"
+  path.write_text('{"things": {"person": 0.8, "traffic light": 0.2}}')
+  folder, _ = export(boxes, "coco", "out", "--min-score", path)
+  value = json.loads(coco_of(folder).read_text())
+  assert {a["category_id"] for a in value["annotations"]} == {2}

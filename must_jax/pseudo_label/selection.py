@@ -86,7 +86,10 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
         f" {kind.__name__}. Save it from the page again."
       )
   _check_sets(path, value, manifest)
-  check_thresholds(f"{path}, min_score", value["min_score"], manifest["fields"])
+  min_score = value["min_score"]
+  if len(value["label_sets"]) > 1:  # the others have fields of their own
+    min_score = _of_fields(min_score, manifest["fields"])
+  check_thresholds(f"{path}, min_score", min_score, manifest["fields"])
   decisions: dict[str, str] = {}
   for entry in value["images"]:
     key, decision = (
@@ -103,7 +106,7 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
         f"{path} has image {key!r} twice, as {decisions[key]!r} and"
         f" {decision!r}; expected one decision."
       )
-  return Selection(str(path), value["min_score"], decisions)
+  return Selection(str(path), min_score, decisions)
 
 
 def _check_sets(
@@ -125,6 +128,23 @@ def _check_sets(
       f"{path} is a selection of label sets {', '.join(known) or 'none'}; the"
       f" one given is of teacher {digest}. Give one of these as --labels."
     )
+
+
+def _of_fields(
+  min_score: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The thresholds of some fields and their classes."""
+  return {
+    name: {
+      k: v
+      for k, v in given.items()
+      if k == OTHERS or k in fields[name].get("classes", ())
+    }
+    if isinstance(given, Mapping)
+    else given
+    for name, given in min_score.items()
+    if name in fields
+  }
 
 
 def _described(image_set: Mapping[str, Any]) -> str:

@@ -289,6 +289,22 @@ def test_wrong_xml_is_told(boxes, export, take_back):
   assert status == 2 and "is 'traffic light' meant?" in error
 
 
+def test_a_selection_of_several_label_sets_has_their_thresholds(
+  boxes, take_back, corrections_of
+):
+  path = selection_of(boxes)
+  listed = json.loads(path.read_text())["label_sets"]
+  thresholds = {"things": {"person": 0.8, "zebra": 0.1}, "other": 0.9}
+  path = selection_of(
+    boxes,
+    label_sets=[{"name": "y", "teacher": "beef"}, *listed],
+    min_score=thresholds,
+  )
+  assert take_back(boxes, path)[0] == 0
+  found = corrections_of(boxes.directory / "corrections")
+  assert len(found["a"][1]["things"]["classes"]) == 0
+
+
 WRONG_SELECTIONS = [
   ({"what": "something"}, "is no selection"),
   ({"schema_version": 2}, "schema_version 2"),

@@ -107,7 +107,8 @@ def write(
     overwrite: whether corrections that are there are replaced.
 
   Raises:
-    ValueError: the directory holds something else.
+    ValueError: the directory holds something else, or nobody looked at any
+      image.
     TooManyRejected: too much is unreadable; nothing was written.
   """
   aligned.check_room(directory, overwrite, ENTRY, "corrections")
@@ -123,6 +124,11 @@ def write(
         " read. None was written. Mend the file and run the same command, or"
         " leave these images out with --max-rejected"
         f" {np.ceil(1000 * share) / 1000:g}."
+      )
+    if not any(status for status in written.statuses):
+      raise ValueError(
+        f"Nobody looked at any of {len(correctors)} images: {written.same} came"
+        " back as they were. No correction set was written."
       )
     teacher = {
       "digest": aligned.content_of(commits),

@@ -176,6 +176,14 @@ def test_images_as_they_were_are_passed_over(
   assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
 
 
+def test_nothing_is_made_of_what_nobody_looked_at(boxes, edit, take_back):
+  path = edit(lambda value: None)
+  words = "--only-changed", "--min-score", 0
+  status, _, error = take_back(boxes, path, *words)
+  assert status == 2 and "3 came back as they were" in error
+  assert not (boxes.directory / "corrections" / "manifest.json").exists()
+
+
 def test_predictions_and_skipped_tasks_are_not_looked_at(
   boxes, export, take_back, corrections_of
 ):
@@ -359,6 +367,17 @@ def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
   status, _, error = run("export", boxes.labels, *words, "--format", "masks")
   assert status == 2 and "this format can hold ClassMap" in error
   words += ["--format", "coco"]
+  depth = make(["depth"], "depth", keys=("a",))
+  status, _, error = run(
+    "export",
+    depth.labels,
+    *words[:-2],
+    "--format",
+    "cvat",
+    "--images",
+    depth.images,
+  )
+  assert status == 2 and "None can hold others" in error
   status, _, error = run("export", boxes.labels, *words, "--fields", "thing")
   assert status == 2 and "'thing' cannot be mended" in error
   status, _, error = run("export", boxes.labels, *words, "--min-score", "x")

@@ -190,7 +190,7 @@ TRIPS: tuple[tuple[str, str, Callable[[Folder, Folder], Folder]], ...] = (
     ),
   ),
   ("masks", "PIL", by_pillow),
-  ("yolo", "datumaro", by_datumaro("yolo", "yolo", "")),
+  ("yolo", "datumaro", by_datumaro("yolo", "yolo", "")),  # reads no polygons
   ("label-studio", "label_studio_sdk", by_label_studio_sdk),
   ("cvat", "cvat_sdk", by_cvat_sdk),
   ("cvat", "datumaro", by_datumaro("cvat", "cvat", "annotations.xml")),
@@ -302,7 +302,9 @@ def main() -> None:
     for d in LabelSet.open(args.labels).fields.values()
   }
   for form, library, through in TRIPS:
-    if roles.isdisjoint(FORMATS[form].FIELDS):
+    if roles.isdisjoint(FORMATS[form].FIELDS) or (
+      form == "yolo" and "objects" not in roles
+    ):
       continue
     workdir = args.workdir / f"{form}-{library}"
     workdir.mkdir(parents=True)

@@ -135,10 +135,10 @@ def choose_target(
       chosen[roles[field]].append(field)
   if not chosen:
     kinds = {n: d["kind"] for n, d in descriptions.items()}
+    held = " and ".join(k for k, role in ROLES.items() if role in possible)
     raise ValueError(
-      f"The label set has {kinds}; this format can hold"
-      f" {' and '.join(k for k, role in ROLES.items() if role in possible)}."
-      " Choose another --format."
+      f"The label set has {kinds}; this format can hold {held}."
+      + (" Choose another --format." if roles else " None can hold others.")
     )
   for fields in chosen.values():
     if len(fields) > 1:

@@ -1,10 +1,12 @@
-"""YOLO: a line for each box.
+"""YOLO: a line for each box, or for each part of a mask.
 
   data.yaml               as Ultralytics reads it
   images/train/NAME
-  labels/train/NAME.txt   class, and x and y of the middle, width, height
+  labels/train/NAME.txt   class, and x and y of the middle, width, height; or
+                          x and y of corners
 
-Training programs refuse lines with a sixth number, so that scores stay here:
+Masks become polygons along the edges of their pixels. Training programs refuse
+lines with a sixth number, so that scores stay here:
 boxes that come back as they were have theirs again. A sixth number that a tool
 adds is read as a score and left.
 
@@ -12,7 +14,7 @@ An image was looked at if it has a label file, be it empty.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,42 +22,61 @@ import yaml
 
 from must_jax.annotations import exchange
 from must_jax.annotations.exchange import Returned, ReturnedShape, Shown, Target
-from must_jax.importers import files, lists, yolo
+from must_jax.importers import files, lists, polygons, yolo
 from must_jax.importers.drawn_shapes import DrawnShape
 from must_jax.importers.items import Labels
 from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path, is_file
 
-FIELDS = ("objects",)
+FIELDS = ("objects", "mask")
 IMAGES = "images/train"  # one of the names that YOLO knows
 _DATA, _LABELS = "data.yaml", "labels"
 
 
 def write(folder: Path, target: Target, images: Iterable[Shown]) -> Path:
   """Writes labels; returns the file that describes them."""
+  ids = {name: i for i, name in enumerate(target.all_classes)}
   for image in images:
-    if "objects" not in image.labels:
-      continue
-    arrays = image.labels["objects"]
-    low, high = np.split(arrays["boxes"] / np.tile(image.size, 2), 2, 1)
-    places = np.stack([(low + high) / 2, high - low], 1)[:, :, ::-1]
-    lines = [
-      " ".join([str(k), *map(repr, numbers)]) + "\n"
-      for k, numbers in zip(
-        arrays["classes"].tolist(), places.reshape(-1, 4).tolist(), strict=True
-      )
-    ]
+    lines = []
+    for role in image.labels:
+      classes = [ids[name] for name in target.classes[role]]
+      for k, numbers in _NUMBERS[role](image.labels[role], image.size):
+        words = (f"{number:.10g}" for number in numbers.reshape(-1))
+        lines.append(" ".join([str(classes[k]), *words]) + "\n")
     path = yolo.label_path(folder / IMAGES / image.name)
     exchange.write_file(path, "".join(lines).encode())
   data = {
     "path": ".",
     "train": IMAGES,
     "val": IMAGES,
-    "names": dict(enumerate(target.classes["objects"])),
+    "names": dict(enumerate(target.all_classes)),
   }
   text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
   exchange.write_file(folder / _DATA, text.encode())
   return folder / _DATA
+
+
+def _boxes(
+  arrays: Mapping[str, np.ndarray], size: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Class of each box, and its middle and extent as shares of the image."""
+  corners = (arrays["boxes"] / np.tile(size, 2)).reshape(-1, 2, 2)[:, :, ::-1]
+  middle, extent = corners.mean(1), np.diff(corners, axis=1)[:, 0]
+  yield from zip(
+    arrays["classes"].tolist(), np.hstack([middle, extent]), strict=True
+  )
+
+
+def _polygons(
+  arrays: Mapping[str, np.ndarray], size: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Class of each part of a mask, and its corners as shares of the image."""
+  for k, mask, _ in exchange.masks_of(arrays):
+    for corners in polygons.outlines(mask):
+      yield k, (corners / size)[:, ::-1]
+
+
+_NUMBERS = {"objects": _boxes, "mask": _polygons}
 
 
 def recognizes(path: Path, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Polygons become pixels, by one rule.
+"""Polygons become pixels, by one rule, and pixels polygons.
 
 A pixel belongs to a polygon if its centre lies inside by the even-odd rule:
 where a polygon crosses itself, what it encloses twice is a hole, as in
@@ -6,6 +6,8 @@ pycocotools and OpenCV. None of the formats that are imported names another
 rule. Centres on an edge belong to the polygon below or to the right of it, so
 that neighbours with a common edge share no pixel and leave none out.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -52,6 +54,64 @@ def fill(
 def _first(place, low, high) -> np.ndarray:
   """The first pixels whose centres lie at a place or beyond, within limits."""
   return np.clip(np.ceil(place - 0.5), low, high).astype(int)
+
+
+def outlines(pixels: np.ndarray) -> Iterator[np.ndarray]:
+  """The polygons that `fill` makes these pixels of.
+
+  They follow the edges of pixels, so that any rule of centres gives the same.
+  Holes are joined by a line that goes there and back.
+
+  Args:
+    pixels: bool [h, w].
+
+  Returns:
+    For each part whose pixels share sides: its corners [n, 2], yx in pixels.
+  """
+  from scipy import ndimage
+
+  parts, _ = ndimage.label(pixels)
+  for k, window in enumerate(ndimage.find_objects(parts), start=1):
+    corner = [side.start for side in window]
+    yield np.array(_outline(parts[window] == k)) + corner
+
+
+# Sides of a pixel, clockwise: what lies beyond, and its ends.
+_SIDES = (
+  ((-1, 0), (0, 0), (0, 1)),
+  ((0, 1), (0, 1), (1, 1)),
+  ((1, 0), (1, 1), (1, 0)),
+  ((0, -1), (1, 0), (0, 0)),
+)
+
+
+def _outline(part: np.ndarray) -> list[tuple[int, int]]:
+  """Corners of the rings around a part, which meet in the first corner."""
+  padded = np.pad(part, 1)
+  ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
+  for beyond, start, end in _SIDES:
+    inside = np.roll(padded, np.negative(beyond), (0, 1))[1:-1, 1:-1]
+    for row, column in np.argwhere(part & ~inside).tolist():
+      place = row + start[0], column + start[1]
+      ends.setdefault(place, []).append((row + end[0], column + end[1]))
+  corners: list[tuple[int, int]] = []
+  while ends:
+    place = next(iter(ends))
+    ring = [place]
+    while place in ends:
+      after = ends[place].pop()
+      if not ends[place]:
+        del ends[place]
+      if len(ring) > 1 and _in_line(*ring[-2:], after):
+        ring.pop()
+      ring.append(after)
+      place = after
+    corners += ring + corners[:1]
+  return corners
+
+
+def _in_line(*places: tuple[int, int]) -> bool:
+  return any(len({place[axis] for place in places}) == 1 for axis in (0, 1))
 
 
 def area(points: np.ndarray) -> float:

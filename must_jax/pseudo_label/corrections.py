@@ -107,7 +107,8 @@ def write(
     overwrite: whether corrections that are there are replaced.
 
   Raises:
-    ValueError: the directory holds something else.
+    ValueError: the directory holds something else, or nobody looked at any
+      image.
     TooManyRejected: too much is unreadable; nothing was written.
   """
   aligned.check_room(directory, overwrite, ENTRY, "corrections")
@@ -123,6 +124,11 @@ def write(
         " read. None was written. Mend the file and run the same command, or"
         " leave these images out with --max-rejected"
         f" {np.ceil(1000 * share) / 1000:g}."
+      )
+    if not any(status for status in written.statuses):
+      raise ValueError(
+        f"Nobody looked at any of {len(correctors)} images: {written.same} came"
+        " back as they were. No correction set was written."
       )
     teacher = {
       "digest": aligned.content_of(commits),
@@ -211,7 +217,8 @@ class _Writer:
     """A record and its labels; None if nobody looked at them."""
     from must_jax.storage import records
 
-    stored = shown = records.stored_labels(label, self._fields)
+    mendable = {n: f for n, f in self._fields.items() if f.can_be_mended}
+    stored = shown = records.stored_labels(label, mendable)
     if correction.min_score is not None and records.status_of(label) == "ok":
       shown = {
         name: at_least(
@@ -220,28 +227,25 @@ class _Writer:
         for name, arrays in stored.items()
       }
     if correction.labels is None:
-      record = records.confirm_labels(
-        label,
-        {n: a for n, a in shown.items() if self._fields[n].can_be_mended},
-        fields=self._descriptions,
-      )
-      return record, shown
+      record = records.confirm_labels(label, shown, fields=self._descriptions)
+      others = {n: f for n, f in self._fields.items() if n not in mendable}
+      return record, shown | records.read_labels(label, others)
     if correction.labels.rejected:
       raise Rejected("; ".join(correction.labels.rejected[:_SHOWN]))
     mended = {
-      name: self._fields[name].mend(arrays, stored[name], size)
+      name: mendable[name].mend(arrays, stored[name], size)
       if name in stored
       else dict(arrays)
       for name, arrays in correction.labels.arrays.items()
     }
     if correction.min_score is not None and all(
-      name in shown and self._fields[name].is_same(arrays, shown[name], size)
+      name in shown and mendable[name].is_same(arrays, shown[name], size)
       for name, arrays in mended.items()
     ):
       self.written.same += 1
       return None
     for name, arrays in mended.items():
-      self._fields[name].check_extent(arrays, size)
+      mendable[name].check_extent(arrays, size)
     self.written.counts.update(correction.labels.counts)
     record = records.encode_labels(
       parts.key_of(label), "corrected", mended, fields=self._descriptions

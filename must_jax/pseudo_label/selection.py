@@ -87,8 +87,8 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
       )
   _check_sets(path, value, manifest)
   min_score = value["min_score"]
-  if len(value["label_sets"]) > 1:  # then it has the thresholds of all
-    min_score = _own(min_score, manifest["fields"])
+  if len(value["label_sets"]) > 1:  # the others have fields of their own
+    min_score = _of_fields(min_score, manifest["fields"])
   check_thresholds(f"{path}, min_score", min_score, manifest["fields"])
   decisions: dict[str, str] = {}
   for entry in value["images"]:
@@ -107,23 +107,6 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
         f" {decision!r}; expected one decision."
       )
   return Selection(str(path), min_score, decisions)
-
-
-def _own(
-  min_score: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-  """The thresholds of a label set's fields and their classes."""
-  return {
-    field: {
-      name: number
-      for name, number in given.items()
-      if name in (*fields[field].get("classes", ()), OTHERS)
-    }
-    if isinstance(given, Mapping)
-    else given
-    for field, given in min_score.items()
-    if field in fields
-  }
 
 
 def _check_sets(
@@ -145,6 +128,23 @@ def _check_sets(
       f"{path} is a selection of label sets {', '.join(known) or 'none'}; the"
       f" one given is of teacher {digest}. Give one of these as --labels."
     )
+
+
+def _of_fields(
+  min_score: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The thresholds of some fields and their classes."""
+  return {
+    name: {
+      k: v
+      for k, v in given.items()
+      if k == OTHERS or k in fields[name].get("classes", ())
+    }
+    if isinstance(given, Mapping)
+    else given
+    for name, given in min_score.items()
+    if name in fields
+  }
 
 
 def _described(image_set: Mapping[str, Any]) -> str:

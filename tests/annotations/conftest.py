@@ -209,12 +209,11 @@ def make(tmp_path):
   With `flat`, files of images lie in one folder.
   """
 
-  def make(fields, directory="sets", flat=False, **options):
+  def make(fields, directory="sets", flat=False, root=tmp_path, **options):
     if flat:
       keys = [key for key in KEYS if "/" not in exchange.file_name(key)]
       options["keys"] = keys
-    (tmp_path / directory).mkdir(parents=True, exist_ok=True)
-    return make_sets(tmp_path / directory, fields, **options)
+    return make_sets(Path(root) / directory, fields, **options)
 
   return make
 

@@ -176,6 +176,14 @@ def test_images_as_they_were_are_passed_over(
   assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
 
 
+def test_nothing_is_made_of_what_nobody_looked_at(boxes, edit, take_back):
+  path = edit(lambda value: None)
+  words = "--only-changed", "--min-score", 0
+  status, _, error = take_back(boxes, path, *words)
+  assert status == 2 and "3 came back as they were" in error
+  assert not (boxes.directory / "corrections" / "manifest.json").exists()
+
+
 def test_predictions_and_skipped_tasks_are_not_looked_at(
   boxes, export, take_back, corrections_of
 ):
@@ -289,6 +297,22 @@ def test_wrong_xml_is_told(boxes, export, take_back):
   assert status == 2 and "is 'traffic light' meant?" in error
 
 
+def test_a_selection_of_several_label_sets_has_their_thresholds(
+  boxes, take_back, corrections_of
+):
+  path = selection_of(boxes)
+  listed = json.loads(path.read_text())["label_sets"]
+  thresholds = {"things": {"person": 0.8, "zebra": 0.1}, "other": 0.9}
+  path = selection_of(
+    boxes,
+    label_sets=[{"name": "y", "teacher": "beef"}, *listed],
+    min_score=thresholds,
+  )
+  assert take_back(boxes, path)[0] == 0
+  found = corrections_of(boxes.directory / "corrections")
+  assert len(found["a"][1]["things"]["classes"]) == 0
+
+
 WRONG_SELECTIONS = [
   ({"what": "something"}, "is no selection"),
   ({"schema_version": 2}, "schema_version 2"),
@@ -343,6 +367,17 @@ def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
   status, _, error = run("export", boxes.labels, *words, "--format", "masks")
   assert status == 2 and "this format can hold ClassMap" in error
   words += ["--format", "coco"]
+  depth = make(["depth"], "depth", keys=("a",))
+  status, _, error = run(
+    "export",
+    depth.labels,
+    *words[:-2],
+    "--format",
+    "cvat",
+    "--images",
+    depth.images,
+  )
+  assert status == 2 and "None can hold others" in error
   status, _, error = run("export", boxes.labels, *words, "--fields", "thing")
   assert status == 2 and "'thing' cannot be mended" in error
   status, _, error = run("export", boxes.labels, *words, "--min-score", "x")

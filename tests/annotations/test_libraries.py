@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import round_trip
 from must_jax.annotations import coco, cvat, label_studio
+from must_jax.importers import polygons
 from must_jax.importers.label_studio import decode_rle
 
 
@@ -38,7 +39,7 @@ def test_nothing_changes_on_the_way(form, library, through, make, tmp_path):
     )
     assert (found["images"], found["lost"]) == (len(sets.truth), 0)
     assert found["changed"] == 0
-    assert found["boxes"] + found["masks"] > 20
+    assert found["boxes"] + found["masks"] > 10
     assert found["in_file"] < 0.02  # pixels; some write two digits
     assert found["in_set"] == 0
 
@@ -50,6 +51,21 @@ def test_coco_masks_are_those_of_pycocotools(seed):
   encoded = rle.encode(np.asfortranarray(mask, np.uint8))
   segmentation = {"size": [*mask.shape], "counts": encoded["counts"].decode()}
   assert (coco.pixels_of(segmentation, mask.shape) == mask).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.filterwarnings("ignore")
+def test_outlines_are_those_of_pycocotools(seed):
+  rle = pytest.importorskip("pycocotools.mask")
+  mask = random_mask(seed)
+  theirs, ours = np.zeros_like(mask), np.zeros_like(mask)
+  for corners in polygons.outlines(mask):
+    flat = [float(number) for number in corners[:, ::-1].reshape(-1)]
+    theirs |= rle.decode(rle.frPyObjects([flat], *mask.shape))[..., 0] > 0
+    window, inside = polygons.fill(corners * 1.0, mask.shape)
+    assert not ours[window][inside].any()  # no pixel belongs to two
+    ours[window] |= inside
+  assert (ours == mask).all() and (theirs == mask).all()
 
 
 @pytest.mark.parametrize("seed", range(20))

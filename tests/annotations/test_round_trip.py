@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from must_jax.annotations import FORMATS
+from must_jax.storage.path import list_tree, publish_json, read_files
+from must_jax.storage.sets import read_manifest
 from must_jax.types import IGNORE_LABEL
 
 FIELDS = {
@@ -124,3 +126,27 @@ def test_random_labels_come_back(
     sets.directory / "corrections"
   ).items():
     check(labels, sets.truth[key], sets.sizes[key], min_score)
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_a_bucket_is_like_a_disk(
+  form, bucket, tmp_path, make, export, take_back
+):
+  made = {}
+  for root in (bucket.root, str(tmp_path)):
+    sets = make(FIELDS[form], root=root, keys=("a", "b/c", "d e"))
+    path, _ = export(sets, form, "out", "--min-score", 0)
+    names = list_tree(path)
+    contents = [read_files([path / name])[0] for name in names]
+    if form == "label-studio":
+      tasks = json.loads(read_files([path / "tasks.json"])[0])
+      for task in tasks:
+        task["annotations"] = task.pop("predictions")
+      publish_json(path / "tasks.json", tasks)
+    status, printed, error = take_back(sets, path, "--by", "me")
+    assert (status, error) == (0, "") and "3 images corrected" in printed
+    manifest = read_manifest(sets.directory / "corrections")
+    shards = [shard["checksum"] for shard in manifest["shards"]]
+    made[root] = dict(zip(names, contents, strict=True)), shards
+  on_bucket, on_disk = made.values()
+  assert on_bucket == on_disk

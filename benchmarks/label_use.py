@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
-from must_jax.lab.relabel import correct, write_part
+from must_jax.lab.relabel import CORRECTIONS, correct, write_part
 from must_jax.lab.render import render
 from must_jax.lab.scale_mini import COUNTS, TEACHER_SETS, TEACHER_STEPS
 from must_jax.lab.stages import Stages
@@ -182,7 +182,9 @@ def corrections(stages: Stages, seeds: int) -> Runs:
         seed if way == "random" else 0,
         after=(labels, others, truth),
       )
-      student = _student("detection", seed, places, [corrected, labels])
+      student = _student(
+        "detection", seed, places, [corrected / CORRECTIONS, labels]
+      )
       runs[way].append(_train(stages, student, (corrected, labels, truth)))
   return runs
 

@@ -15,6 +15,8 @@ from must_jax.storage.path import Path
 from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import ImageSet, LabelSet
 
+CORRECTIONS = "corrections"
+
 
 def write_part(
   directory: Path,
@@ -81,7 +83,7 @@ def correct(
   """Corrects some images of a label set, as a person who knows the truth.
 
   Args:
-    directory: of the stage, which becomes the correction set.
+    directory: gets the correction set, below `CORRECTIONS`.
     images: the image set.
     truth: the same with true labels.
     labels: the label set.
@@ -111,7 +113,7 @@ def correct(
     rng = np.random.default_rng(seed)
     chosen = rng.choice(sorted(found), count, replace=False).tolist()
   corrections.write(
-    directory,
+    directory / CORRECTIONS,
     ImageSet.open(images, "train"),
     label_set,
     {key: functools.partial(_say, Labels(found[key])) for key in chosen},

@@ -40,7 +40,11 @@ from must_jax.pseudo_label.read_sets import (
 )
 from must_jax.ranges import AT_LEAST_1, check
 from must_jax.storage import path as path_lib
-from must_jax.storage.label_sets import json_digest, reading_score
+from must_jax.storage.label_sets import (
+  is_corrections,
+  json_digest,
+  reading_score,
+)
 from must_jax.storage.path import Path, PathLike
 from must_jax.storage.sets import ImageSet, LabelSet, content_digest
 
@@ -496,6 +500,11 @@ class _Maker:
       for one in pictured:
         for k, histogram in one.histograms.get(number, {}).items():
           totals.setdefault(k, collections.Counter()).update(histogram)
+      found = self._sets[layer.number_of_set]
+      # What people have said is shown as it is.
+      has_threshold = isinstance(found, LabelSet) and not is_corrections(
+        found.manifest
+      )
       threshold = getattr(layer.field, "min_score", None)
       described.append(
         {
@@ -505,7 +514,7 @@ class _Maker:
           "element": layer.field.element,
           "classes": list(layer.classes),
           "colors": [colors[name] for name in layer.classes],
-          "min_score": threshold,
+          "min_score": threshold if has_threshold else None,
           "histograms": {
             k: sorted(counts.items()) for k, counts in sorted(totals.items())
           },

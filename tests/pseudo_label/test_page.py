@@ -656,6 +656,79 @@ def test_a_broken_image_keeps_its_place(browser, scribbles, tmp_path, capsys):
   assert sum("undecodable" in chip for chip in chips if chip) == 1
 
 
+def test_truth_is_a_layer_that_no_threshold_hides(browser, scribbles, tmp_path):
+  boxes = {"boxes": np.array([[0.1, 0.1, 0.6, 0.6]]), "classes": np.array([2])}
+  none = {"boxes": np.zeros((0, 4)), "classes": np.zeros(0, int)}
+  true = [{"objects": none if i % 2 else boxes} for i in range(6)]
+  images = scribbles.make_images(
+    tmp_path / "images", [(40, 50)] * 6, true, {"objects": OBJECTS}
+  )
+  scores = np.float32([0.9])
+  labels = [{"objects": boxes | {"scores": scores}}] * 6
+  scribbles.label(
+    tmp_path / "labels", images, labels, {"objects": OBJECTS}, "t"
+  )
+  page.write(
+    [tmp_path / "labels"],
+    images.directory,
+    tmp_path / "page",
+    truth=images.directory,
+  )
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  browser.run("localStorage.clear()")
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  # Where there is nothing in truth, the label is wrong.
+  worst = keys_shown(browser)
+  assert {*worst[:3]} == {"i-0001", "i-0003", "i-0005"}
+  assert browser.run("PAGE.pairs.map((pair) => pair.classes)") == [
+    {"owl": [6, 9]}
+  ]
+  assert browser.run("panels[1].slider") is None
+  browser.run("setLayer(1, true); setThreshold('objects', null, 0.95)")
+  browser.wait("document.body.dataset.ready === 'yes'")
+  assert {*all_drawn(browser, 0).values()} == {0}
+  drawn = all_drawn(browser, 1)
+  assert drawn == {f"i-{i:04}": 1 - i % 2 for i in range(6)}
+  told = browser.run("selection()")
+  assert told["label_sets"] == [{"name": "labels", "teacher": "t"}]
+  assert told["min_score"] == {"objects": 0.95}
+
+
+def test_a_selection_becomes_corrections_that_the_page_shows(
+  shown, browser, made, tmp_path
+):
+  order = keys_shown(shown)
+  shown.run("setThreshold('objects', null, 0.4)")
+  shown.press("a", "j", "r")
+  file = tmp_path / "selection.json"
+  file.write_text(json.dumps(shown.run("selection()")))
+  root = made["root"]
+  command = ["labels", "import", str(file), "--labels", str(root / "one")]
+  command += ["--images", str(root / "images")]
+  assert main([*command, "--out", str(tmp_path / "corrections")]) == 0
+  page.write(
+    [root / "one", tmp_path / "corrections"],
+    root / "images",
+    tmp_path / "page",
+  )
+  browser.open((tmp_path / "page" / "index.html").as_uri())
+  layer = browser.run(
+    "PAGE.layers.findIndex((l) => l.set === 1 && l.field === 'objects')"
+  )
+  browser.run(f"setLayer({layer}, true); setThreshold('objects', null, 1)")
+  browser.wait("document.body.dataset.ready === 'yes'")
+  drawn = all_drawn(browser, layer)
+  labels = dict(zip(made["keys"], made["one"], strict=True))
+  expected = dict.fromkeys(made["keys"], 0)
+  expected[order[0]] = left(labels[order[0]], 0.4)
+  assert drawn == expected
+  rows = browser.run("PAGE.images.filter((row) => row.statuses)")
+  assert {row["key"]: row["statuses"] for row in rows} == {
+    order[0]: {"1": "corrected"},
+    order[1]: {"1": "rejected"},
+  }
+
+
 KINDS = {
   "label": {"kind": "ClassVector", "classes": ["a", "b", "c"]},
   "depth": {"kind": "ValueMap", "unit": "metres"},

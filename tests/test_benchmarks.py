@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
+import scipy.stats
 
-from benchmarks import pipeline, train_step
+from benchmarks import label_ranking, pipeline, train_step
 from benchmarks.train_step import WHOLE, Row, Settings
 from must_jax.input.geometry import AugmentOptions
 
@@ -78,3 +80,11 @@ def test_pieces_have_the_arithmetic_of_the_whole_step():
   assert sum(row.flops for row in rows.values()) == pytest.approx(
     whole.flops, rel=0.02
   )
+
+
+def test_rank_correlation_is_that_of_scipy():
+  rng = np.random.default_rng(0)
+  a, b = rng.integers(0, 5, (2, 100))  # with many equal ones
+  b += a
+  expected = scipy.stats.spearmanr(a, b).statistic
+  assert label_ranking.spearman(a, b) == pytest.approx(expected)

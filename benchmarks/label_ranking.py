@@ -61,8 +61,8 @@ def main() -> None:
         )
         keys.setdefault(field, []).append(key)
         sure.setdefault(field, []).append(values[number, field])
-    for field, counts in wrong.items():
-      errors = np.array(counts)
+    for field, numbers in wrong.items():
+      errors = np.array(numbers)
       order = np.array([place[key] for key in keys[field]])
       first = np.argsort(order)[: round(_FIRST * len(order))]
       print(

@@ -79,8 +79,10 @@ function resolvers() {
 
 /** Drops the oldest labels; what is in one file cannot come again. */
 function forget() {
+  const shown = new Set([...cards.keys()].map((n) => PAGE.images[n].id));
   for (const id of drawings.keys()) {
     if (drawings.size <= CACHED || pictures.size) return;
+    if (shown.has(id)) continue;
     drawings.delete(id);
     PAGE.layers.forEach((_, i) => pixels.delete(`${id}/${i}`));
   }

@@ -303,6 +303,10 @@ def _format_of(args: argparse.Namespace) -> str:
       value = json.loads(path_lib.read_file(path))
   elif not path.is_dir():
     raise ValueError(f"{path} is not there; expected a file or folder.")
+  if path.suffix == ".zip":
+    raise ValueError(
+      f"{path} is an archive; unpack it, and give what is in it."
+    )
   if selection.is_selection(value):
     return _SELECTION
   for form, module in FORMATS.items():

@@ -213,6 +213,8 @@ def _thresholds(
         f"--min-score is {given!r}; expected a number, or a JSON file of"
         " {field: number or {class: number}}."
       ) from None
+    if selection.is_selection(value):
+      value = selection.read(given, labels.manifest).min_score
   selection.check_thresholds("--min-score", value, labels.fields)
   return found | value
 

@@ -221,6 +221,15 @@ def test_images_as_they_were_are_passed_over(
   assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
 
 
+def test_a_selection_tells_at_what_it_was_exported(boxes, export, take_back):
+  chosen = selection_of(boxes)
+  path, _ = export(boxes, "coco", "out", "--selection", chosen)
+  status, _, error = take_back(
+    boxes, path, "--only-changed", "--min-score", chosen
+  )
+  assert status == 2 and "1 came back as they were" in error
+
+
 def test_nothing_is_made_of_what_nobody_looked_at(boxes, edit, take_back):
   path = edit(lambda value: None)
   words = "--only-changed", "--min-score", 0

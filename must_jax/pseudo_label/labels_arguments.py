@@ -31,8 +31,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     "--min-score",
     metavar="S",
     help="leave out what has a lower score: a number, or a JSON file {field:"
-    " number or {class: number}}; default: those of --selection, else the"
-    " score at which the labels are read. 0 leaves out nothing",
+    " number or {class: number}}, or a selection; default: that of --selection,"
+    " else the score at which the labels are read. 0 leaves out nothing",
   )
   _add_fields(parser)
   add(
@@ -71,7 +71,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
   add(
     "--min-score",
     metavar="S",
-    help="with --only-changed: of the export; default as there",
+    help="with --only-changed: that of the export, or its selection; default:"
+    " the score at which the labels are read",
   )
   add(
     "--max-rejected",

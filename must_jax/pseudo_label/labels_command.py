@@ -213,6 +213,8 @@ def _thresholds(
         f"--min-score is {given!r}; expected a number, or a JSON file of"
         " {field: number or {class: number}}."
       ) from None
+    if selection.is_selection(value):
+      value = selection.read(given, labels.manifest).min_score
   selection.check_thresholds("--min-score", value, labels.fields)
   return found | value
 
@@ -303,6 +305,10 @@ def _format_of(args: argparse.Namespace) -> str:
       value = json.loads(path_lib.read_file(path))
   elif not path.is_dir():
     raise ValueError(f"{path} is not there; expected a file or folder.")
+  if path.suffix == ".zip":
+    raise ValueError(
+      f"{path} is an archive; unpack it, and give what is in it."
+    )
   if selection.is_selection(value):
     return _SELECTION
   for form, module in FORMATS.items():

@@ -107,6 +107,51 @@ def test_fields_that_nobody_draws_are_accepted_as_they_are(make, take_back):
   assert before["examples"] == 3
 
 
+def test_a_student_reads_what_people_said_first(boxes, edit, take_back):
+  from must_jax.fields import Boxes
+  from must_jax.input.batches import eval_batches
+  from must_jax.input.origins import Source
+
+  decisions = [
+    {"key": "a", "decision": "accept"},
+    {"key": "b", "decision": "reject"},
+  ]
+  path = selection_of(boxes, images=decisions)
+  assert take_back(boxes, path, out="selected")[0] == 0
+
+  def change(value):  # all images but `a` are left out
+    (kept,) = (i for i in value["images"] if i["key"] == "a")
+    value["images"] = [kept]
+    value["annotations"] = [
+      {**annotation, "category_id": 3}
+      for annotation in value["annotations"]
+      if annotation["image_id"] == kept["id"]
+    ]
+
+  assert take_back(boxes, edit(change), out="corrected")[0] == 0
+  sets = [boxes.directory / n for n in ("corrected", "selected", "labels")]
+  source = Source(
+    str(boxes.images), "train", {"what": tuple(str(path) for path in sets)}
+  )
+  (batch,) = eval_batches(
+    [source],
+    {"what": {"things": Boxes(3)}},
+    batch_size=3,
+    image_size=(64, 64),
+  )
+  things = batch["labels"]["what"]["things"]
+  found = {
+    key.decode(): sorted(classes[valid].tolist()) if present else None
+    for key, classes, valid, present in zip(
+      batch["key"],
+      *map(things.get, ("classes", "valid", "present")),
+      strict=True,
+    )
+  }
+  # Corrected, rejected, and the teacher's at its threshold of 0.5.
+  assert found == {"a": [2, 2], "b": None, "c/d": [0]}
+
+
 def test_who_and_when_are_told(boxes, export, take_back, edit, run):
   status, _, _ = take_back(boxes, edit(lambda value: None), "--by", "ann")
   assert status == 0
@@ -174,6 +219,15 @@ def test_images_as_they_were_are_passed_over(
   )
   assert status == 0 and "images that came back as they were: 2" in printed
   assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
+
+
+def test_a_selection_tells_at_what_it_was_exported(boxes, export, take_back):
+  chosen = selection_of(boxes)
+  path, _ = export(boxes, "coco", "out", "--selection", chosen)
+  status, _, error = take_back(
+    boxes, path, "--only-changed", "--min-score", chosen
+  )
+  assert status == 2 and "1 came back as they were" in error
 
 
 def test_nothing_is_made_of_what_nobody_looked_at(boxes, edit, take_back):
@@ -382,6 +436,9 @@ def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
   assert status == 2 and "'thing' cannot be mended" in error
   status, _, error = run("export", boxes.labels, *words, "--min-score", "x")
   assert status == 2 and "--min-score is 'x'" in error
+  (tmp_path / "job.zip").write_bytes(b"PK")
+  status, _, error = take_back(boxes, tmp_path / "job.zip")
+  assert status == 2 and "is an archive; unpack it" in error
   status, _, error = take_back(boxes, tmp_path / "nothing")
   assert status == 2 and "is not there" in error
   others = make(["things"], "others", keys=("x", "y"))

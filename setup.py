@@ -37,7 +37,7 @@ setup(
     "must_jax": ["py.typed"],
     "must_jax.convert": ["classes/*.txt"],
     "must_jax.lab": ["*.html"],
-    "must_jax.pseudo_label": ["page.html", "page.css", "page.js"],
+    "must_jax.curation": ["page.html", "page.css", "page.js"],
   },
   install_requires=[
     "absl-py>=2.1",

@@ -15,8 +15,8 @@ import argparse
 
 import numpy as np
 
-from must_jax.pseudo_label import agreement, ranking
-from must_jax.pseudo_label.read_sets import open_sets, read_sets
+from must_jax.curation import agreement, ranking
+from must_jax.curation.read_sets import open_sets, read_sets
 from must_jax.storage.path import Path
 
 _FIRST = 0.05  # of the images

@@ -23,9 +23,9 @@ import numpy as np
 
 from must_jax.annotations import FORMATS, exchange
 from must_jax.cli import main as must_jax
+from must_jax.curation import corrections
 from must_jax.fields import make_field
 from must_jax.importers import parts
-from must_jax.pseudo_label import corrections
 from must_jax.storage import records
 from must_jax.storage.image_files import Picture
 from must_jax.storage.path import Path

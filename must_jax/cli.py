@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   inspect.set_defaults(run=_inspect)
 
-  from must_jax.pseudo_label import threshold_arguments
+  from must_jax.curation import threshold_arguments
 
   chooser = commands.add_parser(
     "thresholds",
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   threshold_arguments.add(chooser)
   chooser.set_defaults(run=_thresholds)
-  from must_jax.pseudo_label import labels_arguments
+  from must_jax.curation import labels_arguments
 
   labels = commands.add_parser(
     "labels", help="labels to tools in which people mend them, and back"
@@ -339,25 +339,25 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-  from must_jax.pseudo_label import inspect
+  from must_jax.curation import inspect
 
   return inspect.run(args)
 
 
 def _thresholds(args: argparse.Namespace) -> int:
-  from must_jax.pseudo_label import thresholds
+  from must_jax.curation import thresholds
 
   return thresholds.run(args)
 
 
 def _labels_export(args: argparse.Namespace) -> int:
-  from must_jax.pseudo_label import labels_command
+  from must_jax.curation import labels_command
 
   return labels_command.run_export(args)
 
 
 def _labels_import(args: argparse.Namespace) -> int:
-  from must_jax.pseudo_label import labels_command
+  from must_jax.curation import labels_command
 
   return labels_command.run_import(args)
 

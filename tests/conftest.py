@@ -151,7 +151,7 @@ def fake():
 def scribbles():
   """The module `scribbles`: label sets of what a test says."""
   here = pathlib.Path(__file__)
-  return _load(here.with_name("pseudo_label") / "scribbles.py")
+  return _load(here.with_name("curation") / "scribbles.py")
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ LAYERS = (
   "annotations",
   "train",
   "pseudo_label",
+  "curation",
   "convert",
   "export",
   "preflight",

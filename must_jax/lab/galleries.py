@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from must_jax import pictures
+from must_jax.curation import inspect
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
 from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import Pretraining, Table
 from must_jax.lab.report_page import Gallery
-from must_jax.pseudo_label import inspect
 from must_jax.storage.path import Path
 from must_jax.train.load import LoadedModel, load
 

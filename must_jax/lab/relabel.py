@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from must_jax.curation import agreement, corrections, ranking
+from must_jax.curation.corrections import Correction
 from must_jax.fields import make_field
 from must_jax.importers.items import Labels
-from must_jax.pseudo_label import agreement, corrections, ranking
-from must_jax.pseudo_label.corrections import Correction
 from must_jax.storage.path import Path
 from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import ImageSet, LabelSet

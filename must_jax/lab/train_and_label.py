@@ -25,7 +25,7 @@ def label(directory: Path, config: str, truth: str = "") -> dict[str, Any]:
     config: of the labelling.
     truth: image set with the true labels; empty if there is none.
   """
-  from must_jax.pseudo_label import inspect
+  from must_jax.curation import inspect
 
   _run(directory, config)
   if not truth:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from must_jax import config as config_lib
+from must_jax.curation.agreement import read_all
 from must_jax.fields import Field, make_field
 from must_jax.fields.field import Outcomes
 from must_jax.input.origins import SUPERVISED, listed
 from must_jax.pseudo_label import worker
-from must_jax.pseudo_label.agreement import read_all
 from must_jax.storage import records
 from must_jax.storage.path import Path, PathLike, is_file
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, LabelSet

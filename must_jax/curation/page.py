@@ -30,14 +30,14 @@ from tqdm import tqdm
 
 import must_jax
 from must_jax import pictures
-from must_jax.fields import Field, kept
-from must_jax.fields.field import PageLabel
-from must_jax.pseudo_label import ranking
-from must_jax.pseudo_label.read_sets import (
+from must_jax.curation import ranking
+from must_jax.curation.read_sets import (
   LabelledImage,
   open_sets,
   read_sets,
 )
+from must_jax.fields import Field, kept
+from must_jax.fields.field import PageLabel
 from must_jax.ranges import AT_LEAST_1, check
 from must_jax.storage import path as path_lib
 from must_jax.storage.label_sets import (
@@ -610,7 +610,7 @@ def _publish_page(
   out: Path, index: Mapping[str, Any], files: _Folder | _Inline
 ) -> None:
   """Writes index.html, last of all."""
-  folder = importlib.resources.files("must_jax.pseudo_label")
+  folder = importlib.resources.files("must_jax.curation")
   page = (folder / "page.html").read_text()
   for name, tag, form in (
     ("page.css", '<link rel="stylesheet" href="page.css">', "style"),

@@ -12,17 +12,17 @@ from PIL import Image
 
 from must_jax import config as config_lib
 from must_jax import pictures
-from must_jax.fields import kept
-from must_jax.fields.field import NamedScores
-from must_jax.input.batches import eval_batches
-from must_jax.input.origins import SUPERVISED, Source
-from must_jax.pseudo_label import page
-from must_jax.pseudo_label.agreement import (
+from must_jax.curation import page
+from must_jax.curation.agreement import (
   Agreement,
   compare,
   disagreement,
   disputed,
 )
+from must_jax.fields import kept
+from must_jax.fields.field import NamedScores
+from must_jax.input.batches import eval_batches
+from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json

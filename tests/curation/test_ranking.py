@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from must_jax.curation import ranking
+from must_jax.curation.ranking import Signals
 from must_jax.fields import Boxes, ClassMap, ClassVector, ValueMap
-from must_jax.pseudo_label import ranking
-from must_jax.pseudo_label.ranking import Signals
 
 CLASSES = ["cat", "dog"]
 FIELDS = {"objects": {"kind": "Boxes", "classes": CLASSES}}

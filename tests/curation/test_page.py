@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from must_jax.cli import main
-from must_jax.pseudo_label import page, ranking, selection
+from must_jax.curation import page, ranking, selection
 from must_jax.storage.sets import LabelSet, read_manifest
 
 OBJECTS = {"kind": "Boxes", "classes": ["cat", "dog", "owl"]}

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from must_jax.curation import score_curves, threshold_plot
+from must_jax.curation.score_curves import ScoreCurve
+from must_jax.curation.threshold_plot import ClassChart
 from must_jax.fields import KINDS, Description, Kept, kept, make_field
 from must_jax.fields.field import OTHERS, NamedScores
-from must_jax.pseudo_label import score_curves, threshold_plot
-from must_jax.pseudo_label.score_curves import ScoreCurve
-from must_jax.pseudo_label.threshold_plot import ClassChart
 from must_jax.storage.label_sets import is_corrections, reading_score
 from must_jax.storage.path import publish, publish_json
 from must_jax.storage.sets import LabelSet

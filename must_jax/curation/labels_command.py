@@ -14,12 +14,12 @@ from typing import Any
 
 from must_jax.annotations import FORMATS, exchange
 from must_jax.annotations.exchange import Returned, Shown, Target
+from must_jax.curation import corrections, selection
+from must_jax.curation.corrections import Correction
+from must_jax.curation.selection import Selection
 from must_jax.fields import make_field
 from must_jax.importers import parts
 from must_jax.importers import write as write_lib
-from must_jax.pseudo_label import corrections, selection
-from must_jax.pseudo_label.corrections import Correction
-from must_jax.pseudo_label.selection import Selection
 from must_jax.storage import path as path_lib
 from must_jax.storage.image_files import Picture
 from must_jax.storage.label_sets import reading_score

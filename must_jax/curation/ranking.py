@@ -19,14 +19,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from must_jax.fields import KINDS, Field
-from must_jax.fields.field import NamedScores
-from must_jax.pseudo_label import agreement
-from must_jax.pseudo_label.read_sets import (
+from must_jax.curation import agreement
+from must_jax.curation.read_sets import (
   LabelledImage,
   open_sets,
   read_sets,
 )
+from must_jax.fields import KINDS, Field
+from must_jax.fields.field import NamedScores
 from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import PathLike
 from must_jax.storage.sets import ImageSet, LabelSet

@@ -1,0 +1,1 @@
+"""Between labelling and learning: what people do with label sets."""

@@ -9,7 +9,6 @@ classes; a pixel of none is unknown, going and coming.
 import collections
 import dataclasses
 import itertools
-import math
 import pathlib
 import string
 import urllib.parse
@@ -23,6 +22,7 @@ from must_jax.fields import Description, make_field
 from must_jax.importers import drawn_shapes, files
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
 from must_jax.importers.items import Labels
+from must_jax.importers.objects import size_of
 from must_jax.storage.image_files import Picture, Rejected
 from must_jax.storage.path import Path, make_directory, publish
 from must_jax.types import IGNORE_LABEL
@@ -309,7 +309,7 @@ def read_shapes(
   Raises:
     Rejected: the size is another one.
   """
-  picture.turn_of_labels(_numbers(given), source)
+  picture.turn_of_labels(size_of(given), source)
   shapes = list(shapes)
   arrays: dict[str, Mapping[str, np.ndarray]] = {}
   rejected: list[str] = []
@@ -372,14 +372,3 @@ def join(*labels: Labels) -> Labels:
     [reason for each in labels for reason in each.rejected],
     counts,
   )
-
-
-def _numbers(given: Sequence[Any] | None) -> tuple[float, float] | None:
-  """A size, if the file gives one."""
-  try:
-    height, width = (float(value) for value in given or ())
-  except (TypeError, ValueError):
-    return None
-  if not (0 < height < math.inf and 0 < width < math.inf):
-    return None
-  return height, width

@@ -55,7 +55,7 @@ def read_objects(
   elements = list(elements)
   if not elements:  # they are of either picture
     picture = dataclasses.replace(picture, labels_of_turned="upright")
-  turn = picture.turn_of_labels(_size_of(given), source)
+  turn = picture.turn_of_labels(size_of(given), source)
   size = picture.size
   objects, rejected = [], []
   counts: collections.Counter[str] = collections.Counter()
@@ -117,7 +117,7 @@ _FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no"), False) | dict.fromkeys(
 )
 
 
-def _size_of(given: Sequence[Any] | None) -> tuple[float, float] | None:
+def size_of(given: Sequence[Any] | None) -> tuple[float, float] | None:
   """A size if there is one."""
   try:
     height, width = (float(value) for value in given or ())

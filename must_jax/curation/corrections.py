@@ -166,9 +166,13 @@ class _Writer:
     shard = self._images.shards[index]
     images = self._images.reader(index)
     sums: dict[str, Any] = {}
+    undecodable = []
     with RecordWriter(directory / shard.file, by_content=True) as writer:
       for place, label in enumerate(self._labels.reader(index)):
         record, status, found = self._correct(images, place, label)
+        if parts.key_of(label) == UNKNOWN_KEY:
+          reason = "the image has no key"
+          undecodable.append({"index": place, "key": "", "reason": reason})
         writer.write(record)
         self.written.statuses[status] += 1
         accumulate(sums, found)
@@ -178,7 +182,7 @@ class _Writer:
       num_bytes=writer.num_bytes,
       checksum=writer.checksum,
     )
-    return LabelCommit(shard, "", "", (), sums)
+    return LabelCommit(shard, "", "", tuple(undecodable), sums)
 
   def _correct(
     self, images: ShardReader, place: int, label: bytes

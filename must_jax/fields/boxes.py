@@ -36,7 +36,8 @@ class Boxes(field.Field):
     num_classes: number of classes; ids are 0..K-1, there is no background id.
     max_boxes: G, boxes beyond it are dropped (lowest scores first).
     min_score: pseudo boxes with a lower score are dropped when read; one for
-      all or for each class.
+      all or for each class. Those that a person has looked at have a score
+      of 1.
   """
 
   num_classes: int
@@ -130,7 +131,7 @@ class Boxes(field.Field):
     return mended | ({"scores": scores} if "scores" in stored else {})
 
   def is_same(self, mended, shown, size):
-    columns = ("classes", "boxes")
+    columns = ("classes", "boxes", "ignore")
     before, after = (
       sorted(zip(*(arrays[c].tolist() for c in columns), strict=True))
       for arrays in (shown, mended)
@@ -153,8 +154,10 @@ class Boxes(field.Field):
     with field.require(fine & same, f"{name}/boxes"):
       boxes = tf.reshape(flat, [-1, 4])
     # Some may be a rounding error wide; the crop drops what is too small.
+    # Whatever the teacher thought, a person is sure.
+    scores = tf.where(features["checked"], 1.0, scores)
     sure = scores >= field.parsed_scores_of(self.min_score, classes)
-    keep = tf.where(sure | features["checked"])[:, 0]
+    keep = tf.where(sure)[:, 0]
     return {
       "boxes": tf.gather(boxes, keep),
       "classes": tf.gather(classes, keep),

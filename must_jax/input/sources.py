@@ -140,7 +140,10 @@ def check_labels(union: Union) -> None:
         logging.warning("%s: what is in them is not known.", where)
         continue
       if is_corrections(labels.manifest):
-        field = field.unfiltered()
+        # Of few images, and "nothing here" and "not this one" are said, too.
+        kept = field.unfiltered().kept(statistics.get(name, NO_LABELS))
+        logging.info("%s: %s.", where, kept)
+        continue
       kept = field.kept(statistics.get(name, NO_LABELS))
       if kept.is_nothing:
         mend = "Take labels from another place, or train the teacher longer"

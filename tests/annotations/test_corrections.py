@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from must_jax.cli import main
+from must_jax.pseudo_label import worker
 from must_jax.storage.sets import read_manifest
 
 
@@ -208,14 +209,13 @@ def test_half_of_the_images_is_fine(boxes, edit, take_back, corrections_of):
   ]
 
 
-def test_images_as_they_were_are_passed_over(
-  boxes, edit, take_back, corrections_of
-):
-  def change(value):
-    value["annotations"][0]["category_id"] = 3
+@pytest.mark.parametrize("change", [{"category_id": 3}, {"iscrowd": 1}])
+def test_images_as_they_were_are_passed_over(change, boxes, edit, take_back):
+  def mend(value):
+    value["annotations"][0].update(change)
 
   status, printed, _ = take_back(
-    boxes, edit(change), "--only-changed", "--min-score", 0
+    boxes, edit(mend), "--only-changed", "--min-score", 0
   )
   assert status == 0 and "images that came back as they were: 2" in printed
   assert "1 images corrected, 0 rejected, 2 of 3 not looked at" in printed
@@ -365,6 +365,44 @@ def test_a_selection_of_several_label_sets_has_their_thresholds(
   assert take_back(boxes, path)[0] == 0
   found = corrections_of(boxes.directory / "corrections")
   assert len(found["a"][1]["things"]["classes"]) == 0
+
+
+class Blind:
+  """A teacher that finds nothing."""
+
+  fields = {"things": {"kind": "Boxes", "classes": ["person"]}}  # noqa: RUF012
+  description = {"digest": "blind"}  # noqa: RUF012
+
+  def __call__(self, images):
+    nothing = {"boxes": np.zeros((0, 4)), "classes": np.zeros(0, int)}
+    return [{"things": nothing}] * len(images)
+
+
+def test_images_that_cannot_be_read_keep_their_places(
+  boxes, take_back, corrections_of
+):
+  (path,) = boxes.images.glob("*.tfrecord")
+  offsets = np.frombuffer(path.with_suffix(".offsets").read_bytes(), "<u8")
+  data = bytearray(path.read_bytes())
+  data[int(offsets[1]) + 20] ^= 1
+  path.write_bytes(data)
+  boxes.labels = boxes.directory / "blind"
+  with pytest.raises(SystemExit):  # the alarm that nothing was found
+    worker.label_images(
+      Blind(), boxes.images, "train", boxes.labels, max_undecodable=1.0
+    )
+  said = [{"key": "a", "decision": "accept"}]
+  path = selection_of(boxes, images=said)
+  assert take_back(boxes, path)[0] == 0
+  found = corrections_of(boxes.directory / "corrections")
+  assert {k: status for k, (status, _) in found.items()} == {
+    "a": "corrected",
+    "": "undecodable",
+    "c/d": "ok",
+  }
+  manifest = read_manifest(boxes.directory / "corrections")
+  assert [(r["index"], r["key"]) for r in manifest["undecodable"]] == [(1, "")]
+  assert main(["data", "verify", str(boxes.directory / "corrections")]) == 0
 
 
 WRONG_SELECTIONS = [

@@ -148,6 +148,15 @@ def test_what_a_person_has_seen_is_read_whatever_its_score(kind):
   )
 
 
+def test_a_person_is_sure():
+  label = make_label("Boxes", np.random.default_rng(3))
+  field = KINDS["Boxes"].as_read(describe("Boxes"), 0.9)
+  features = {k: tf.constant(v) for k, v in field.encode(label).items()}
+  said = {"present": tf.constant(True), "checked": tf.constant(True)}
+  scores = field.parse("x", features | said, None)["scores"].numpy()
+  np.testing.assert_array_equal(scores, np.ones(len(label["classes"])))
+
+
 def sums_of(scores, classes=None):
   boxes = np.tile([0, 0, 0.5, 0.5], (len(scores), 1))
   if classes is None:

@@ -132,6 +132,28 @@ def test_labels_that_hold_nothing_stop_a_student(images, tmp_path):
     start(config)
 
 
+def test_corrections_that_hold_nothing_do_not_stop_a_student(
+  images, label, tmp_path, caplog
+):
+  """People may have rejected some images, or found nothing there."""
+
+  class People(Same):
+    description = {"digest": "", "corrections": {"by": "ann"}}  # noqa: RUF012
+
+    def __call__(self, images):
+      return [{}] * len(images)
+
+  worker.label_images(People((), 1.0), images, "train", tmp_path / "people")
+  label("dogs", (0.9, 0.6), 0.7)
+  caplog.set_level(logging.INFO)
+  config = student(images, "", "detection", min_score=0.3)
+  both = [str(tmp_path / name) for name in ("people", "dogs")]
+  config.tasks.it.labels.pile = tuple(both)
+  start(config)
+  assert f"{both[0]}: 0 boxes in 0 labels." in caplog.text
+  assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
 def test_a_class_of_which_nothing_is_left_is_a_warning(
   images, label, tmp_path, caplog
 ):

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -644,7 +644,16 @@ def find(config: str) -> str:
   )
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def _read_local(path: str) -> bytes:
+  with open(path, "rb") as file:
+    return file.read()
+
+
+def load(
+  path: str,
+  overrides: Sequence[str] = (),
+  read_file: Callable[[str], bytes] = _read_local,
+) -> ConfigDict:
   """A config, with some options set.
 
   Args:
@@ -652,6 +661,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       config, such as "student:images=data/pile"; or the `config.json` of a
       run, or of a folder for a hub.
     overrides: "--config.NAME=VALUE" each.
+    read_file: reads the files that options name, which may lie in a bucket:
+      `storage.path.read_file`, which this module may not import.
 
   Raises:
     ValueError: there is no such config or option, or an option does not take
@@ -680,7 +691,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     rest = values(argv)
   except (flags.Error, LookupError, AttributeError, TypeError) as error:
     if overrides:
-      loaded = load(path)  # or it says what is wrong with the file
+      loaded = load(
+        path, (), read_file
+      )  # or it says what is wrong with the file
       raise ValueError(_wrong_override(loaded, overrides, error)) from None
     if isinstance(error, flags.Error):
       raise ValueError(_without_traceback(error)) from None
@@ -691,10 +704,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     raise ValueError(
       f"Arguments not understood: {rest[1:]}; expected --config.NAME=VALUE."
     )
-  return _with_thresholds(values.config)
+  return _with_thresholds(values.config, read_file)
 
 
-def _with_thresholds(config: ConfigDict) -> ConfigDict:
+def _with_thresholds(
+  config: ConfigDict, read_file: Callable[[str], bytes]
+) -> ConfigDict:
   """Reads the options by class that are given as a file.
 
   Raises:
@@ -710,8 +725,7 @@ def _with_thresholds(config: ConfigDict) -> ConfigDict:
         "expected a number, {class: number}, or a file of `must-jax thresholds`"
       )
       try:
-        with open(path) as file:
-          found = json.load(file)
+        found = json.loads(read_file(path))
       except OSError:
         raise ValueError(
           f"{where}: there is no such file; {expected}."

@@ -274,7 +274,7 @@ def _read_flags(verb: str, overrides: Sequence[str]) -> tuple[ConfigDict, str]:
       "There is no --workdir; expected the directory of the run, which is made,"
       f" or goes on: {program}{_CONFIG.value} --workdir=DIR."
     )
-  config = config_lib.load(_CONFIG.value, overrides)
+  config = config_lib.load(_CONFIG.value, overrides, path.read_file)
   given = config.stage
   if verb and given in config_lib.STAGES:  # else `validate` says what is wrong
     is_override = any(re.match(r"--?config\.stage\b", o) for o in overrides)

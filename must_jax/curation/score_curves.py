@@ -104,7 +104,7 @@ def measure(
     _check_teacher(labels, validation, found.manifest["teacher"]["digest"])
     for truth in truths:
       found.check_images(truth)
-    made = [read_all(found)]
+    made = [read_all(found) for _ in truths]
   else:
     step = checkpoint.find(validation)
     _check_teacher(labels, step, checkpoint.fingerprint(step))
@@ -115,8 +115,11 @@ def measure(
       own = records.stored_labels(record, fields)
       true = records.stored_labels(true_record, fields)
       for name in own.keys() & true.keys():
-        known = fields[name].with_class_ids(true[name], ids[name])
-        sums[name].add(own[name], known)
+        field, (known, to_own) = fields[name], ids[name]
+        sums[name].add(
+          field.with_class_ids(own[name], known),
+          field.with_class_ids(true[name], to_own),
+        )
   return {name: total.curves() for name, total in sums.items()}
 
 
@@ -236,8 +239,12 @@ def _check_teacher(labels: LabelSet, place: PathLike, digest: str) -> None:
 
 def _class_ids(
   labels: LabelSet, truth: ImageSet, fields: Mapping[str, Field]
-) -> dict[str, np.ndarray]:
-  """By field: from the ids of the truth to those of the labels."""
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """By field: to ids of the labels, from those of labels and of the truth.
+
+  Of the labels' classes those that the truth does not know get none: there
+  nobody can tell what is right.
+  """
   tables = {}
   for name in fields:
     own, true = labels.fields[name], truth.fields.get(name, {"kind": "nothing"})
@@ -255,5 +262,9 @@ def _class_ids(
         " validation with the teacher's names, or leave these classes out."
       )
     ids = {k: i for i, k in enumerate(own["classes"])}
-    tables[name] = np.array([ids[k] for k in true["classes"]], int)
+    known = {*true["classes"]}
+    tables[name] = (
+      np.array([i if k in known else -1 for k, i in ids.items()], int),
+      np.array([ids[k] for k in true["classes"]], int),
+    )
   return tables

@@ -21,7 +21,7 @@ from must_jax.train.runtime import keep_tensorflow_off_accelerators
 # Scores at which sums over labels are exact, see `fields.statistics`.
 GRID = tuple(i / 20 for i in range(20))
 _FEW = 10  # images with a class, or elements kept, by which nothing can be told
-_LEFT_OUT = 1.0
+_LEFT_OUT = 1.0  # the highest that there is: of scores of 1 labels are left
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,7 @@ def load_config(case: Case) -> ConfigDict:
   """Loads and validates the config, as a run does."""
   from must_jax import config as config_lib
 
-  config = config_lib.load(case.config_file, case.overrides)
+  config = config_lib.load(case.config_file, case.overrides, path_lib.read_file)
   config_lib.validate(config)
   return config
 

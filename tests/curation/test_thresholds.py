@@ -25,7 +25,13 @@ from must_jax.fields.field import Outcomes
 from must_jax.input import sources
 from must_jax.lab import world as world_lib
 from must_jax.storage.path import Path, publish, read_file
-from must_jax.storage.records import label_reader, read_labels
+from must_jax.storage.records import (
+  label_reader,
+  parse_image,
+  read_labels,
+  stored_labels,
+)
+from must_jax.storage.set_writer import write_image_set
 from must_jax.storage.sets import ImageSet, LabelSet, read_manifest
 
 NUM_IMAGES = 64
@@ -468,7 +474,9 @@ def test_bad_input_is_one_line(world, labels, truth, classes, tmp_path, capsys):
   assert not (tmp_path / "out.json").exists()
 
 
-def test_a_bucket_is_like_a_disk(world, labels, tmp_path, bucket, capsys):
+def test_a_bucket_is_like_a_disk(
+  world, labels, tmp_path, bucket, capsys, write_config_file
+):
   for source, name in ((labels, "labels"), (world / "pile_truth", "truth")):
     for file in source.iterdir():
       with publish(Path(f"{bucket.root}/{name}/{file.name}")) as copy:
@@ -487,6 +495,13 @@ def test_a_bucket_is_like_a_disk(world, labels, tmp_path, bucket, capsys):
       (text.replace(own, "").replace(true, "").replace(root, ""), files)
     )
   assert outputs[0] == outputs[1]
+  config = base_config()
+  config.tasks.it = task("detection", labels={})
+  path = str(write_config_file(tmp_path, config))
+  option = f"--config.tasks.it.min_score={bucket.root}/out.json"
+  found = load(path, [option], read_file)
+  expected = json.loads(outputs[0][1][0])["objects"]
+  assert dict(found.tasks.it.min_score) == expected
 
 
 def test_labels_without_scores_are_told(
@@ -512,6 +527,56 @@ def test_corrections_are_read_whatever_their_scores(
     capsys, tmp_path / "mended", "--count", "9", "--out", tmp_path / "x.json"
   )
   assert "read whatever their scores: there is no threshold to choose" in line
+
+
+def test_of_classes_that_the_truth_does_not_know_nothing_is_wrong(
+  world, labels, classes, curves, tmp_path
+):
+  """Two truths that know half of the classes each are as good as one."""
+  whole = ImageSet.open(world / "pile_truth", "train")
+  fields = {n: KINDS[d["kind"]].of(d) for n, d in whole.fields.items()}
+  halves = [classes["objects"][i::2] for i in range(2)]
+
+  def examples(ids):
+    for i in range(NUM_IMAGES):
+      head = parse_image(whole.read(i))
+      found = stored_labels(whole.read(i), fields)
+      found["objects"] = fields["objects"].with_class_ids(found["objects"], ids)
+      yield {
+        "key": head["key"].numpy(),
+        "image": head["image"].numpy(),
+        "height": int(head["size"][0]),
+        "width": int(head["size"][1]),
+        "labels": found,
+      }
+
+  truths = []
+  for number, known in enumerate(halves):
+    ids = [known.index(k) if k in known else -1 for k in classes["objects"]]
+    listed = whole.fields | {
+      "objects": {"kind": "Boxes", "classes": list(known)}
+    }
+    write_image_set(
+      tmp_path / str(number),
+      whole.name,
+      "train",
+      examples(np.array(ids)),
+      listed,
+      records_per_shard=NUM_IMAGES // 2,
+    )
+    truths.append((str(tmp_path / str(number)), "train"))
+  opened = LabelSet.open(labels)
+  both, one = (
+    score_curves.measure(opened, labels, given)["objects"]
+    for given in (truths, truths[:1])
+  )
+  for k, expected in enumerate(curves["objects"]):
+    for found in (both[k], one[k]) if k % 2 == 0 else (both[k],):
+      assert found.kept.tolist() == expected.kept.tolist()
+      assert found.right.tolist() == expected.right.tolist()
+      assert found.num_images == expected.num_images
+    if k % 2:
+      assert (len(one[k].scores), one[k].num_images) == (0, 0)
 
 
 def test_classes_that_the_teacher_does_not_know(

@@ -8,7 +8,6 @@ import datetime
 import functools
 import getpass
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -141,8 +140,6 @@ def _print_summary(
   notes: Sequence[str],
 ) -> None:
   write_lib.show_rejected(summary.rejected)
-  for alarm in summary.manifest["alarms"]:
-    print(f"LABELS LOOK WRONG: {alarm}", file=sys.stderr)
   for line in notes:
     print(f"  {line}")
   if summary.same:

@@ -179,7 +179,7 @@ def threshold_text(min_score: float | Sequence[float] | None) -> str:
   """A threshold of scores, of all classes or of each, for people."""
   scores = np.atleast_1d(min_score or 0.0)
   low, high = f"{scores.min():g}", f"{scores.max():g}"
-  return low if low == high else f"{low} to {high}, by class,"
+  return low if low == high else f"{low} to {high} (by class)"
 
 
 def share_text(bounds: Sequence[int], stored: int) -> str:

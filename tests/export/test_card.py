@@ -407,6 +407,11 @@ def test_what_is_read_follows_the_students_own_threshold(makes):
   assert "</details>\n" in quality
   assert quality.split("</details>")[1][:2] == "\n\n"
   assert "top1" not in quality  # of a field that the task does not read
+  config.tasks.found.min_score = {"cat": 0.7, "dog": 0.5}
+  quality = section(
+    read(makes.model("by_class", config))[1], "Quality of the labels"
+  )
+  assert "| found on photos | 0.5 to 0.7 (by class) | 4 boxes |" in quality
 
 
 def test_metrics_of_other_weights_are_not_its_own(student):

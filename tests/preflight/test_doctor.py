@@ -422,7 +422,7 @@ def test_what_is_read_of_labels_is_told(config_file, images, tmp_path):
   assert found.status == OK
   assert found.detail == (
     f"directories: 2; images: 8\n{tmp_path / 'labels'}: objects: 16 boxes in 8"
-    " labels, of which 8 (50.0%) have a score of 0.2 to 0.7, by class, or more"
+    " labels, of which 8 (50.0%) have a score of 0.2 to 0.7 (by class) or more"
     " and are read"
   )
 

@@ -24,7 +24,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     "--decision",
     nargs="+",
     choices=("accept", "reject", "correct"),
-    help="which of the selection; default: correct",
+    help="which of --selection; default: correct",
   )
   add(
     "--min-score",

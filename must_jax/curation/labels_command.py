@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -27,6 +26,7 @@ from must_jax.storage.sets import ImageSet, LabelSet
 from must_jax.storage.tfrecord import CorruptRecord
 
 _SELECTION = "selection"  # the format of corrections that were made on a page
+_SHOWN = 5  # unknown images that are named
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -65,6 +65,7 @@ def run_export(args: argparse.Namespace) -> int:
   shown = _shown(labels, images, target, {*wanted}, thresholds, counts, args)
   file = FORMATS[args.format].write(args.out, target, shown)
   if not counts["images"]:
+    path_lib.remove_tree(args.out)
     raise ValueError(f"None of {len(wanted)} images has labels to export.")
   if missing := counts["without"]:
     print(f"  images without labels, left out: {missing}")
@@ -84,7 +85,6 @@ def run_import(args: argparse.Namespace) -> int:
   Raises:
     ValueError: files or sets that do not fit.
   """
-  labels, images = _open(args.labels, args.images)
   if not 0 <= args.max_rejected <= 1:
     raise ValueError(f"--max-rejected is {args.max_rejected}; expected 0 to 1.")
   if not args.only_changed:
@@ -93,6 +93,7 @@ def run_import(args: argparse.Namespace) -> int:
   if form == _SELECTION:
     unused = ["only_changed", "fields"]
     _check_absent(args, unused, "does not go with a selection")
+  labels, images = _open(args.labels, args.images)
   keys = _keys(labels)
   by, when = args.by, ""
   notes: Sequence[str] = ()
@@ -115,19 +116,30 @@ def run_import(args: argparse.Namespace) -> int:
   else:
     target = _target(args, labels, keys, FORMATS[form].FIELDS)
     returned = FORMATS[form].read(args.file, target)
-    selection.check_known(f"{args.file}", "images", returned.elements, keys)
+    unknown = [key for key in returned.elements if key not in keys]
+    if len(unknown) > args.max_rejected * len(returned.elements):
+      selection.check_known(f"{args.file}", "images", returned.elements, keys)
     thresholds = None
     if args.only_changed:
       thresholds = _thresholds(args.min_score, labels, None)
     correctors = {
       key: functools.partial(_read, returned, target, thresholds, element)
       for key, element in returned.elements.items()
+      if key in keys
     }
     descriptions = {n: labels.fields[n] for n in target.fields.values()}
     notes, when = returned.notes, returned.when
+    if unknown:
+      shown = ", ".join(map(repr, unknown[:_SHOWN]))
+      more = ", ..." * (len(unknown) > _SHOWN)
+      notes = [
+        *notes,
+        f"unknown images, left out: {len(unknown)}: {shown}{more}",
+      ]
     by = by or ", ".join(returned.by)
   if not correctors:
-    raise ValueError(f"{args.file} has no image that was looked at.")
+    told = "".join(f"; {line}" for line in notes)
+    raise ValueError(f"{args.file} has no image that was looked at{told}.")
   summary = corrections.write(
     args.out,
     images,
@@ -163,6 +175,8 @@ def _print_summary(
     print(f"  {line}")
   if summary.same:
     print(f"  images that came back as they were: {summary.same}")
+  if summary.without:
+    print(f"  accepted without labels, not looked at: {summary.without}")
   if clipped := summary.counts["clipped"]:
     print(f"  boxes that reached out of their image, clipped: {clipped}")
   found = summary.statuses
@@ -182,12 +196,22 @@ def _open(labels: Path, images: Path) -> tuple[LabelSet, ImageSet]:
 
 
 def _keys(labels: LabelSet) -> dict[str, int]:
-  """Records of images by their keys."""
+  """Records of images by their keys.
+
+  Raises:
+    ValueError: a record is damaged.
+  """
   records = (
     record for i in range(len(labels.shards)) for record in labels.reader(i)
   )
   keys = (parts.key_of(r).decode(errors="surrogateescape") for r in records)
-  return {key: i for i, key in enumerate(keys) if key}
+  try:
+    return {key: i for i, key in enumerate(keys) if key}
+  except CorruptRecord as error:
+    raise ValueError(
+      f"{error}. Copy the set again, or make it anew; `must-jax data verify`"
+      " names all that is damaged."
+    ) from None
 
 
 def _target(
@@ -313,26 +337,28 @@ def _read(
 
 def _format_of(args: argparse.Namespace) -> str:
   """The format of a file, by what it holds."""
-  if args.format:
-    return args.format
-  path, value = args.file, None
-  if path_lib.is_file(path):
-    with contextlib.suppress(ValueError, RecursionError):
-      value = json.loads(path_lib.read_file(path))
-  elif not path.is_dir():
+  path, value, broken = args.file, None, ""
+  if not path_lib.is_file(path) and not path.is_dir():
     raise ValueError(f"{path} is not there; expected a file or folder.")
-  if path.suffix == ".zip":
+  if path.suffix.lower() == ".zip":
     raise ValueError(
       f"{path} is an archive; unpack it, and give what is in it."
     )
+  if args.format:
+    return args.format
+  if path_lib.is_file(path):
+    try:
+      value = json.loads(path_lib.read_file(path))
+    except (ValueError, RecursionError) as error:
+      broken = f"is no JSON ({error}) and " if path.suffix == ".json" else ""
   if selection.is_selection(value):
     return _SELECTION
   for form, module in FORMATS.items():
     if module.recognizes(path, value):
       return form
   raise ValueError(
-    f"{path} does not tell its format; expected a selection, or --format"
-    f" {' or '.join(FORMATS)}."
+    f"{path} {broken}does not tell its format; expected a selection, or"
+    f" --format {' or '.join(FORMATS)}."
   )
 
 

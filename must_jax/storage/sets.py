@@ -420,11 +420,17 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
   path = Path(directory) / MANIFEST_FILE
   missing = ""
   if not path.exists():
+    if not path.parent.is_dir():
+      raise ValueError(
+        f"Label set {directory} is no directory. Give the directory that a"
+        " labelling job, `must-jax import --labels-for` or `must-jax labels"
+        " import` wrote."
+      )
     names = list_names(directory) if path.parent.is_dir() else set()
     totals = [match[1] for match in map(_COMMIT_NAME.search, names) if match]
     missing = (
       f"{directory} is no finished label set, {len(totals)} of"
-      f" {totals[0] if totals else '?'} shards"
+      f" {int(totals[0]) if totals else '?'} shards"
       " are done. Run the labelling job to its end; it keeps what is done."
     )
   manifest = read_versioned_json(path, LABEL_SCHEMA_VERSION, missing)

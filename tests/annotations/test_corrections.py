@@ -1,6 +1,7 @@
 """What people said, as label sets; and what cannot be what they said."""
 
 import json
+import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -62,7 +63,7 @@ def selection_of(sets, **changes):
       {"key": "c/d", "decision": "correct", "note": ""},
     ],
   }
-  path = sets.directory / "selection.json"
+  path = sets.labels.parent / "selection.json"
   path.write_text(json.dumps({**value, **changes}))
   return path
 
@@ -331,6 +332,152 @@ def test_what_cannot_be_read_can_be_left_out(
   assert "2 images corrected, 0 rejected, 1 of 3 not looked at" in printed
 
 
+def test_unknown_images_can_be_left_out(boxes, edit, take_back):
+  path = edit(
+    lambda v: v["images"][0].update(key="aa", file_name="else/aa.jpg")
+  )
+  assert take_back(boxes, path, "--max-rejected", 0.3)[0] == 2
+  status, printed, error = take_back(boxes, path, "--max-rejected", 0.4)
+  assert (status, error) == (0, "")
+  assert "unknown images, left out: 1: 'aa'" in printed
+  assert "2 images corrected, 0 rejected, 1 of 3 not looked at" in printed
+
+
+def test_no_option_is_named_that_does_not_help(boxes, edit, take_back):
+  path = edit(lambda v: v["annotations"][0].update(image_id=77))
+  status, _, error = take_back(boxes, path, "--max-rejected", 1)
+  assert status == 2 and error.endswith("They would be lost. Mend the file.\n")
+
+
+@pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2}"])
+def test_broken_json_is_told_as_such(text, boxes, take_back, tmp_path):
+  path = tmp_path / "broken.json"
+  path.write_text(text)
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "is no JSON (" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "cvat", "label-studio"])
+def test_missing_files_are_told_for_each_format(form, boxes, take_back):
+  path = boxes.directory / "missing"
+  status, _, error = take_back(boxes, path, "--format", form)
+  assert status == 2 and f"{path} is not there; expected a file" in error
+
+
+def test_names_in_place_of_numbers_are_told(boxes, export, take_back):
+  path, _ = export(boxes, "yolo")
+  (path / "labels" / "train" / "a.txt").write_text("person 0.5 0.5 0.1 0.1\n")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "line 1: class 'person'; expected a number" in error
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"value": {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 0}},
+    {
+      "type": "keypointlabels",
+      "value": {"x": 1, "y": 1, "keypointlabels": ["person"]},
+    },
+  ],
+  ids=["no class", "a point"],
+)
+def test_regions_that_are_no_labels_are_told(change, boxes, export, take_back):
+  path, _ = export(boxes, "label-studio")
+  tasks = json.loads((path / "tasks.json").read_text())
+  (prediction,) = tasks[0]["predictions"]
+  prediction["result"][0] |= change
+  tasks[0]["annotations"] = [{"result": prediction["result"]}]
+  (path / "tasks.json").write_text(json.dumps(tasks))
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "objects-0: expected a class, and a rect" in error
+
+
+def test_accepting_no_labels_confirms_nothing(make, take_back, corrections_of):
+  box = {"boxes": np.array([[0.1, 0.2, 0.5, 0.6]]), "classes": np.array([0])}
+  labels = [{}, {"things": box}, {"things": box}]
+  sets = make(
+    ["things"],
+    keys=("a", "b", "c/d"),
+    labels_of=lambda *_: labels.pop(0),
+  )
+  status, printed, _ = take_back(sets, selection_of(sets))
+  assert status == 0
+  assert "accepted without labels, not looked at: 1" in printed
+  assert "0 images corrected, 1 rejected, 2 of 3 not looked at" in printed
+  assert corrections_of(sets.directory / "corrections")["a"] == ("ok", {})
+
+
+def test_damaged_labels_are_told(boxes, edit, run, take_back):
+  path = edit(lambda value: None)
+  (shard,) = boxes.labels.glob("*.tfrecord")
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 255
+  shard.write_bytes(data)
+  words = ["--images", boxes.images, "--out", boxes.directory / "new"]
+  for status, _, error in (
+    run("export", boxes.labels, *words, "--format", "coco"),
+    take_back(boxes, path),
+  ):
+    assert status == 2 and "does not match. Copy the set again" in error
+
+
+def test_an_export_of_nothing_leaves_nothing(boxes, run, take_back):
+  rejected = [{"key": "a", "decision": "reject"}]
+  path = selection_of(boxes, images=rejected)
+  assert take_back(boxes, path)[0] == 0
+  for _ in range(2):
+    status, _, error = run(
+      "export",
+      boxes.directory / "corrections",
+      *("--images", boxes.images, "--format", "coco"),
+      *("--out", boxes.directory / "new"),
+    )
+    assert status == 2 and "None of 3 images has labels" in error
+  assert not (boxes.directory / "new").exists()
+
+
+def test_inspect_tells_who_made_corrections(boxes, take_back, capsys):
+  assert take_back(boxes, selection_of(boxes), "--by", "ann")[0] == 0
+  assert main(["inspect", str(boxes.directory / "corrections")]) == 0
+  told = read_manifest(boxes.directory / "corrections")["teacher"]
+  when, of = (told["corrections"][name] for name in ("when", "of"))
+  expected = f"Corrections by ann, {when}, of the labels of teacher {of}\n"
+  assert expected in capsys.readouterr().out
+
+
+def test_the_truth_counts_where_there_are_labels(
+  scribbles, tmp_path, run, capsys
+):
+  fields = {"objects": {"kind": "Boxes", "classes": ["cat"]}}
+  boxes = {"boxes": np.array([[0.1, 0.1, 0.6, 0.7]]), "classes": np.array([0])}
+  true = [{"objects": boxes}] * 4
+  truth = scribbles.make_images(tmp_path / "t", [(64, 64)] * 4, true, fields)
+  images = scribbles.make_images(tmp_path / "images", [(64, 64)] * 4)
+  sets = types.SimpleNamespace(labels=tmp_path / "labels")
+  scribbles.label(sets.labels, images, true, fields)
+
+  def quality(decision):
+    chosen = [{"key": "i-0002", "decision": decision}]
+    path = selection_of(sets, images=chosen, min_score={"objects": 0.5})
+    out = tmp_path / decision
+    words = ["--labels", sets.labels, "--images", tmp_path / "images"]
+    words += ["--out", out]
+    assert run("import", path, *words)[0] == 0
+    capsys.readouterr()
+    return main(["inspect", str(out), "--truth", str(truth.directory)])
+
+  assert quality("accept") == 0
+  found = read_manifest(tmp_path / "accept")["quality"]["metrics"]
+  assert found["AP"] == pytest.approx(1)  # of one image, not of four
+  assert quality("reject") == 2
+  assert "no 'objects' of any image" in capsys.readouterr().err
+  assert "quality" not in read_manifest(tmp_path / "reject")
+  words = ["--against", str(sets.labels)]
+  assert main(["inspect", str(tmp_path / "reject"), *words]) == 0
+  assert "no image that both have labelled" in capsys.readouterr().out
+
+
 def test_wrong_masks_are_told(make, export, take_back):
   sets = make(["areas"], keys=("a", "b"))
   path, _ = export(sets, "masks")
@@ -353,6 +500,10 @@ def test_wrong_xml_is_told(boxes, export, take_back):
   tree.write(path / "annotations.xml")
   status, _, error = take_back(boxes, path)
   assert status == 2 and "is 'traffic light' meant?" in error
+  box.tag = "polyline"
+  tree.write(path / "annotations.xml")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "polyline 1: expected one of box, ellipse" in error
 
 
 def test_a_selection_of_several_label_sets_has_their_thresholds(
@@ -447,6 +598,11 @@ def test_folders_that_hold_other_things_stay_as_they_are(
   boxes, edit, run, take_back
 ):
   path = edit(lambda value: None)
+  (boxes.directory / "file").write_text("mine")
+  status, _, error = take_back(boxes, path, "--overwrite", out="file")
+  assert status == 2 and "file is a file; expected a directory" in error
+  status, _, error = take_back(boxes, path, "--min-score", 0.3)
+  assert status == 2 and "--min-score needs --only-changed" in error
   words = ["--images", boxes.images, "--out", path, "--format", "cvat"]
   status, _, error = run("export", boxes.labels, *words)
   assert status == 2 and "expected a new folder" in error
@@ -481,6 +637,13 @@ def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
   (tmp_path / "job.zip").write_bytes(b"PK")
   status, _, error = take_back(boxes, tmp_path / "job.zip")
   assert status == 2 and "is an archive; unpack it" in error
+  for option, told in (
+    (("--decision", "accept"), "--decision needs --selection"),
+    (("--image-url", "https://x/"), "--image-url needs --format label-studio"),
+  ):
+    status, _, error = run("export", boxes.labels, *words, *option)
+    assert status == 2 and told in error
+  assert not (tmp_path / "out").exists()
   status, _, error = take_back(boxes, tmp_path / "nothing")
   assert status == 2 and "is not there" in error
   others = make(["things"], "others", keys=("x", "y"))

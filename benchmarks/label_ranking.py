@@ -40,7 +40,7 @@ def main() -> None:
   parser.add_argument("--truth", type=Path, required=True)
   args = parser.parse_args()
   images, sets = open_sets(args.labels, args.images)
-  fields = ranking.fields_as_read(sets)
+  fields = [agreement.fields_as_read(labels) for labels in sets]
   unsure = [
     ranking.uncertainties(image, fields) for image in read_sets(images, sets)
   ]

@@ -19,8 +19,8 @@ from must_jax.fields import KINDS, Description, Field
 from must_jax.fields.field import Arrays, NamedScores
 from must_jax.storage import records
 from must_jax.storage.label_sets import reading_score
-from must_jax.storage.path import Path, PathLike, is_file, read_ranges
-from must_jax.storage.sets import INDEX_FILE, Frame, ImageSet, LabelSet
+from must_jax.storage.path import Path, PathLike, is_file
+from must_jax.storage.sets import INDEX_FILE, ImageSet, LabelSet
 from must_jax.storage.tfrecord import CorruptRecord
 
 # A field of the first set and the one of the second that it is compared with.
@@ -125,8 +125,7 @@ def compare(
     first: a finished label set.
     second: another one of the same images, or an image set with the same images
       and labels of its own.
-    min_score: from which scores labels count; by default each set's own
-      (`reading_score`).
+    min_score: from which scores labels count, see `fields_as_read`.
 
   Returns:
     Iterator over the images in order: their keys, and what agrees by pair of
@@ -140,7 +139,10 @@ def compare(
   """
   labels = LabelSet.open(first)
   other = _open(second, labels)
-  fields = _as_read(labels, min_score), _as_read(other, min_score)
+  fields = (
+    fields_as_read(labels, min_score),
+    fields_as_read(other, min_score),
+  )
   comparisons = {
     (a, b): _Comparison(
       (a, b),
@@ -267,20 +269,12 @@ def read_all(records_of: LabelSet | ImageSet) -> Iterator[bytes]:
   """
   for start in range(0, records_of.num_records, _AT_A_TIME):
     end = min(start + _AT_A_TIME, records_of.num_records)
-    try:
-      frames = [_found(f) for f in records_of.frames(range(start, end))]
-      data = read_ranges([frame.range for frame in frames])
-      yield from (f.parse(d) for f, d in zip(frames, data, strict=True))
-    except CorruptRecord as error:
-      raise ValueError(
-        f"{error}. Run must-jax data verify {records_of.directory}."
-      ) from None
-
-
-def _found(frame: Frame | CorruptRecord) -> Frame:
-  if isinstance(frame, CorruptRecord):
-    raise frame
-  return frame
+    for record in records_of.read_many(range(start, end)):
+      if isinstance(record, CorruptRecord):
+        raise ValueError(
+          f"{record}. Run must-jax data verify {records_of.directory}."
+        )
+      yield record
 
 
 def _open(directory: PathLike, labels: LabelSet) -> LabelSet | ImageSet:
@@ -294,13 +288,20 @@ def _open(directory: PathLike, labels: LabelSet) -> LabelSet | ImageSet:
   return other
 
 
-def _as_read(
-  opened: LabelSet | ImageSet, min_score: NamedScores | None
+def fields_as_read(
+  opened: LabelSet | ImageSet, min_score: NamedScores | None = None
 ) -> dict[str, Field]:
+  """The fields of a set, at the thresholds at which its labels are read.
+
+  Args:
+    opened: the set; an image set's own labels are all read.
+    min_score: another threshold, for label sets.
+  """
+  wanted: NamedScores | None = 0.0
   if isinstance(opened, LabelSet):
-    min_score = reading_score(opened.manifest, min_score)
+    wanted = reading_score(opened.manifest, min_score)
   return {
-    name: KINDS[description["kind"]].as_read(description, min_score)
+    name: KINDS[description["kind"]].as_read(description, wanted)
     for name, description in opened.fields.items()
   }
 

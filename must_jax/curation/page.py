@@ -31,6 +31,7 @@ from tqdm import tqdm
 import must_jax
 from must_jax import pictures
 from must_jax.curation import ranking
+from must_jax.curation.agreement import fields_as_read
 from must_jax.curation.read_sets import (
   LabelledImage,
   open_sets,
@@ -343,7 +344,7 @@ class _Maker:
   ):
     self._images, self._sets = images, sets
     self._max_side = options.max_side
-    self._fields = ranking.fields_as_read(sets, options.min_score)
+    self._fields = [fields_as_read(s, options.min_score) for s in sets]
     self._layers = [
       _Layer(i, name, field, found.fields[name].get("classes", ()))
       for i, (found, fields) in enumerate(zip(sets, self._fields, strict=True))

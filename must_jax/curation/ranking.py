@@ -14,7 +14,7 @@ count; Aslam & Montague 2001, "Models for metasearch").
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,11 +25,9 @@ from must_jax.curation.read_sets import (
   open_sets,
   read_sets,
 )
-from must_jax.fields import KINDS, Field
+from must_jax.fields import Field
 from must_jax.fields.field import NamedScores
-from must_jax.storage.label_sets import reading_score
 from must_jax.storage.path import PathLike
-from must_jax.storage.sets import ImageSet, LabelSet
 
 # Numbers of two sets, and the field of each.
 Pair: TypeAlias = tuple[int, int, str, str]
@@ -96,29 +94,6 @@ def worst_first(signals: Sequence[Signals]) -> list[int]:
   return np.argsort(-suspicion(signals), kind="stable").tolist()
 
 
-def fields_as_read(
-  sets: Iterable[LabelSet | ImageSet], min_score: NamedScores | None = None
-) -> list[dict[str, Field]]:
-  """The fields of each set, at the thresholds at which labels are read.
-
-  Args:
-    sets: label sets; an image set's own labels are all read.
-    min_score: another threshold, for all label sets.
-  """
-  found = []
-  for opened in sets:
-    wanted: NamedScores | None = 0.0
-    if isinstance(opened, LabelSet):
-      wanted = reading_score(opened.manifest, min_score)
-    found.append(
-      {
-        name: KINDS[spec["kind"]].as_read(spec, wanted)
-        for name, spec in opened.fields.items()
-      }
-    )
-  return found
-
-
 def uncertainties(
   image: LabelledImage, fields: Sequence[Mapping[str, Field]]
 ) -> dict[tuple[int, str], float]:
@@ -126,13 +101,14 @@ def uncertainties(
 
   Args:
     image: with its labels.
-    fields: by label set, see `fields_as_read`; those of a truth are left out.
+    fields: of each label set, see `agreement.fields_as_read`; those of a truth
+      are left out.
   """
   found = {}
   for number, of_set in enumerate(fields):
     for name, field in of_set.items():
       arrays = image.labels[number].get(name)
-      if arrays is None or image.statuses[number] not in ("", "ok"):
+      if arrays is None or image.statuses[number] != "ok":
         continue  # what a person has looked at is sure
       value = field.uncertainty(arrays)
       if value is not None:
@@ -200,7 +176,7 @@ def rank(
     ValueError: sets are not finished, or not of these images.
   """
   image_set, sets = open_sets(labels, images, truth)
-  fields = fields_as_read(sets, min_score)
+  fields = [agreement.fields_as_read(found, min_score) for found in sets]
   places = [*labels, *([] if truth is None else [truth])]
   keys, signals = [], []
   compared = compare_sets(places, image_set.num_records, min_score)

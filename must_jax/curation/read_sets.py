@@ -7,8 +7,8 @@ import numpy as np
 
 from must_jax.fields import Field, make_field
 from must_jax.storage import records
-from must_jax.storage.path import PathLike, read_ranges
-from must_jax.storage.sets import Frame, ImageSet, LabelSet
+from must_jax.storage.path import PathLike
+from must_jax.storage.sets import ImageSet, LabelSet
 from must_jax.storage.tfrecord import CorruptRecord
 
 _BATCH = 64  # records of each set that are read at a time
@@ -91,26 +91,9 @@ def read_sets(
   ]
   for start in range(0, len(indices), _BATCH):
     batch = indices[start : start + _BATCH]
-    columns = [_read(found, batch) for found in (images, *sets)]
+    columns = [found.read_many(batch) for found in (images, *sets)]
     for number, record, *sidecars in zip(batch, *columns, strict=True):
       yield _parse(number, record, sidecars, fields)
-
-
-def _read(
-  found: ImageSet | LabelSet, indices: Sequence[int]
-) -> list[bytes | CorruptRecord]:
-  frames = found.frames(indices)
-  places = [frame.range for frame in frames if isinstance(frame, Frame)]
-  data = iter(read_ranges(places))
-  result: list[bytes | CorruptRecord] = []
-  for frame in frames:
-    try:
-      if isinstance(frame, CorruptRecord):
-        raise frame
-      result.append(frame.parse(next(data)))
-    except CorruptRecord as error:
-      result.append(error)
-  return result
 
 
 def _parse(

@@ -347,8 +347,8 @@ def decode_image(
 def decides(record: bytes, fields: Sequence[str]) -> bool:
   """Whether a record says what the labels of an image are.
 
-  One that does not leaves it to labels from another place; one that is broken
-  does not, so that whoever reads it finds out.
+  Where a record does not, labels from another place count. A broken one does,
+  so that whoever reads it finds out.
 
   Args:
     record: of an image or of labels.

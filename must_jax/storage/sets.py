@@ -37,6 +37,7 @@ from must_jax.storage.path import (
   list_names,
   list_sizes,
   read_files,
+  read_ranges,
 )
 from must_jax.storage.tfrecord import (
   CorruptRecord,
@@ -246,6 +247,24 @@ class Records:
       except CorruptRecord as error:
         frames.append(error)
     return frames
+
+  def read_many(self, indices: Sequence[int]) -> list[bytes | CorruptRecord]:
+    """Records, of a bucket all at the same time, or what is wrong with them.
+
+    Args:
+      indices: of records.
+    """
+    frames = self.frames(indices)
+    data = iter(read_ranges([f.range for f in frames if isinstance(f, Frame)]))
+    found: list[bytes | CorruptRecord] = []
+    for frame in frames:
+      try:
+        found.append(
+          frame.parse(next(data)) if isinstance(frame, Frame) else frame
+        )
+      except CorruptRecord as error:
+        found.append(error)
+    return found
 
 
 class ImageSet(Records):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from must_jax.cli import main
-from must_jax.curation import page, ranking, selection
+from must_jax.curation import agreement, page, ranking, selection
 from must_jax.storage.sets import LabelSet, read_manifest
 
 OBJECTS = {"kind": "Boxes", "classes": ["cat", "dog", "owl"]}
@@ -257,7 +257,7 @@ def test_orders(shown, made):
   assert keys_shown(shown) == worst
   shown.set("sort", "record")
   assert keys_shown(shown) == made["keys"]
-  field = ranking.fields_as_read([LabelSet.open(root / "one")])[0]["objects"]
+  field = agreement.fields_as_read(LabelSet.open(root / "one"))["objects"]
   unsure = {
     key: field.uncertainty(x["objects"])
     for key, x in zip(made["keys"], made["one"], strict=True)

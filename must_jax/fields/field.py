@@ -690,7 +690,9 @@ def parsed_scores_of(min_score: Scores, classes: "tf.Tensor") -> "tf.Tensor":
   """The same in a graph."""
   import tensorflow as tf
 
-  table = tf.constant(np.atleast_1d(np.asarray(min_score, np.float32)))
+  table = tf.constant(np.asarray(min_score, np.float32))
+  if not table.shape.rank:
+    return table  # a look-up for each pixel takes a quarter of a map's time
   last = tf.cast(tf.size(table) - 1, classes.dtype)
   return tf.gather(table, tf.minimum(classes, last))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from must_jax.cli import main
-from must_jax.curation import agreement, worker
+from must_jax.curation import agreement
 from must_jax.curation.agreement import compare
 from must_jax.fields import KINDS
 from must_jax.lab import world as world_lib
+from must_jax.pseudo_label import worker
 from must_jax.storage.records import read_labels
 from must_jax.storage.sets import LabelSet, read_manifest
 from must_jax.types import IGNORE_LABEL

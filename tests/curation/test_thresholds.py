@@ -17,13 +17,14 @@ from must_jax.config import (
   task,
   to_json,
 )
-from must_jax.curation import score_curves, thresholds, worker
+from must_jax.curation import score_curves, thresholds
 from must_jax.curation.score_curves import ScoreCurve
 from must_jax.curation.thresholds import Wish
 from must_jax.fields import KINDS
 from must_jax.fields.field import Outcomes
 from must_jax.input import sources
 from must_jax.lab import world as world_lib
+from must_jax.pseudo_label import worker
 from must_jax.storage.path import Path, publish, read_file
 from must_jax.storage.records import (
   label_reader,

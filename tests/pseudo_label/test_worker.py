@@ -13,12 +13,13 @@ from PIL import Image
 
 from must_jax import cli
 from must_jax.config import base_config, dataset, task
-from must_jax.curation import inspect, worker
+from must_jax.curation import inspect
 from must_jax.fields import Boxes, ValueMap
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
 from must_jax.input.union import Union
 from must_jax.lab import world as world_lib
+from must_jax.pseudo_label import worker
 from must_jax.pseudo_label.status import status
 from must_jax.storage.sets import LabelSet
 from must_jax.train import checkpoint

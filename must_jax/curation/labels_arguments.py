@@ -24,7 +24,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     "--decision",
     nargs="+",
     choices=("accept", "reject", "correct"),
-    default=["correct"],
     help="which of the selection; default: correct",
   )
   add(

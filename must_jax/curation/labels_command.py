@@ -35,6 +35,10 @@ def run_export(args: argparse.Namespace) -> int:
   Raises:
     ValueError: sets, selection or thresholds that do not fit.
   """
+  if args.format != "label-studio":
+    _check_absent(args, ["image_url"], "needs --format label-studio")
+  if not args.selection:
+    _check_absent(args, ["decision"], "needs --selection")
   labels, images = _open(args.labels, args.images)
   chosen = None
   if args.selection:
@@ -48,11 +52,12 @@ def run_export(args: argparse.Namespace) -> int:
   wanted: Sequence[str] = list(keys)
   if chosen:
     selection.check_known(f"{args.selection}", "images", chosen.decisions, keys)
-    wanted = [k for d in dict.fromkeys(args.decision) for k in chosen.keys(d)]
+    decisions = dict.fromkeys(args.decision or ["correct"])
+    wanted = [key for name in decisions for key in chosen.keys(name)]
     if not wanted:
       found = dict(collections.Counter(chosen.decisions.values()))
       raise ValueError(
-        f"{args.selection} has no image to {' or '.join(args.decision)}; it has"
+        f"{args.selection} has no image to {' or '.join(decisions)}; it has"
         f" {found}. See --decision."
       )
   target = _target(args, labels, keys, FORMATS[args.format].FIELDS)
@@ -82,8 +87,13 @@ def run_import(args: argparse.Namespace) -> int:
   labels, images = _open(args.labels, args.images)
   if not 0 <= args.max_rejected <= 1:
     raise ValueError(f"--max-rejected is {args.max_rejected}; expected 0 to 1.")
-  keys = _keys(labels)
+  if not args.only_changed:
+    _check_absent(args, ["min_score"], "needs --only-changed")
   form = _format_of(args)
+  if form == _SELECTION:
+    unused = ["only_changed", "fields"]
+    _check_absent(args, unused, "does not go with a selection")
+  keys = _keys(labels)
   by, when = args.by, ""
   notes: Sequence[str] = ()
   descriptions = labels.fields
@@ -132,6 +142,15 @@ def run_import(args: argparse.Namespace) -> int:
   )
   _print_summary(args, summary, notes)
   return 0
+
+
+def _check_absent(
+  args: argparse.Namespace, options: Sequence[str], reason: str
+) -> None:
+  """Raises `ValueError` for options that would do nothing."""
+  for option in options:
+    if getattr(args, option):
+      raise ValueError(f"--{option.replace('_', '-')} {reason}.")
 
 
 def _print_summary(

@@ -485,6 +485,23 @@ def test_other_arguments_that_do_not_fit(boxes, make, run, take_back, tmp_path):
   assert status == 2 and "does not line up" in error
 
 
+def test_options_that_would_do_nothing_are_told(boxes, run, take_back):
+  chosen, file = selection_of(boxes), coco_of(boxes.directory)
+  words = ["--images", boxes.images, "--out", boxes.directory / "out"]
+  words += ["--format", "coco"]
+  for option in (["--image-url", "https://x/"], ["--decision", "accept"]):
+    status, _, error = run("export", boxes.labels, *words, *option)
+    assert status == 2 and f"{option[0]} needs " in error
+  for path, *options in (
+    (file, "--min-score", "0.5"),
+    (chosen, "--only-changed"),
+    (chosen, "--fields", "things"),
+  ):
+    status, _, error = take_back(boxes, path, *options)
+    assert status == 2 and f"{options[0]} " in error
+    assert error.count("\n") == 1
+
+
 def test_thresholds_by_class(boxes, export):
   path = boxes.directory / "thresholds.json"
   path.write_text('{"things": {"person": 0.8, "traffic light": 0.2}}')

@@ -880,8 +880,14 @@ def validate(config: ConfigDict) -> None:
       )
   views: dict[int, str] = {}
   for name, entry in config.tasks.items():
-    for source in entry.labels:
+    for source, origins in entry.labels.items():
       _one_of(f"tasks.{name}.labels", source, tuple(config.datasets))
+      given = origins if isinstance(origins, list | tuple) else [origins or ""]
+      if not all(isinstance(origin, str) for origin in given):
+        raise ValueError(
+          f"tasks.{name}.labels.{source} is {origins!r}; expected 'supervised',"
+          " the directory of a label set, or a tuple of these, best first."
+        )
     made = make_task(entry.kind, name, ("class",), task_kwargs(entry))
     views.setdefault(made.views, name)
   if len(views) > 1:

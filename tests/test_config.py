@@ -119,6 +119,10 @@ def test_labels_are_one_place_or_a_list(tmp_path):
   again = config_lib.from_json(config_lib.to_json(config))
   assert again.tasks.det.labels.d == places
   again.tasks.det.labels.d = "supervised"  # in a config file
+  for wrong in (3, ("labels/d", 3), {"labels/d": 1}):
+    config.tasks.det.labels.d = wrong
+    with pytest.raises(ValueError, match=r"labels\.d is .* best first"):
+      config_lib.validate(config)
   student = config_lib.load(
     "student:tasks=detection,root=gs://b,detection=new+supervised+labels/old"
   )
@@ -152,9 +156,13 @@ def test_thresholds_are_a_number_names_or_a_file(tmp_path):
       config_lib.task_kwargs(again.tasks.det),
     )
     assert task.fields["objects"].min_score == (0.5, 0.5)
-  with pytest.raises(ValueError, match=r"det': min_score .* 0 to 1 each"):
-    config.tasks.det.min_score = {"car": 1.5}
-    config_lib.validate(config)
+  for wrong, expected in (
+    ({"car": 1.5}, "0 to 1 each"),
+    ((0.3, 0.6), "expected one number"),  # of which classes?
+  ):
+    config.tasks.det.min_score = wrong
+    with pytest.raises(ValueError, match=f"det': min_score .* {expected}"):
+      config_lib.validate(config)
 
 
 @pytest.mark.parametrize(

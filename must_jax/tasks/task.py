@@ -67,6 +67,12 @@ class Task(abc.ABC):
       ValueError: one has a value that it does not take.
     """
     check(vars(self), self.ranges, f"Task {self.name!r}: ")
+    for option in self.by_class:
+      if isinstance(value := getattr(self, option), list | tuple):
+        raise ValueError(
+          f"Task {self.name!r}: {option} is {value!r}; expected one number, or"
+          " {class: number}."
+        )
 
   @property
   def num_classes(self) -> int:

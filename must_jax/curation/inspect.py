@@ -24,7 +24,7 @@ from must_jax.fields.field import NamedScores
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
-from must_jax.storage.label_sets import reading_score
+from must_jax.storage.label_sets import is_corrections, reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
 from must_jax.tasks import Task, task_of_field
@@ -293,6 +293,12 @@ def _print_summary(
   )
   task = f", task {teacher['task']}" if "task" in teacher else ""
   print(f"Teacher {teacher['digest']}{task}")
+  if is_corrections(manifest):
+    made = teacher["corrections"]
+    print(
+      f"Corrections by {made.get('by')}, {made.get('when')}, of labels by"
+      f" teacher {made.get('of')}"
+    )
   for field, sums in manifest["statistics"].items():
     description = manifest["fields"][field]
     found = kept(description, sums, min_score)

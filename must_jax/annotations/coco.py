@@ -101,7 +101,7 @@ def read(path: Path, target: Target) -> Returned:
     [annotation["image_id"] for annotation in annotations],
     ids,
     form,
-    0.0,
+    None,
   )
   found = collections.defaultdict(list)
   for annotation in annotations:

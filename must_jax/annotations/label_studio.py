@@ -228,12 +228,17 @@ def _read(
   target: Target, results: Sequence[Mapping[str, Any]], picture: Picture
 ) -> Labels:
   """Labels of an image out of the results of its annotation."""
-  shapes, chosen = [], []
+  shapes, chosen, unread = [], [], []
   for result in results:
     kind = label_studio.kind_of(result)
     what = f"{result.get('type')} {result.get('id')}"
     score = result.get("score")
     if kind is None:
+      if str(result.get("type")).endswith("labels"):
+        unread.append(
+          f"{what}: expected a class, and a rectangle, polygon, ellipse or"
+          " brush"
+        )
       continue
     for name in label_studio.names_of(result):
       if kind == label_studio.CHOICES:
@@ -241,7 +246,7 @@ def _read(
       else:
         draw = functools.partial(_draw, kind, result)
         shapes.append(ReturnedShape(what, name, kind == "width", score, draw))
-  labels = [exchange.read_shapes(shapes, target, picture)]
+  labels = [exchange.read_shapes(shapes, target, picture), Labels({}, unread)]
   if "label" in target.fields:
     labels.append(exchange.read_classes(chosen, target))
   return exchange.join(*labels)

@@ -128,8 +128,13 @@ def _read(
     if not (words := line.split()):
       continue
     score = words.pop() if len(words) == 6 else None
+    if not words[0].isdecimal():
+      raise Rejected(
+        f"line {number}: class {words[0][:40]!r}; expected a number, 0 to"
+        f" {len(classes) - 1}"
+      )
     try:
-      name = classes[int(words[0])] if words[0].isdecimal() else None
+      name = classes[int(words[0])]
     except IndexError:
       raise Rejected(
         f"line {number}: class {words[0]} of {len(classes)}"

@@ -63,6 +63,7 @@ class Written:
   Attributes:
     statuses: number of records by status; "" of images nobody looked at.
     same: images among these whose labels came back as they were.
+    without: images among these that were accepted and have no labels.
     counts: sums of `Labels.counts`.
     rejected: {"key", "reason"} of what could not be read.
     manifest: of the correction set.
@@ -72,6 +73,7 @@ class Written:
     default_factory=collections.Counter
   )
   same: int = 0
+  without: int = 0
   counts: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -128,7 +130,8 @@ def write(
     if not any(status for status in written.statuses):
       raise ValueError(
         f"Nobody looked at any of {len(correctors)} images: {written.same} came"
-        " back as they were. No correction set was written."
+        f" back as they were, {written.without} were accepted without labels."
+        " No correction set was written."
       )
     teacher = {
       "digest": aligned.content_of(commits),
@@ -231,9 +234,13 @@ class _Writer:
         for name, arrays in stored.items()
       }
     if correction.labels is None:
-      record = records.confirm_labels(label, shown, fields=self._descriptions)
       others = {n: f for n, f in self._fields.items() if n not in mendable}
-      return record, shown | records.read_labels(label, others)
+      confirmed = shown | records.read_labels(label, others)
+      if not confirmed:  # the next place's labels are not confirmed by this
+        self.written.without += 1
+        return None
+      record = records.confirm_labels(label, shown, fields=self._descriptions)
+      return record, confirmed
     if correction.labels.rejected:
       raise Rejected("; ".join(correction.labels.rejected[:_SHOWN]))
     mended = {

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -27,6 +26,7 @@ from must_jax.storage.sets import ImageSet, LabelSet
 from must_jax.storage.tfrecord import CorruptRecord
 
 _SELECTION = "selection"  # the format of corrections that were made on a page
+_SHOWN = 5  # unknown images that are named
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -84,11 +84,11 @@ def run_import(args: argparse.Namespace) -> int:
   Raises:
     ValueError: files or sets that do not fit.
   """
-  labels, images = _open(args.labels, args.images)
   if not 0 <= args.max_rejected <= 1:
     raise ValueError(f"--max-rejected is {args.max_rejected}; expected 0 to 1.")
   if not args.only_changed:
     _check_absent(args, ["min_score"], "needs --only-changed")
+  labels, images = _open(args.labels, args.images)
   form = _format_of(args)
   if form == _SELECTION:
     unused = ["only_changed", "fields"]
@@ -115,19 +115,30 @@ def run_import(args: argparse.Namespace) -> int:
   else:
     target = _target(args, labels, keys, FORMATS[form].FIELDS)
     returned = FORMATS[form].read(args.file, target)
-    selection.check_known(f"{args.file}", "images", returned.elements, keys)
+    unknown = [key for key in returned.elements if key not in keys]
+    if len(unknown) > args.max_rejected * len(returned.elements):
+      selection.check_known(f"{args.file}", "images", returned.elements, keys)
     thresholds = None
     if args.only_changed:
       thresholds = _thresholds(args.min_score, labels, None)
     correctors = {
       key: functools.partial(_read, returned, target, thresholds, element)
       for key, element in returned.elements.items()
+      if key in keys
     }
     descriptions = {n: labels.fields[n] for n in target.fields.values()}
     notes, when = returned.notes, returned.when
+    if unknown:
+      shown = ", ".join(map(repr, unknown[:_SHOWN]))
+      more = ", ..." * (len(unknown) > _SHOWN)
+      notes = [
+        *notes,
+        f"unknown images, left out: {len(unknown)}: {shown}{more}",
+      ]
     by = by or ", ".join(returned.by)
   if not correctors:
-    raise ValueError(f"{args.file} has no image that was looked at.")
+    told = "".join(f"; {line}" for line in notes)
+    raise ValueError(f"{args.file} has no image that was looked at{told}.")
   summary = corrections.write(
     args.out,
     images,
@@ -163,6 +174,8 @@ def _print_summary(
     print(f"  {line}")
   if summary.same:
     print(f"  images that came back as they were: {summary.same}")
+  if summary.without:
+    print(f"  accepted without labels, not looked at: {summary.without}")
   if clipped := summary.counts["clipped"]:
     print(f"  boxes that reached out of their image, clipped: {clipped}")
   found = summary.statuses
@@ -313,26 +326,28 @@ def _read(
 
 def _format_of(args: argparse.Namespace) -> str:
   """The format of a file, by what it holds."""
-  if args.format:
-    return args.format
-  path, value = args.file, None
-  if path_lib.is_file(path):
-    with contextlib.suppress(ValueError, RecursionError):
-      value = json.loads(path_lib.read_file(path))
-  elif not path.is_dir():
+  path, value, broken = args.file, None, ""
+  if not path_lib.is_file(path) and not path.is_dir():
     raise ValueError(f"{path} is not there; expected a file or folder.")
   if path.suffix == ".zip":
     raise ValueError(
       f"{path} is an archive; unpack it, and give what is in it."
     )
+  if args.format:
+    return args.format
+  if path_lib.is_file(path):
+    try:
+      value = json.loads(path_lib.read_file(path))
+    except (ValueError, RecursionError) as error:
+      broken = f"is no JSON ({error}) and " if path.suffix == ".json" else ""
   if selection.is_selection(value):
     return _SELECTION
   for form, module in FORMATS.items():
     if module.recognizes(path, value):
       return form
   raise ValueError(
-    f"{path} does not tell its format; expected a selection, or --format"
-    f" {' or '.join(FORMATS)}."
+    f"{path} {broken}does not tell its format; expected a selection, or"
+    f" --format {' or '.join(FORMATS)}."
   )
 
 

@@ -200,6 +200,8 @@ def _check_labels(sets: Sequence[LabelSet | ImageSet]) -> None:
 
 def _check_room(out: Path) -> None:
   """Raises `ValueError` where something else would be replaced."""
+  if path_lib.is_file(out):
+    raise ValueError(f"{out} is a file; expected a directory as --out.")
   names = path_lib.list_names(out) if out.is_dir() else set()
   is_ours = (
     _FILES not in names or path_lib.is_file(out / _FILES / "README.txt")

@@ -117,6 +117,8 @@ def check_room(directory: Path, overwrite: bool, entry: str, what: str) -> None:
     entry: of `teacher` in the jobs of this sort.
     what: such label sets hold, for messages.
   """
+  if path_lib.is_file(directory):
+    raise ValueError(f"{directory} is a file; expected a directory as --out.")
   names = path_lib.list_names(directory) if directory.is_dir() else set()
   if not names - {_STAGE}:
     return

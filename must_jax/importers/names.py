@@ -75,7 +75,7 @@ def check_references(
   given: Sequence[Id],
   ids: Collection[Id],
   form: Callable[[Id], str],
-  max_strays: float,
+  max_strays: float | None,
 ) -> list[str]:
   """Checks that what refers to images by their ids finds them.
 
@@ -84,7 +84,8 @@ def check_references(
     given: the ids that are referred to, one for each reference.
     ids: of the images.
     form: see `id_form`.
-    max_strays: part of the references that may refer to nothing.
+    max_strays: part of the references that may refer to nothing; None where
+      there is no option for it.
 
   Returns:
     A warning, if there are any that do not.
@@ -100,11 +101,13 @@ def check_references(
     f"{len(strays)} of {len(given)} {what} refer to no image, such as image_id"
     f" {_some(strays)}; the images have ids such as {_some(ids)}"
   )
-  if len(strays) <= max_strays * len(given):
+  if len(strays) <= (max_strays or 0.0) * len(given):
     return [f"{found}."]
+  option = ", or leave them out with --max-rejected"
+  option += f" {len(strays) / len(given):.3g}"
   raise ValueError(
-    f"{found}. They would be lost. Mend the file, or leave them out with"
-    f" --max-rejected {len(strays) / len(given):.3g}."
+    f"{found}. They would be lost. Mend the file"
+    f"{'' if max_strays is None else option}."
   )
 
 

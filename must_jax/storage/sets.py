@@ -420,6 +420,12 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
   path = Path(directory) / MANIFEST_FILE
   missing = ""
   if not path.exists():
+    if not path.parent.is_dir():
+      raise ValueError(
+        f"Label set {directory} is no directory. Give the directory that a"
+        " labelling job, `must-jax import --labels-for` or `must-jax labels"
+        " import` wrote."
+      )
     names = list_names(directory) if path.parent.is_dir() else set()
     totals = [match[1] for match in map(_COMMIT_NAME.search, names) if match]
     missing = (

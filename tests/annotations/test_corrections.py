@@ -331,6 +331,82 @@ def test_what_cannot_be_read_can_be_left_out(
   assert "2 images corrected, 0 rejected, 1 of 3 not looked at" in printed
 
 
+def test_unknown_images_can_be_left_out(boxes, edit, take_back):
+  path = edit(
+    lambda v: v["images"][0].update(key="aa", file_name="else/aa.jpg")
+  )
+  assert take_back(boxes, path, "--max-rejected", 0.3)[0] == 2
+  status, printed, error = take_back(boxes, path, "--max-rejected", 0.4)
+  assert (status, error) == (0, "")
+  assert "unknown images, left out: 1: 'aa'" in printed
+  assert "2 images corrected, 0 rejected, 1 of 3 not looked at" in printed
+
+
+def test_no_option_is_named_that_does_not_help(boxes, edit, take_back):
+  path = edit(lambda v: v["annotations"][0].update(image_id=77))
+  status, _, error = take_back(boxes, path, "--max-rejected", 1)
+  assert status == 2 and error.endswith("They would be lost. Mend the file.\n")
+
+
+@pytest.mark.parametrize("text", ['{"images": [', "", "[1, 2}"])
+def test_broken_json_is_told_as_such(text, boxes, take_back, tmp_path):
+  path = tmp_path / "broken.json"
+  path.write_text(text)
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "is no JSON (" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "cvat", "label-studio"])
+def test_missing_files_are_told_for_each_format(form, boxes, take_back):
+  path = boxes.directory / "missing"
+  status, _, error = take_back(boxes, path, "--format", form)
+  assert status == 2 and f"{path} is not there; expected a file" in error
+
+
+def test_names_in_place_of_numbers_are_told(boxes, export, take_back):
+  path, _ = export(boxes, "yolo")
+  (path / "labels" / "train" / "a.txt").write_text("person 0.5 0.5 0.1 0.1\n")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "line 1: class 'person'; expected a number" in error
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"value": {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 0}},
+    {
+      "type": "keypointlabels",
+      "value": {"x": 1, "y": 1, "keypointlabels": ["person"]},
+    },
+  ],
+  ids=["no class", "a point"],
+)
+def test_regions_that_are_no_labels_are_told(change, boxes, export, take_back):
+  path, _ = export(boxes, "label-studio")
+  tasks = json.loads((path / "tasks.json").read_text())
+  (prediction,) = tasks[0]["predictions"]
+  prediction["result"][0] |= change
+  tasks[0]["annotations"] = [{"result": prediction["result"]}]
+  (path / "tasks.json").write_text(json.dumps(tasks))
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "objects-0: expected a class, and a rect" in error
+
+
+def test_accepting_no_labels_confirms_nothing(make, take_back, corrections_of):
+  box = {"boxes": np.array([[0.1, 0.2, 0.5, 0.6]]), "classes": np.array([0])}
+  labels = [{}, {"things": box}, {"things": box}]
+  sets = make(
+    ["things"],
+    keys=("a", "b", "c/d"),
+    labels_of=lambda *_: labels.pop(0),
+  )
+  status, printed, _ = take_back(sets, selection_of(sets))
+  assert status == 0
+  assert "accepted without labels, not looked at: 1" in printed
+  assert "0 images corrected, 1 rejected, 2 of 3 not looked at" in printed
+  assert corrections_of(sets.directory / "corrections")["a"] == ("ok", {})
+
+
 def test_wrong_masks_are_told(make, export, take_back):
   sets = make(["areas"], keys=("a", "b"))
   path, _ = export(sets, "masks")
@@ -447,6 +523,9 @@ def test_folders_that_hold_other_things_stay_as_they_are(
   boxes, edit, run, take_back
 ):
   path = edit(lambda value: None)
+  (boxes.directory / "file").write_text("mine")
+  status, _, error = take_back(boxes, path, "--overwrite", out="file")
+  assert status == 2 and "file is a file; expected a directory" in error
   words = ["--images", boxes.images, "--out", path, "--format", "cvat"]
   status, _, error = run("export", boxes.labels, *words)
   assert status == 2 and "expected a new folder" in error

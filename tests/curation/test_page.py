@@ -539,6 +539,10 @@ def test_bad_input_is_told(made, scribbles, tmp_path, capsys):
   )
   told = inspect(capsys, one, tmp_path / "strange", *images, *out)
   assert "was made for split 'train' of image set 'others'" in told
+  told = inspect(capsys, tmp_path / "missing", *images, *out)
+  assert "missing is no directory. Give the directory that a lab" in told
+  told = inspect(capsys, one, *images, "--out", str(one / "job.json"))
+  assert "job.json is a file; expected a directory as --out" in told
   (tmp_path / "unfinished").mkdir()
   job = (one / "job.json").read_text()
   (tmp_path / "unfinished" / "job.json").write_text(job)

@@ -24,6 +24,7 @@ from must_jax.fields.field import NamedScores
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
 from must_jax.pseudo_label.status import status
+from must_jax.ranges import FRACTION, NOT_NEGATIVE, check
 from must_jax.storage.label_sets import is_corrections, reading_score
 from must_jax.storage.path import Path, PathLike, publish, publish_json
 from must_jax.storage.sets import MANIFEST_FILE, ImageSet, read_manifest
@@ -35,6 +36,7 @@ from must_jax.train.runtime import keep_tensorflow_off_accelerators
 _IMAGE_SIZE = (256, 256)
 _GALLERY_ROWS = 8
 _MAX_LISTED = 20  # of what cannot be shown
+_RANGES = {"--min-score": FRACTION, "--worst": NOT_NEGATIVE}
 
 
 def label_tasks(manifest: dict[str, Any]) -> dict[str, Task]:
@@ -63,7 +65,8 @@ def quality(
 ) -> dict[str, float]:
   """Measures pseudo labels against the true labels of the same images.
 
-  All stored labels count, those below the reading thresholds too.
+  All stored labels count, those below the reading thresholds too; images that
+  have none, because nobody looked at them, do not.
 
   Args:
     labels: a finished label set.
@@ -74,7 +77,7 @@ def quality(
     {metric: value}, or {"task/metric": value} of labels for several tasks.
 
   Raises:
-    ValueError: the sets don't line up, or the truth has no such labels.
+    ValueError: the sets don't line up, or one of them has no such labels.
   """
   manifest = read_manifest(labels)
   found: dict[str, float] = {}
@@ -100,6 +103,7 @@ def _quality(
     {"pseudo": str(labels), "true": SUPERVISED},
   )
   metric = task.make_metrics()
+  num_labelled = 0
   for batch in eval_batches(
     [source],
     {"pseudo": fields, "true": fields},
@@ -107,10 +111,18 @@ def _quality(
     image_size=image_size,
   ):
     found = batch["labels"]
+    labelled = found["pseudo"][task.measured]["present"]
+    batch["valid"] = np.asarray(batch["valid"]) & np.asarray(labelled)
+    num_labelled += int(batch["valid"].sum())
     metric.update(
       found["pseudo"][task.measured],
       found["true"][task.measured],
       batch,
+    )
+  if not num_labelled:
+    raise ValueError(
+      f"Label set {labels} has no {task.measured!r} of any image; there is"
+      " nothing to measure."
     )
   return metric.compute()
 
@@ -167,6 +179,10 @@ def draw_labels(
 def run(args: argparse.Namespace) -> int:
   """Prints what the arguments of `must-jax inspect` ask for."""
   keep_tensorflow_off_accelerators()
+  given = {"--min-score": args.min_score, "--worst": args.worst}
+  check({k: v for k, v in given.items() if v is not None}, _RANGES)
+  if args.single_file and not args.out:
+    raise ValueError("--single-file needs --out, the folder of the page.")
   if args.out:
     return _make_page(args)
   for number, labels in enumerate(args.labels):
@@ -253,7 +269,7 @@ def _print_agreement(
   worst = heapq.nsmallest(max(1, num_worst), ranked())[: max(0, num_worst)]
   for other, total in zip(others, sums, strict=True):
     print(f"\nAgreement with {other}")
-    for line in total.lines():
+    for line in [*total.lines()] or ["  no image that both have labelled"]:
       print(line)
   if worst:
     print("\nImages on which they contradict each other most, and in what")

@@ -65,6 +65,7 @@ def run_export(args: argparse.Namespace) -> int:
   shown = _shown(labels, images, target, {*wanted}, thresholds, counts, args)
   file = FORMATS[args.format].write(args.out, target, shown)
   if not counts["images"]:
+    path_lib.remove_tree(args.out)
     raise ValueError(f"None of {len(wanted)} images has labels to export.")
   if missing := counts["without"]:
     print(f"  images without labels, left out: {missing}")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from must_jax.curation.threshold_plot import ClassChart
 from must_jax.fields import KINDS, Description, Kept, kept, make_field
 from must_jax.fields.field import OTHERS, NamedScores
 from must_jax.storage.label_sets import is_corrections, reading_score
-from must_jax.storage.path import publish, publish_json
+from must_jax.storage.path import make_directory, publish, publish_json
 from must_jax.storage.sets import LabelSet
 from must_jax.train.runtime import keep_tensorflow_off_accelerators
 
@@ -288,6 +289,7 @@ def run(args: argparse.Namespace) -> int:
   labels = LabelSet.open(args.labels)
   wish = Wish(args.precision, args.count, args.share)
   fields_with_scores(labels)  # before the teacher works
+  make_directory(args.out.parent)
   curves = None
   if args.validation:
     datasets = [_dataset(text) for text in args.dataset]
@@ -305,7 +307,7 @@ def run(args: argparse.Namespace) -> int:
   print(
     f"Wrote {args.out} and {plot}. To read labels so, in a config or a run:"
   )
-  print(f"  --config.tasks.NAME.min_score={args.out}")
+  print(f"  --config.tasks.NAME.min_score={shlex.quote(str(args.out))}")
   return 0
 
 

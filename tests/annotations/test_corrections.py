@@ -1,6 +1,7 @@
 """What people said, as label sets; and what cannot be what they said."""
 
 import json
+import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -62,7 +63,7 @@ def selection_of(sets, **changes):
       {"key": "c/d", "decision": "correct", "note": ""},
     ],
   }
-  path = sets.directory / "selection.json"
+  path = sets.labels.parent / "selection.json"
   path.write_text(json.dumps({**value, **changes}))
   return path
 
@@ -405,6 +406,50 @@ def test_accepting_no_labels_confirms_nothing(make, take_back, corrections_of):
   assert "accepted without labels, not looked at: 1" in printed
   assert "0 images corrected, 1 rejected, 2 of 3 not looked at" in printed
   assert corrections_of(sets.directory / "corrections")["a"] == ("ok", {})
+
+
+def test_an_export_of_nothing_leaves_nothing(boxes, run, take_back):
+  rejected = [{"key": "a", "decision": "reject"}]
+  path = selection_of(boxes, images=rejected)
+  assert take_back(boxes, path)[0] == 0
+  for _ in range(2):
+    status, _, error = run(
+      "export",
+      boxes.directory / "corrections",
+      *("--images", boxes.images, "--format", "coco"),
+      *("--out", boxes.directory / "new"),
+    )
+    assert status == 2 and "None of 3 images has labels" in error
+  assert not (boxes.directory / "new").exists()
+
+
+def test_the_truth_counts_where_there_are_labels(
+  scribbles, tmp_path, run, capsys
+):
+  fields = {"objects": {"kind": "Boxes", "classes": ["cat"]}}
+  boxes = {"boxes": np.array([[0.1, 0.1, 0.6, 0.7]]), "classes": np.array([0])}
+  true = [{"objects": boxes}] * 4
+  truth = scribbles.make_images(tmp_path / "t", [(64, 64)] * 4, true, fields)
+  images = scribbles.make_images(tmp_path / "images", [(64, 64)] * 4)
+  sets = types.SimpleNamespace(labels=tmp_path / "labels")
+  scribbles.label(sets.labels, images, true, fields)
+
+  def quality(decision):
+    chosen = [{"key": "i-0002", "decision": decision}]
+    path = selection_of(sets, images=chosen, min_score={"objects": 0.5})
+    out = tmp_path / decision
+    words = ["--labels", sets.labels, "--images", tmp_path / "images"]
+    words += ["--out", out]
+    assert run("import", path, *words)[0] == 0
+    capsys.readouterr()
+    return main(["inspect", str(out), "--truth", str(truth.directory)])
+
+  assert quality("accept") == 0
+  found = read_manifest(tmp_path / "accept")["quality"]["metrics"]
+  assert found["AP"] == pytest.approx(1)  # of one image, not of four
+  assert quality("reject") == 2
+  assert "no 'objects' of any image" in capsys.readouterr().err
+  assert "quality" not in read_manifest(tmp_path / "reject")
 
 
 def test_wrong_masks_are_told(make, export, take_back):

@@ -539,6 +539,11 @@ def test_bad_input_is_told(made, scribbles, tmp_path, capsys):
   )
   told = inspect(capsys, one, tmp_path / "strange", *images, *out)
   assert "was made for split 'train' of image set 'others'" in told
+  told = inspect(capsys, one, *images, *out, "--min-score", 1.5)
+  assert "--min-score is 1.5; expected 0 to 1" in told
+  assert "--single-file needs --out" in inspect(capsys, one, "--single-file")
+  told = inspect(capsys, one, "--against", one, "--worst", -1)
+  assert "--worst is -1; expected 0 or more" in told
   told = inspect(capsys, tmp_path / "missing", *images, *out)
   assert "missing is no directory. Give the directory that a lab" in told
   told = inspect(capsys, one, *images, "--out", str(one / "job.json"))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import xml.etree.ElementTree
 
 import numpy as np
@@ -473,6 +474,15 @@ def test_bad_input_is_one_line(world, labels, truth, classes, tmp_path, capsys):
   ):
     assert reason in fails(capsys, *words), reason
   assert not (tmp_path / "out.json").exists()
+
+
+def test_a_new_folder_is_made_and_its_name_quoted(labels, tmp_path, capsys):
+  path = tmp_path / "new folder" / "thresholds.json"
+  words = ["thresholds", str(labels), "--count", "9", "--out", str(path)]
+  assert main(words) == 0
+  assert path.exists() and path.with_suffix(".svg").exists()
+  option = shlex.split(capsys.readouterr().out.splitlines()[-1])
+  assert option == [f"--config.tasks.NAME.min_score={path}"]
 
 
 def test_a_bucket_is_like_a_disk(

@@ -99,10 +99,12 @@ def plan(args: argparse.Namespace) -> Plan:
   fields = {
     "objects": {"kind": "Boxes", "classes": [c["name"] for c in categories]}
   }
+  scored = sum("score" in annotation for annotation in annotations)
   return Plan(
     fields,
     list(items.values()),
     read,
+    notes=[f"scores, which are not read: {scored}"] if scored else [],
     summarize=objects.summarize,
     warn=functools.partial(objects.warn, have_sizes=True),
     warnings=warnings,

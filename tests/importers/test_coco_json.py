@@ -190,6 +190,13 @@ def test_ids_of_other_types(run_coco, read_back, dataset, listed, referred):
     )
 
 
+def test_scores_that_are_left_are_told(run_coco, dataset):
+  annotate(dataset, [10, 20, 30, 10], [0, 0, 30, 10], score=0.5)
+  annotate(dataset, [20, 20, 30, 10])
+  status, out, _ = run_coco(dataset)
+  assert status == 0 and "scores, which are not read: 2" in out
+
+
 def test_annotations_of_no_image(run_coco, dataset):
   """As of ids that are one off: all but one would go to other images."""
   for number in (2, 3):

@@ -184,13 +184,11 @@ def read(path: Path, target: Target) -> Returned:
   meta = root.find("meta")
   people = [] if meta is None else meta.findall("./*/assignee/username")
   dates = [] if meta is None else meta.findall("./*/updated")
-  found = {e.tag for e in root.findall("image/*")} - {*cvat.FIELDS}
   return Returned(
     elements,
     functools.partial(_read, target),
     sorted({e.text for e in people if e.text}),
     max((e.text for e in dates if e.text), default=""),
-    [f"elements left out: {sorted(found)}"] if found else [],
   )
 
 
@@ -198,7 +196,7 @@ def _read(
   target: Target, image: ElementTree.Element, picture: Picture
 ) -> Labels:
   """Labels of an image."""
-  shapes, tags = [], []
+  shapes, tags, unread = [], [], []
   for number, element in enumerate(image, start=1):
     what, name = f"{element.tag} {number}", element.get("label")
     score = _score(element)
@@ -209,9 +207,13 @@ def _read(
       shapes.append(
         ReturnedShape(what, name, element.tag == "box", score, draw)
       )
+    else:  # without it the image might seem to have nothing
+      kinds = ", ".join(sorted(cvat.FIELDS))
+      unread.append(f"{what}: expected one of {kinds}")
   given = image.get("height"), image.get("width")
   labels = [
-    exchange.read_shapes(shapes, target, picture, given, "the XML gives")
+    exchange.read_shapes(shapes, target, picture, given, "the XML gives"),
+    Labels({}, unread),
   ]
   if "label" in target.fields:
     labels.append(exchange.read_classes(tags, target))

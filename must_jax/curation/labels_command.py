@@ -196,12 +196,22 @@ def _open(labels: Path, images: Path) -> tuple[LabelSet, ImageSet]:
 
 
 def _keys(labels: LabelSet) -> dict[str, int]:
-  """Records of images by their keys."""
+  """Records of images by their keys.
+
+  Raises:
+    ValueError: a record is damaged.
+  """
   records = (
     record for i in range(len(labels.shards)) for record in labels.reader(i)
   )
   keys = (parts.key_of(r).decode(errors="surrogateescape") for r in records)
-  return {key: i for i, key in enumerate(keys) if key}
+  try:
+    return {key: i for i, key in enumerate(keys) if key}
+  except CorruptRecord as error:
+    raise ValueError(
+      f"{error}. Copy the set again, or make it anew; `must-jax data verify`"
+      " names all that is damaged."
+    ) from None
 
 
 def _target(

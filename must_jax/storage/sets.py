@@ -430,7 +430,7 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
     totals = [match[1] for match in map(_COMMIT_NAME.search, names) if match]
     missing = (
       f"{directory} is no finished label set, {len(totals)} of"
-      f" {totals[0] if totals else '?'} shards"
+      f" {int(totals[0]) if totals else '?'} shards"
       " are done. Run the labelling job to its end; it keeps what is done."
     )
   manifest = read_versioned_json(path, LABEL_SCHEMA_VERSION, missing)

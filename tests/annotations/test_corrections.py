@@ -408,6 +408,20 @@ def test_accepting_no_labels_confirms_nothing(make, take_back, corrections_of):
   assert corrections_of(sets.directory / "corrections")["a"] == ("ok", {})
 
 
+def test_damaged_labels_are_told(boxes, edit, run, take_back):
+  path = edit(lambda value: None)
+  (shard,) = boxes.labels.glob("*.tfrecord")
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 255
+  shard.write_bytes(data)
+  words = ["--images", boxes.images, "--out", boxes.directory / "new"]
+  for status, _, error in (
+    run("export", boxes.labels, *words, "--format", "coco"),
+    take_back(boxes, path),
+  ):
+    assert status == 2 and "does not match. Copy the set again" in error
+
+
 def test_an_export_of_nothing_leaves_nothing(boxes, run, take_back):
   rejected = [{"key": "a", "decision": "reject"}]
   path = selection_of(boxes, images=rejected)
@@ -474,6 +488,10 @@ def test_wrong_xml_is_told(boxes, export, take_back):
   tree.write(path / "annotations.xml")
   status, _, error = take_back(boxes, path)
   assert status == 2 and "is 'traffic light' meant?" in error
+  box.tag = "polyline"
+  tree.write(path / "annotations.xml")
+  status, _, error = take_back(boxes, path)
+  assert status == 2 and "polyline 1: expected one of box, ellipse" in error
 
 
 def test_a_selection_of_several_label_sets_has_their_thresholds(

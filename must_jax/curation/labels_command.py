@@ -340,7 +340,7 @@ def _format_of(args: argparse.Namespace) -> str:
   path, value, broken = args.file, None, ""
   if not path_lib.is_file(path) and not path.is_dir():
     raise ValueError(f"{path} is not there; expected a file or folder.")
-  if path.suffix == ".zip":
+  if path.suffix.lower() == ".zip":
     raise ValueError(
       f"{path} is an archive; unpack it, and give what is in it."
     )

@@ -420,5 +420,5 @@ def test_unfinished_label_set(tmp_path):
   (tmp_path / "labels" / "manifest.json").unlink()
   for shard in images.shards[:2]:
     (tmp_path / "labels" / shard.file).with_suffix(".json").touch()
-  with pytest.raises(ValueError, match="2 of 00003 shards are done"):
+  with pytest.raises(ValueError, match="2 of 3 shards are done"):
     LabelSet.open(tmp_path / "labels")

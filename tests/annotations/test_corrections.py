@@ -464,6 +464,9 @@ def test_the_truth_counts_where_there_are_labels(
   assert quality("reject") == 2
   assert "no 'objects' of any image" in capsys.readouterr().err
   assert "quality" not in read_manifest(tmp_path / "reject")
+  words = ["--against", str(sets.labels)]
+  assert main(["inspect", str(tmp_path / "reject"), *words]) == 0
+  assert "no image that both have labelled" in capsys.readouterr().out
 
 
 def test_wrong_masks_are_told(make, export, take_back):

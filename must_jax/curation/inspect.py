@@ -311,7 +311,7 @@ def _print_summary(
   if is_corrections(manifest):
     made = teacher["corrections"]
     print(
-      f"Corrections by {made['by']}, {made['when']}, of the labels of teacher"
+      f"Corrections by {made['by']}, {made['when']}, of labels by teacher"
       f" {made['of']}"
     )
   else:

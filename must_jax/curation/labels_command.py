@@ -89,6 +89,7 @@ def run_import(args: argparse.Namespace) -> int:
     raise ValueError(f"--max-rejected is {args.max_rejected}; expected 0 to 1.")
   if not args.only_changed:
     _check_absent(args, ["min_score"], "needs --only-changed")
+  labels, images = _open(args.labels, args.images)
   form = _format_of(args)
   if form == _SELECTION:
     unused = ["only_changed", "fields"]

@@ -437,15 +437,6 @@ def test_an_export_of_nothing_leaves_nothing(boxes, run, take_back):
   assert not (boxes.directory / "new").exists()
 
 
-def test_inspect_tells_who_made_corrections(boxes, take_back, capsys):
-  assert take_back(boxes, selection_of(boxes), "--by", "ann")[0] == 0
-  assert main(["inspect", str(boxes.directory / "corrections")]) == 0
-  told = read_manifest(boxes.directory / "corrections")["teacher"]
-  when, of = (told["corrections"][name] for name in ("when", "of"))
-  expected = f"Corrections by ann, {when}, of the labels of teacher {of}\n"
-  assert expected in capsys.readouterr().out
-
-
 def test_the_truth_counts_where_there_are_labels(
   scribbles, tmp_path, run, capsys
 ):
@@ -601,8 +592,6 @@ def test_folders_that_hold_other_things_stay_as_they_are(
   (boxes.directory / "file").write_text("mine")
   status, _, error = take_back(boxes, path, "--overwrite", out="file")
   assert status == 2 and "file is a file; expected a directory" in error
-  status, _, error = take_back(boxes, path, "--min-score", 0.3)
-  assert status == 2 and "--min-score needs --only-changed" in error
   words = ["--images", boxes.images, "--out", path, "--format", "cvat"]
   status, _, error = run("export", boxes.labels, *words)
   assert status == 2 and "expected a new folder" in error

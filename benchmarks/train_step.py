@@ -188,6 +188,11 @@ def random_batch(settings: Settings, tasks: Mapping[str, Task]) -> PyTree:
         field: {
           "present": np.ones(count, bool),
           **_random_labels(rng, kind, count, side),
+          **(
+            {"known": np.ones((count, task.num_classes), bool)}
+            if kind.has_background
+            else {}
+          ),
         }
         for field, kind in task.fields.items()
       }

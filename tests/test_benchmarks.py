@@ -39,9 +39,10 @@ def test_labels_are_those_that_the_tasks_ask_for():
     ("classification", "label"): {"present", "probs"},
     ("depth", "depth"): {"present", "values", "valid"},
     ("detection", "objects"): {
-      *("present", "boxes", "classes", "valid", "ignore")
+      *("present", "known"),
+      *("boxes", "classes", "scores", "valid", "ignore"),
     },
-    ("segmentation", "mask"): {"present", "classes"},
+    ("segmentation", "mask"): {"present", "known", "classes"},
   }
   boxes = labels["detection"]["objects"]["boxes"]
   assert boxes.min() >= 0

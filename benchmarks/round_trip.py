@@ -25,7 +25,6 @@ from must_jax.annotations import FORMATS, exchange
 from must_jax.cli import main as must_jax
 from must_jax.curation import corrections
 from must_jax.fields import make_field
-from must_jax.importers import parts
 from must_jax.storage import records
 from must_jax.storage.image_files import Picture
 from must_jax.storage.path import Path
@@ -239,7 +238,7 @@ def compare(
   changed, far = 0, {"in_file": 0.0, "in_set": 0.0}
   fields = {n: make_field(exported.fields[n]) for n in target.fields.values()}
   for before, after in zip(_records(exported), _records(made), strict=True):
-    key = parts.key_of(before).decode()
+    key = records.key_of(before).decode()
     raw = returned.read(returned.elements[key], Picture(b"", sizes[key]))
     assert not raw.rejected and records.status_of(after) == "corrected"
     stored = records.stored_labels(before, fields)

@@ -21,7 +21,7 @@ import numpy as np
 from must_jax.fields import Description, make_field
 from must_jax.fields.field import NamedScores
 from must_jax.fields.statistics import accumulate
-from must_jax.importers import aligned, parts
+from must_jax.importers import aligned
 from must_jax.importers import write as write_lib
 from must_jax.importers.items import Labels
 from must_jax.storage import label_sets
@@ -167,13 +167,15 @@ class _Writer:
   def write(self, directory: Path, index: int) -> LabelCommit:
     """Writes the corrections of a shard; they do not count yet."""
     shard = self._images.shards[index]
+    from must_jax.storage import records
+
     images = self._images.reader(index)
     sums: dict[str, Any] = {}
     undecodable = []
     with RecordWriter(directory / shard.file, by_content=True) as writer:
       for place, label in enumerate(self._labels.reader(index)):
         record, status, found = self._correct(images, place, label)
-        if parts.key_of(label) == UNKNOWN_KEY:
+        if records.key_of(label) == UNKNOWN_KEY:
           reason = "the image has no key"
           undecodable.append({"index": place, "key": "", "reason": reason})
         writer.write(record)
@@ -193,7 +195,7 @@ class _Writer:
     """A record, its status, and what it adds to the statistics."""
     from must_jax.storage import records
 
-    key = parts.key_of(label)
+    key = records.key_of(label)
     name = key.decode(errors="surrogateescape")
 
     def without(status: str) -> bytes:
@@ -204,7 +206,7 @@ class _Writer:
     if name not in self._correctors:
       return without("ok"), "", {}
     try:
-      size = _size_of(images.read(place))
+      size = records.size_of(images.read(place))
       correction = self._correctors[name](size)
       if correction.status == "rejected":
         return without("rejected"), "rejected", {}
@@ -259,20 +261,9 @@ class _Writer:
       mendable[name].check_extent(arrays, size)
     self.written.counts.update(correction.labels.counts)
     record = records.encode_labels(
-      parts.key_of(label), "corrected", mended, fields=self._descriptions
+      records.key_of(label), "corrected", mended, fields=self._descriptions
     )
     return record, mended
-
-
-def _size_of(record: bytes) -> tuple[int, int]:
-  """Height and width of an image."""
-  from must_jax.quiet_tensorflow import tf
-
-  features = tf.train.Example.FromString(record).features.feature
-  height, width = (
-    features[name].int64_list.value[0] for name in ("height", "width")
-  )
-  return height, width
 
 
 def at_least(

@@ -16,7 +16,6 @@ from must_jax.curation import corrections, selection
 from must_jax.curation.corrections import Correction
 from must_jax.curation.selection import Selection
 from must_jax.fields import make_field
-from must_jax.importers import parts
 from must_jax.importers import write as write_lib
 from must_jax.storage import path as path_lib
 from must_jax.storage.image_files import Picture
@@ -202,10 +201,10 @@ def _keys(labels: LabelSet) -> dict[str, int]:
   Raises:
     ValueError: a record is damaged.
   """
-  records = (
-    record for i in range(len(labels.shards)) for record in labels.reader(i)
-  )
-  keys = (parts.key_of(r).decode(errors="surrogateescape") for r in records)
+  from must_jax.storage import records
+
+  found = (r for i in range(len(labels.shards)) for r in labels.reader(i))
+  keys = (records.key_of(r).decode(errors="surrogateescape") for r in found)
   try:
     return {key: i for i, key in enumerate(keys) if key}
   except CorruptRecord as error:
@@ -283,7 +282,7 @@ def _shown(
   for i in range(len(labels.shards)):
     pictures = images.reader(i)
     for place, record in enumerate(labels.reader(i)):
-      key = parts.key_of(record).decode(errors="surrogateescape")
+      key = records.key_of(record).decode(errors="surrogateescape")
       if key not in wanted:
         continue
       stored = records.stored_labels(record, fields)

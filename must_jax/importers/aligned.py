@@ -277,8 +277,9 @@ class _Reader:
   def check(self, max_rejected: float) -> None:
     """Raises where the labels are not those of the images, or too many fail."""
     if not self._used:
-      first = self._images.read(0)
-      key = parts.key_of(first).decode(errors="replace")
+      from must_jax.storage import records
+
+      key = records.key_of(self._images.read(0)).decode(errors="replace")
       raise ValueError(
         f"No image of {self._images.directory}, split {self._images.split!r},"
         f" has labels here: a key of it is {key!r}, those of the labels are"

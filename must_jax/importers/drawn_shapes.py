@@ -39,6 +39,7 @@ class DrawnShape:
       to the shape.
     is_box: whether the object only lies within the shape.
     order: shapes with a higher one lie on top; of equal ones the later.
+    in_pixels: see `objects.Object`.
   """
 
   class_id: int
@@ -46,6 +47,7 @@ class DrawnShape:
   draw: Callable[[tuple[int, int]], Pixels]
   is_box: bool = False
   order: float = 0.0
+  in_pixels: bool = False
 
   @classmethod
   def of_polygon(
@@ -55,6 +57,7 @@ class DrawnShape:
     *,
     is_box: bool = False,
     order: float = 0.0,
+    in_pixels: bool = False,
   ) -> Self:
     """A shape with corners [n, 2], yx in pixels.
 
@@ -72,7 +75,7 @@ class DrawnShape:
     if not (corners[2:] > corners[:2]).all():
       raise Rejected(f"has no area: it lies within {corners.tolist()} (yxyx)")
     draw = functools.partial(polygons.fill, points)
-    return cls(class_id, corners, draw, is_box, order)
+    return cls(class_id, corners, draw, is_box, order, in_pixels)
 
   @classmethod
   def of_pixels(
@@ -101,7 +104,8 @@ class DrawnShape:
     low = np.array([window[0].start, window[1].start]) + place
     high = np.array([window[0].stop, window[1].stop]) + place
     draw = functools.partial(_crop, pixels[window], low)
-    return cls(class_id, np.concatenate([low, high]) * 1.0, draw, False, order)
+    corners = np.concatenate([low, high]) * 1.0
+    return cls(class_id, corners, draw, order=order, in_pixels=True)
 
 
 def _crop(
@@ -206,8 +210,10 @@ class ShapeFields:
     shapes: list[DrawnShape] = []
 
     def read_one(element: Any) -> objects.Object:
-      shapes.append(read(element, size))
-      return objects.Object(shapes[-1].corners, shapes[-1].class_id, False)
+      shapes.append(shape := read(element, size))
+      return objects.Object(
+        shape.corners, shape.class_id, False, shape.in_pixels
+      )
 
     labels = objects.read_objects(elements, read_one, picture, given, source)
     arrays = {k: v for k, v in labels.arrays.items() if k in self.fields}

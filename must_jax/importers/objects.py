@@ -23,11 +23,13 @@ class Object(NamedTuple):
     corners: float64 [4], yxyx in pixels of the image, continuous.
     class_id: of the object.
     ignore: whether it counts neither way, as crowds and difficult objects.
+    in_pixels: whether it cannot have been given in parts of the image.
   """
 
   corners: np.ndarray
   class_id: int
   ignore: bool
+  in_pixels: bool = False
 
 
 def read_objects(
@@ -63,7 +65,7 @@ def read_objects(
   for name, element in elements:
     try:
       found = read(element)
-      if found.corners.max() <= 1 < limit.max():
+      if not found.in_pixels and found.corners.max() <= 1 < limit.max():
         raise Rejected(
           f"box {found.corners.tolist()} (yxyx) lies within the first pixel;"
           " expected pixels, not parts of the image"

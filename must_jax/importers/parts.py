@@ -234,6 +234,8 @@ def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
 
 def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   """A key that comes twice in all parts together, if there is one."""
+  from must_jax.storage import records
+
   paths = [job.stage / commit.shard.file for commit in commits]
   contents = read_files([path.with_suffix(".keys") for path in paths])
   if None in contents:
@@ -249,21 +251,15 @@ def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
   def key(place: int) -> bytes:
     part = int(np.searchsorted(ends, place, side="right"))
     reader = ShardReader(paths[part])
-    return key_of(reader.read(int(place - ends[part]) + len(hashes[part])))
+    return records.key_of(
+      reader.read(int(place - ends[part]) + len(hashes[part]))
+    )
 
   for i in np.flatnonzero(flat[order][1:] == flat[order][:-1]):
     # Different keys may have one hash.
     if key(order[i]) == key(order[i + 1]):
       return key(order[i])
   return None
-
-
-def key_of(record: bytes) -> bytes:
-  """The key of a record."""
-  from must_jax.quiet_tensorflow import tf
-
-  example = tf.train.Example.FromString(record)
-  return example.features.feature["key"].bytes_list.value[0]
 
 
 def _encoded(

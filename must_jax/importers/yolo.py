@@ -234,13 +234,15 @@ def read_line(
   places = np.reshape(values, (-1, 2))[:, ::-1] * size
   if not is_box:
     order = -polygons.area(places)
-    return DrawnShape.of_polygon(int(number), places, order=order)
+    return DrawnShape.of_polygon(
+      int(number), places, order=order, in_pixels=True
+    )
   middle, extent = places
   if not (extent > 0).all():
     raise Rejected(f"{text!r} has no area")
   corners = np.concatenate([middle - extent / 2, middle + extent / 2])
   points = polygons.rectangle(corners)
-  return DrawnShape.of_polygon(int(number), points, is_box=True)
+  return DrawnShape.of_polygon(int(number), points, is_box=True, in_pixels=True)
 
 
 def _summarize(counts: Any) -> list[str]:

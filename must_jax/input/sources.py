@@ -90,7 +90,7 @@ def check_classes(config: ConfigDict, place: str) -> None:
         if lacking:
           logging.warning(
             "Task %r: %s has no labels of %d of the %d classes of %s, %s;"
-            " predictions of these can only be wrong there.",
+            " these are not measured there.",
             name,
             origin.directory,
             len(lacking),

@@ -9,7 +9,9 @@ class MeanIoU(metric.Metric):
   """Intersection over union from one confusion matrix over all pixels.
 
   Pixels with a label outside 0..K-1 (`IGNORE_LABEL` among them) do not count;
-  a prediction outside 0..K-1 is wrong wherever it is made.
+  a prediction outside 0..K-1 is wrong wherever it is made. So is one of a
+  class that the image was not labelled for, but it does not count against that
+  class, which is not measured there.
 
   `compute` gives "mIoU", the mean over the classes that occur in the ground
   truth or the predictions, "pixel_accuracy", both in 0..1 and 0 without
@@ -39,6 +41,10 @@ class MeanIoU(metric.Metric):
       )
     valid = (truth >= 0) & (truth < size)
     pred = np.where((pred >= 0) & (pred < size), pred, size)
+    if "known" in label:
+      known = np.pad(np.asarray(label["known"])[rows], [(0, 0), (0, 1)])
+      image = np.arange(len(known))[:, None, None]
+      pred = np.where(known[image, pred], pred, size)
     cells = truth[valid] * (size + 1) + pred[valid]
     counts = np.bincount(cells, minlength=self._confusion.size)
     self._confusion += counts.reshape(self._confusion.shape)

@@ -282,6 +282,15 @@ def key_of(record: bytes) -> bytes:
   return _text_of(record, "key")
 
 
+def size_of(record: bytes) -> tuple[int, int]:
+  """Height and width of an image record."""
+  features = tf.train.Example.FromString(record).features.feature
+  height, width = (
+    features[name].int64_list.value[0] for name in ("height", "width")
+  )
+  return height, width
+
+
 def _text_of(record: bytes, feature: str) -> bytes:
   found = tf.train.Example.FromString(record).features.feature[feature]
   values = found.bytes_list.value

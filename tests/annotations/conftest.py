@@ -10,7 +10,7 @@ from must_jax.annotations import exchange
 from must_jax.cli import main
 from must_jax.fields import make_field
 from must_jax.fields.statistics import accumulate
-from must_jax.importers import aligned, parts
+from must_jax.importers import aligned
 from must_jax.storage import label_sets, records, set_writer
 from must_jax.storage.label_sets import LabelCommit
 from must_jax.storage.path import Path
@@ -126,7 +126,7 @@ def write_labels(directory, images, labels, fields):
       sums = {}
       with RecordWriter(stage / shard.file, by_content=True) as writer:
         for record in images.reader(i):
-          key = parts.key_of(record).decode()
+          key = records.key_of(record).decode()
           found = labels.get(key, {})
           writer.write(records.encode_labels(key, "ok", found, fields=fields))
           for name, arrays in found.items():
@@ -149,7 +149,7 @@ def read_corrections(directory):
   fields = {n: make_field(d) for n, d in labels.fields.items()}
   mendable = {n: f for n, f in fields.items() if f.can_be_mended}
   return {
-    parts.key_of(record).decode(): (
+    records.key_of(record).decode(): (
       records.status_of(record),
       records.stored_labels(record, mendable),
     )

@@ -104,6 +104,8 @@ def test_all_that_a_format_holds_comes_back(
   deadline=None,
   suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+# Has a mask of one pixel, the first of the image.
+@example(seed=30183, min_score=0.3)
 @given(seed=st.integers(0, 2**31), min_score=st.sampled_from([0, 0.3, 1]))
 def test_random_labels_come_back(
   form,
@@ -120,8 +122,8 @@ def test_random_labels_come_back(
   path, _ = export(sets, form, "out", "--min-score", min_score)
   if form == "label-studio":
     submit(path)
-  status, _, _ = take_back(sets, path)
-  assert status == 0
+  status, _, error = take_back(sets, path)
+  assert (status, error) == (0, "")
   for key, (_, labels) in corrections_of(
     sets.directory / "corrections"
   ).items():

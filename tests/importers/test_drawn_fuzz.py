@@ -150,5 +150,5 @@ def test_names_never_lead_out_of_images(tmp_path):
   for name in ("../a.jpg", "/a.jpg", "a/../../b.jpg", "..\\a.jpg"):
     with pytest.raises(image_files.Rejected):
       files.inside(tmp_path, name)
-    for found in label_studio._possible_names(name):
+    for found in label_studio.possible_names(name):
       files.inside(tmp_path, found)

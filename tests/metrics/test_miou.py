@@ -86,3 +86,18 @@ def test_streams_and_matches_sets_of_pixels(assert_streams):
 
 def test_skips(assert_skips):
   assert_skips(lambda: MeanIoU(NAMES), *random_batch(np.random.default_rng(1)))
+
+
+def test_a_class_that_an_image_was_not_labelled_for_is_not_measured_there():
+  metric = MeanIoU(("a", "b", "c"))
+  truth = np.array([[[0, 0], [1, 1]], [[2, 2], [0, 1]]])
+  pred = np.array([[[0, 2], [1, 2]], [[2, 0], [0, 1]]])
+  known = np.array([[True, True, False], [True, True, True]])
+  label = {"classes": truth, "present": np.ones(2, bool), "known": known}
+  metric.update({"classes": pred}, label, {"valid": np.ones(2, bool)})
+  found = metric.compute()
+  # Of the first image both pixels of c are wrong, and none of them c's.
+  assert found["IoU/a"] == 2 / 4
+  assert found["IoU/b"] == 2 / 3
+  assert found["IoU/c"] == 1 / 2
+  assert found["pixel_accuracy"] == 5 / 8

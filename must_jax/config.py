@@ -691,9 +691,8 @@ def load(
     rest = values(argv)
   except (flags.Error, LookupError, AttributeError, TypeError) as error:
     if overrides:
-      loaded = load(
-        path, (), read_file
-      )  # or it says what is wrong with the file
+      # Or it says what is wrong with the file.
+      loaded = load(path, (), read_file)
       raise ValueError(_wrong_override(loaded, overrides, error)) from None
     if isinstance(error, flags.Error):
       raise ValueError(_without_traceback(error)) from None

@@ -23,10 +23,10 @@ import numpy as np
 from must_jax import pictures
 from must_jax.annotations import exchange
 from must_jax.annotations.exchange import Returned, ReturnedShape, Shown, Target
-from must_jax.importers import cvat, xml_files
+from must_jax.importers import cvat
 from must_jax.importers.drawn_shapes import DrawnShape
 from must_jax.importers.items import Labels
-from must_jax.storage.image_files import Picture, Rejected
+from must_jax.storage.image_files import Picture
 from must_jax.storage.path import Path, is_file, json_text
 
 FIELDS = ("objects", "mask", "label")
@@ -163,12 +163,7 @@ def read(path: Path, target: Target) -> Returned:
     ValueError: it has another format, or an image twice.
   """
   path = path / _FILE if path.is_dir() else path
-  try:
-    root = xml_files.parse(path, "annotations", cvat.MAX_BYTES)
-  except Rejected as error:
-    raise ValueError(
-      f"{path}: {error}. Export as 'CVAT for images 1.1'."
-    ) from None
+  root = cvat.load(path)
   images = root.findall("image")
   if not images:
     raise ValueError(

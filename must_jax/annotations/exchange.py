@@ -19,6 +19,7 @@ from unicodedata import normalize
 import numpy as np
 
 from must_jax.fields import Description, make_field
+from must_jax.fields.class_vector import told_classes
 from must_jax.importers import drawn_shapes, files
 from must_jax.importers.drawn_shapes import DrawnShape, ShapeFields
 from must_jax.importers.items import Labels
@@ -246,9 +247,8 @@ def masks_of(
 def told(arrays: Mapping[str, np.ndarray]) -> Iterable[tuple[int, float]]:
   """The classes that an image is said to be of, with their probabilities."""
   probs = arrays["probs"]
-  for k in np.flatnonzero(probs > 0).tolist():
-    if probs[k] >= 0.5 or k == probs.argmax():
-      yield k, float(str(probs[k]))
+  for k in np.flatnonzero(told_classes(probs) & (probs > 0)).tolist():
+    yield k, number(probs[k])
 
 
 def number(value: np.floating | float) -> float:

@@ -10,8 +10,8 @@ matched by name, and count if both sets know them.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from must_jax.storage.tfrecord import CorruptRecord
 Pair: TypeAlias = tuple[str, str]
 # {name of the class, "" of fields without: (how much agrees, out of how much)}.
 Counts: TypeAlias = dict[str, tuple[int, int]]
+_Compared = TypeVar("_Compared", bound=Hashable)
 
 _GRID = 128  # cells along each side of an image, see `Field.regions`
 _AT_A_TIME = 256  # records that are read
@@ -56,11 +57,8 @@ class Agreement:
 
   def add(self, found: Mapping[Pair, Counts]) -> None:
     """Takes in what `compare` yields of an image."""
+    add_counts(self.counts, found)
     for pair, counts in found.items():
-      totals = self.counts.setdefault(pair, {})
-      for name, (agreeing, of) in counts.items():
-        before = totals.get(name, (0, 0))
-        totals[name] = before[0] + agreeing, before[1] + of
       self.num_images.setdefault(pair, collections.Counter()).update([*counts])
       self.num_labelled[pair] += 1
 
@@ -80,6 +78,17 @@ class Agreement:
       for name in sorted(counts, key=lambda n: (parts[n], n)):
         images = self.num_images[pair][name]
         yield f"  {name:<24} {parts[name]:>12.1%} {images:>12,}"
+
+
+def add_counts(
+  totals: dict[_Compared, Counts], found: Mapping[_Compared, Counts]
+) -> None:
+  """Adds what agrees in an image to that of others, by what is compared."""
+  for compared, counts in found.items():
+    sums = totals.setdefault(compared, {})
+    for name, (agreeing, of) in counts.items():
+      before = sums.get(name, (0, 0))
+      sums[name] = before[0] + agreeing, before[1] + of
 
 
 def share(counts: Counts) -> float | None:
@@ -139,48 +148,74 @@ def compare(
   """
   labels = LabelSet.open(first)
   other = _open(second, labels)
-  fields = (
-    fields_as_read(labels, min_score),
-    fields_as_read(other, min_score),
-  )
-  comparisons = {
-    (a, b): _Comparison(
-      (a, b),
-      (fields[0][a], fields[1][b]),
-      (labels.fields[a], other.fields[b]),
-    )
-    for a, b in _next_of_kin(*fields)
-  }
-  comparisons = {pair: c for pair, c in comparisons.items() if c.names}
-  if not comparisons:
-    raise Incomparable(
-      f"{labels.directory} has {_list(labels.fields)}, {other.directory} has"
-      f" {_list(other.fields)}: nothing can be compared. Expected two fields of"
-      " one kind, or two that say where things are (boxes, class maps), with"
-      " classes of the same names."
-    )
-  return _compare(labels, other, comparisons)
-
-
-def _compare(
-  labels: LabelSet,
-  other: LabelSet | ImageSet,
-  comparisons: Mapping[Pair, "_Comparison"],
-) -> Iterator[tuple[str, dict[Pair, Counts]]]:
+  comparer = Comparer(labels, other, min_score)  # raises before it iterates
   both = zip(read_all(labels), read_all(other), strict=True)
-  for pair_of_records in both:
-    key = next(filter(None, map(records.key_of, pair_of_records)), b"")
+  return (
+    (_key_of(pair).decode(errors="backslashreplace"), comparer(*pair))
+    for pair in both
+  )
+
+
+class Comparer:
+  """Compares what two sets say of an image.
+
+  Args:
+    first: a label set.
+    second: another one of the same images, or an image set with the same images
+      and labels of its own.
+    min_score: from which scores labels count, see `fields_as_read`.
+
+  Raises:
+    Incomparable: they have nothing that can be compared.
+  """
+
+  def __init__(
+    self,
+    first: LabelSet | ImageSet,
+    second: LabelSet | ImageSet,
+    min_score: NamedScores | None = None,
+  ):
+    fields = fields_as_read(first, min_score), fields_as_read(second, min_score)
+    comparisons = {
+      (a, b): _Comparison(
+        (a, b),
+        (fields[0][a], fields[1][b]),
+        (first.fields[a], second.fields[b]),
+      )
+      for a, b in _next_of_kin(*fields)
+    }
+    self._comparisons = {pair: c for pair, c in comparisons.items() if c.names}
+    self._directories = first.directory, second.directory
+    if not self._comparisons:
+      raise Incomparable(
+        f"{first.directory} has {_list(first.fields)}, {second.directory} has"
+        f" {_list(second.fields)}: nothing can be compared. Expected two fields"
+        " of one kind, or two that say where things are (boxes, class maps),"
+        " with classes of the same names."
+      )
+
+  def __call__(self, first: bytes, second: bytes) -> dict[Pair, Counts]:
+    """What agrees in two records, of the fields of which both have a label.
+
+    Raises:
+      ValueError: one is broken.
+    """
     try:
-      found = {pair: c(*pair_of_records) for pair, c in comparisons.items()}
+      found = {pair: c(first, second) for pair, c in self._comparisons.items()}
     except ValueError as error:
       raise ValueError(
-        f"Image {key!r} of {labels.directory} or {other.directory}: {error}."
+        f"Image {_key_of((first, second))!r} of"
+        f" {' or '.join(map(str, self._directories))}: {error}."
         " Check both with must-jax data verify."
       ) from None
-    yield (
-      key.decode(errors="backslashreplace"),
-      {pair: counts for pair, counts in found.items() if counts is not None},
-    )
+    return {
+      pair: counts for pair, counts in found.items() if counts is not None
+    }
+
+
+def _key_of(pair: Iterable[bytes]) -> bytes:
+  """The key of an image, of which one record may lack it."""
+  return next(filter(None, map(records.key_of, pair)), b"")
 
 
 class _Comparison:
@@ -261,15 +296,22 @@ class _Comparison:
     return {int(k): (int(both[k]), int(of[k])) for k in np.flatnonzero(of)}
 
 
-def read_all(records_of: LabelSet | ImageSet) -> Iterator[bytes]:
-  """All records of a set in order; of a bucket many at the same time.
+def read_all(
+  records_of: LabelSet | ImageSet, indices: Sequence[int] | None = None
+) -> Iterator[bytes]:
+  """Records of a set in order; of a bucket many at the same time.
+
+  Args:
+    records_of: the set.
+    indices: which records; all by default.
 
   Raises:
     ValueError: one cannot be read.
   """
-  for start in range(0, records_of.num_records, _AT_A_TIME):
-    end = min(start + _AT_A_TIME, records_of.num_records)
-    for record in records_of.read_many(range(start, end)):
+  if indices is None:
+    indices = range(records_of.num_records)
+  for start in range(0, len(indices), _AT_A_TIME):
+    for record in records_of.read_many(indices[start : start + _AT_A_TIME]):
       if isinstance(record, CorruptRecord):
         raise ValueError(
           f"{record}. Run must-jax data verify {records_of.directory}."

@@ -166,9 +166,9 @@ class _Writer:
 
   def write(self, directory: Path, index: int) -> LabelCommit:
     """Writes the corrections of a shard; they do not count yet."""
-    shard = self._images.shards[index]
     from must_jax.storage import records
 
+    shard = self._images.shards[index]
     images = self._images.reader(index)
     sums: dict[str, Any] = {}
     undecodable = []
@@ -181,13 +181,9 @@ class _Writer:
         writer.write(record)
         self.written.statuses[status] += 1
         accumulate(sums, found)
-    shard = dataclasses.replace(
-      shard,
-      file=writer.path.name,
-      num_bytes=writer.num_bytes,
-      checksum=writer.checksum,
+    return LabelCommit(
+      shard.written_by(writer), "", "", tuple(undecodable), sums
     )
-    return LabelCommit(shard, "", "", tuple(undecodable), sums)
 
   def _correct(
     self, images: ShardReader, place: int, label: bytes

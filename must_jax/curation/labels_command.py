@@ -93,7 +93,6 @@ def run_import(args: argparse.Namespace) -> int:
   if form == _SELECTION:
     unused = ["only_changed", "fields"]
     _check_absent(args, unused, "does not go with a selection")
-  labels, images = _open(args.labels, args.images)
   keys = _keys(labels)
   by, when = args.by, ""
   notes: Sequence[str] = ()

@@ -30,21 +30,20 @@ from tqdm import tqdm
 
 import must_jax
 from must_jax import pictures
-from must_jax.curation import ranking
-from must_jax.curation.agreement import fields_as_read
+from must_jax.curation import agreement, ranking
 from must_jax.curation.read_sets import (
   LabelledImage,
   open_sets,
   read_sets,
 )
-from must_jax.fields import Field, kept
+from must_jax.fields import Field
 from must_jax.fields.field import PageLabel
 from must_jax.ranges import AT_LEAST_1, check
 from must_jax.storage import path as path_lib
 from must_jax.storage.label_sets import (
   is_corrections,
   json_digest,
-  reading_score,
+  summary,
 )
 from must_jax.storage.path import Path, PathLike
 from must_jax.storage.sets import ImageSet, LabelSet, content_digest
@@ -138,13 +137,8 @@ def write(
   _check_labels(sets)
   _clear(out)
   files = _Inline() if options.single_file else _Folder(out / _FILES)
-  places = [*labels, *([truth] if truth is not None else [])]
   maker = _Maker(image_set, sets, options)
-  wanted = {*indices}
-  everything = ranking.compare_sets(
-    places, image_set.num_records, options.min_score
-  )
-  compared = (found for i, found in enumerate(everything) if i in wanted)
+  compared = ranking.compare_sets(sets, indices, options.min_score)
   pictured: list[_Pictured] = []
   apart = []
   with (
@@ -346,7 +340,9 @@ class _Maker:
   ):
     self._images, self._sets = images, sets
     self._max_side = options.max_side
-    self._fields = [fields_as_read(s, options.min_score) for s in sets]
+    self._fields = [
+      agreement.fields_as_read(s, options.min_score) for s in sets
+    ]
     self._layers = [
       _Layer(i, name, field, found.fields[name].get("classes", ()))
       for i, (found, fields) in enumerate(zip(sets, self._fields, strict=True))
@@ -423,13 +419,9 @@ class _Maker:
       ranking.Signals(one.uncertainty, ranking.disagreements(found))
       for one, found in zip(pictured, compared, strict=True)
     ]
-    totals: dict[ranking.Pair, dict[str, tuple[int, int]]] = {}
+    totals: dict[ranking.Pair, agreement.Counts] = {}
     for found in compared:
-      for pair, counts in found.items():
-        sums = totals.setdefault(pair, {})
-        for name, (agreeing, of) in counts.items():
-          before = sums.get(name, (0, 0))
-          sums[name] = before[0] + agreeing, before[1] + of
+      agreement.add_counts(totals, found)
     pairs = sorted(totals)
     numbers = {
       (layer.number_of_set, layer.name): i
@@ -543,9 +535,7 @@ def _describe_set(found: LabelSet | ImageSet, name: str) -> dict[str, Any]:
     f"{manifest['num_records']:,} records,"
     f" {manifest['num_undecodable']:,} undecodable",
   ]
-  for field, sums in manifest.get("statistics", {}).items():
-    left = kept(manifest["fields"][field], sums, reading_score(manifest))
-    lines.append(f"{field}: {left}")
+  lines += [f"{field}: {left}" for field, left in summary(manifest).items()]
   return {
     "name": name,
     "folder": found.directory.name,

@@ -28,6 +28,7 @@ from must_jax.curation.read_sets import (
 from must_jax.fields import Field
 from must_jax.fields.field import NamedScores
 from must_jax.storage.path import PathLike
+from must_jax.storage.sets import ImageSet, LabelSet
 
 # Numbers of two sets, and the field of each.
 Pair: TypeAlias = tuple[int, int, str, str]
@@ -117,33 +118,35 @@ def uncertainties(
 
 
 def compare_sets(
-  places: Sequence[PathLike],
-  num_images: int,
+  sets: Sequence[LabelSet | ImageSet],
+  indices: Sequence[int],
   min_score: NamedScores | None = None,
 ) -> Iterator[Comparisons]:
-  """Compares each label set with each other, image by image.
+  """Compares each set with each other, image by image; reads each once.
 
   Args:
-    places: label sets of the same images, and at the end perhaps an image set
-      with the truth.
-    num_images: that they have labels of.
+    sets: of labels of the same images, see `open_sets`.
+    indices: of the images.
     min_score: see `agreement.compare`.
 
   Yields:
     Of each image, in order, what agrees.
   """
-  numbered, running = [*enumerate(places)], {}
-  for (i, first), (j, second) in itertools.combinations(numbered, 2):
+  comparers = {}
+  for (i, first), (j, second) in itertools.combinations(enumerate(sets), 2):
     # Of labels that have nothing in common there is nothing to say.
     with contextlib.suppress(agreement.Incomparable):
-      running[i, j] = agreement.compare(first, second, min_score)
-  if not running:
-    yield from itertools.repeat({}, num_images)
-  for found in zip(*running.values(), strict=True):
+      comparers[i, j] = agreement.Comparer(first, second, min_score)
+  read = {
+    number: agreement.read_all(sets[number], indices)
+    for number in {*itertools.chain(*comparers)}
+  }
+  for _ in indices:
+    records = {number: next(found) for number, found in read.items()}
     yield {
       (i, j, a, b): counts
-      for (i, j), (_, pairs) in zip(running, found, strict=True)
-      for (a, b), counts in pairs.items()
+      for (i, j), comparer in comparers.items()
+      for (a, b), counts in comparer(records[i], records[j]).items()
     }
 
 
@@ -177,9 +180,8 @@ def rank(
   """
   image_set, sets = open_sets(labels, images, truth)
   fields = [agreement.fields_as_read(found, min_score) for found in sets]
-  places = [*labels, *([] if truth is None else [truth])]
   keys, signals = [], []
-  compared = compare_sets(places, image_set.num_records, min_score)
+  compared = compare_sets(sets, range(image_set.num_records), min_score)
   for image, found in zip(read_sets(image_set, sets), compared, strict=True):
     keys.append(image.key)
     unsure = uncertainties(image, fields)

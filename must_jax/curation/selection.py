@@ -59,7 +59,7 @@ def read(path: PathLike, manifest: Mapping[str, Any]) -> Selection:
 
   Raises:
     ValueError: it is none, or of other images or labels. Keys are not checked:
-      see `check_keys`.
+      see `check_known`.
   """
   try:
     value = json.loads(read_file(path))

@@ -380,8 +380,7 @@ class Boxes(field.Field):
     if "scores" not in arrays:
       return None
     scores = np.asarray(arrays["scores"], np.float64)
-    table = np.atleast_1d(np.asarray(self.min_score, np.float64))
-    wanted = table[np.minimum(arrays["classes"], len(table) - 1)]
+    wanted = field.scores_of(self.min_score, arrays["classes"])
     below = scores / np.maximum(wanted, 1e-6)
     above = (1 - scores) / np.maximum(1 - wanted, 1e-6)
     return float(np.where(scores < wanted, below, above).sum())

@@ -56,14 +56,14 @@ class ClassVector(field.Field):
     """The classes told, confirmed: then all probabilities stay as they are."""
     if "probs" not in stored:
       return dict(given)
-    told = stored["classes"][_told(stored["probs"])]
+    told = stored["classes"][told_classes(stored["probs"])]
     if {*told.tolist()} == {*given["classes"].tolist()}:
       return dict(stored)
     return {**given, "probs": np.ones(len(given["classes"]), np.float32)}
 
   def is_same(self, mended, shown, size):
     told = [
-      {*arrays["classes"][_told(arrays["probs"])].tolist()}
+      {*arrays["classes"][told_classes(arrays["probs"])].tolist()}
       if "probs" in arrays
       else {*arrays["classes"].tolist()}
       for arrays in (mended, shown)
@@ -112,13 +112,15 @@ class ClassVector(field.Field):
   def with_class_ids(self, arrays, ids):
     probs = np.zeros(ids.max(initial=-1) + 1, np.float32)
     # Of an image of a class that is left out, the rest says little.
-    if (ids[_told(arrays["probs"])] >= 0).any():
+    if (ids[told_classes(arrays["probs"])] >= 0).any():
       probs[ids[ids >= 0]] = arrays["probs"][ids >= 0]
     return {"probs": probs}
 
   def agreement(self, first, second):
     """Dice coefficient of the classes told; of one class each, accuracy."""
-    a, b = (_told(x["probs"]) & (x["probs"] > 0) for x in (first, second))
+    a, b = (
+      told_classes(x["probs"]) & (x["probs"] > 0) for x in (first, second)
+    )
     if not a.any() or not b.any():
       return {}
     return {
@@ -129,7 +131,7 @@ class ClassVector(field.Field):
   def to_page(self, arrays, size):
     classes = np.asarray(arrays["classes"])
     probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
-    told = _told(probs)
+    told = told_classes(probs)
     best = np.argsort(-probs, kind="stable")[:_MAX_TOLD]
     chips = {"classes": classes[best].tolist()}
     elements = {"classes": classes[told].tolist()}
@@ -148,7 +150,7 @@ class ClassVector(field.Field):
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     probs = np.asarray(arrays.get("probs", np.ones(len(classes))))
-    told = _told(probs)
+    told = told_classes(probs)
     return make_sums(
       classes=classes[told],
       scores=probs[told],
@@ -178,7 +180,7 @@ class ClassVector(field.Field):
     return self.num_classes
 
 
-def _told(probs: np.ndarray) -> np.ndarray:
+def told_classes(probs: np.ndarray) -> np.ndarray:
   """Which classes an image is said to be of, bool [n].
 
   The most probable one, and those of probability 0.5 or more.

@@ -177,7 +177,7 @@ class Field(abc.ABC):
 
   def unfiltered(self) -> Self:
     """The same field without a threshold of scores."""
-    if "min_score" not in {option.name for option in dataclasses.fields(self)}:
+    if not self.has_threshold:
       return self
     return dataclasses.replace(self, min_score=0.0)  # type: ignore[call-arg]
 

@@ -209,13 +209,9 @@ class _Reader:
         accumulate(sums, found.sums)
         if reasons and not found.is_labelled:
           undecodable.append({"index": place, **reasons[0]})
-    shard = dataclasses.replace(
-      shard,
-      file=writer.path.name,
-      num_bytes=writer.num_bytes,
-      checksum=writer.checksum,
+    return LabelCommit(
+      shard.written_by(writer), "", "", tuple(undecodable), sums
     )
-    return LabelCommit(shard, "", "", tuple(undecodable), sums)
 
   def _labels(self, index: int) -> Iterator[_Labelled]:
     reader = self._images.reader(index)

@@ -35,7 +35,7 @@ from must_jax.types import MAX_PIXELS
 
 HELP = "boxes, polygons, masks and tags from CVAT for images 1.1"
 
-MAX_BYTES = 1 << 31
+_MAX_BYTES = 1 << 31
 TAG = "tag"
 FIELDS = {  # of elements
   "box": ("objects",),
@@ -80,18 +80,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   drawn_shapes.add_arguments(parser)
 
 
+def load(path: Path) -> ElementTree.Element:
+  """The root of an export.
+
+  Raises:
+    ValueError: the file is missing or has another format.
+  """
+  try:
+    return xml_files.parse(path, "annotations", _MAX_BYTES)
+  except Rejected as error:
+    raise ValueError(
+      f"{path}: {error}. Export as 'CVAT for images 1.1'."
+    ) from None
+
+
 def plan(args: argparse.Namespace) -> Plan:
   """Reads the XML file.
 
   Raises:
     ValueError: the file or directory is missing or has another format.
   """
-  try:
-    root = xml_files.parse(args.annotations, "annotations", MAX_BYTES)
-  except Rejected as error:
-    raise ValueError(
-      f"{args.annotations}: {error}. Export as 'CVAT for images 1.1'."
-    ) from None
+  root = load(args.annotations)
   images = root.findall("image")
   if not images:
     what = "tracks" if root.find("track") is not None else "no images"

@@ -330,12 +330,7 @@ class ShardWriter:
           raise _Taken
       made = self._directory.commit(
         LabelCommit(
-          dataclasses.replace(
-            shard,
-            file=writer.path.name,
-            num_bytes=writer.num_bytes,
-            checksum=writer.checksum,
-          ),
+          shard.written_by(writer),
           self._directory.job,
           self._job.teacher["digest"],
           tuple(undecodable),

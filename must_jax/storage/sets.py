@@ -41,6 +41,7 @@ from must_jax.storage.path import (
 )
 from must_jax.storage.tfrecord import (
   CorruptRecord,
+  RecordWriter,
   ShardReader,
   offsets_path,
   plain_name,
@@ -106,6 +107,15 @@ class Shard:
   num_bytes: int
   checksum: str
   keys: str
+
+  def written_by(self, writer: RecordWriter) -> Self:
+    """The shard with the records of a writer that has ended, and these keys."""
+    return dataclasses.replace(
+      self,
+      file=writer.path.name,
+      num_bytes=writer.num_bytes,
+      checksum=writer.checksum,
+    )
 
 
 def check_shards(

@@ -430,7 +430,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print("\nInterrupted. The same command continues.", file=sys.stderr)
+    # Some begin anew; none is in its own way.
+    print("\nInterrupted. Give the same command again.", file=sys.stderr)
     return 130
 
 

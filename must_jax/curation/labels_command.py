@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -62,10 +63,10 @@ def run_export(args: argparse.Namespace) -> int:
   target = _target(args, labels, keys, FORMATS[args.format].FIELDS)
   counts: collections.Counter[str] = collections.Counter()
   shown = _shown(labels, images, target, {*wanted}, thresholds, counts, args)
-  file = FORMATS[args.format].write(args.out, target, shown)
-  if not counts["images"]:
-    path_lib.remove_tree(args.out)
-    raise ValueError(f"None of {len(wanted)} images has labels to export.")
+  with _whole_or_gone(args.out):
+    file = FORMATS[args.format].write(args.out, target, shown)
+    if not counts["images"]:
+      raise ValueError(f"None of {len(wanted)} images has labels to export.")
   if missing := counts["without"]:
     print(f"  images without labels, left out: {missing}")
   limits = {
@@ -76,6 +77,17 @@ def run_export(args: argparse.Namespace) -> int:
     f" {json.dumps(limits)}: {file}"
   )
   return 0
+
+
+@contextlib.contextmanager
+def _whole_or_gone(folder: Path) -> Iterator[None]:
+  """Removes a new folder that is not finished: it would be in its own way."""
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      path_lib.remove_tree(folder)
+    raise
 
 
 def run_import(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from must_jax.annotations import exchange
 from must_jax.cli import main
 from must_jax.pseudo_label import worker
 from must_jax.storage.sets import read_manifest
@@ -416,6 +417,27 @@ def test_damaged_labels_are_told(boxes, edit, run, take_back):
     take_back(boxes, path),
   ):
     assert status == 2 and "does not match. Copy the set again" in error
+
+
+def test_an_interrupted_export_is_not_in_its_own_way(
+  boxes, run, export, monkeypatch
+):
+  written = []
+
+  def interrupted(path, data, write=exchange.write_file):
+    write(path, data)
+    written.append(path)
+    if len(written) == 2:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(exchange, "write_file", interrupted)
+    words = ("--images", boxes.images, "--format", "coco")
+    out = boxes.directory / "new"
+    status, _, error = run("export", boxes.labels, *words, "--out", out)
+  assert status == 130 and "Give the same command again." in error
+  assert written[0].name and not out.exists()
+  assert "labels of 3 images" in export(boxes, "coco", "new")[1]
 
 
 def test_an_export_of_nothing_leaves_nothing(boxes, run, take_back):

@@ -141,6 +141,20 @@ def write_config_file():
 
 
 @pytest.fixture(scope="session")
+def draw_pile(tmp_path_factory):
+  """Draws the first images of the world's pile, and the truth beside them."""
+  from must_jax.lab import world
+
+  def draw(count):
+    directory = tmp_path_factory.mktemp("world")
+    counts = {name: {"train": count} for name in ("pile", "pile_truth")}
+    world.build(directory, 48, counts, num_shards=2, workers=1)
+    return directory
+
+  return draw
+
+
+@pytest.fixture(scope="session")
 def fake():
   """The module `fake_worker`: labelling without a network."""
   here = pathlib.Path(__file__)

@@ -11,7 +11,6 @@ from must_jax.cli import main
 from must_jax.curation import agreement
 from must_jax.curation.agreement import compare
 from must_jax.fields import KINDS
-from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import worker
 from must_jax.storage.records import read_labels
 from must_jax.storage.sets import LabelSet, read_manifest
@@ -22,11 +21,8 @@ MORE = ("hen", *CLASSES)
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("world")
-  counts = {name: {"train": 8} for name in ("pile", "pile_truth")}
-  world_lib.build(directory, 48, counts, num_shards=2, workers=1)
-  return directory / "pile"
+def images(draw_pile):
+  return draw_pile(8) / "pile"
 
 
 @dataclasses.dataclass

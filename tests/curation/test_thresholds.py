@@ -24,7 +24,6 @@ from must_jax.curation.thresholds import Wish
 from must_jax.fields import KINDS
 from must_jax.fields.field import Outcomes
 from must_jax.input import sources
-from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import worker
 from must_jax.storage.path import Path, publish, read_file
 from must_jax.storage.records import (
@@ -40,12 +39,9 @@ NUM_IMAGES = 64
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(draw_pile):
   """Images with the truth about them: "pile" and "pile_truth"."""
-  directory = tmp_path_factory.mktemp("world")
-  counts = {name: {"train": NUM_IMAGES} for name in ("pile", "pile_truth")}
-  world_lib.build(directory, 48, counts, num_shards=2, workers=1)
-  return directory
+  return draw_pile(NUM_IMAGES)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 from must_jax.cli import main
 from must_jax.config import base_config, dataset, smoke, task
 from must_jax.input import sources
-from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import worker
 from must_jax.pseudo_label.job import ALARM
 from must_jax.storage.sets import read_manifest
@@ -23,11 +22,8 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("world")
-  counts = {name: {"train": 8} for name in ("pile", "pile_truth")}
-  world_lib.build(directory, 48, counts, num_shards=2, workers=1)
-  return directory / "pile"
+def images(draw_pile):
+  return draw_pile(8) / "pile"
 
 
 @dataclasses.dataclass

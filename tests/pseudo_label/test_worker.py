@@ -18,7 +18,6 @@ from must_jax.fields import Boxes, ValueMap
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import Source
 from must_jax.input.union import Union
-from must_jax.lab import world as world_lib
 from must_jax.pseudo_label import worker
 from must_jax.pseudo_label.status import status
 from must_jax.storage.sets import LabelSet
@@ -30,11 +29,8 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("world")
-  counts = {name: {"train": 10} for name in ("pile", "pile_truth")}
-  world_lib.build(directory, 48, counts, num_shards=2, workers=1)
-  return directory / "pile"
+def images(draw_pile):
+  return draw_pile(10) / "pile"
 
 
 @dataclasses.dataclass

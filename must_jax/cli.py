@@ -430,8 +430,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    # Some begin anew; none is in its own way.
-    print("\nInterrupted. Give the same command again.", file=sys.stderr)
+    print(
+      "\nInterrupted. The same command continues, or begins anew.",
+      file=sys.stderr,
+    )
     return 130
 
 

@@ -435,7 +435,7 @@ def test_an_interrupted_export_is_not_in_its_own_way(
     words = ("--images", boxes.images, "--format", "coco")
     out = boxes.directory / "new"
     status, _, error = run("export", boxes.labels, *words, "--out", out)
-  assert status == 130 and "Give the same command again." in error
+  assert status == 130 and "The same command continues" in error
   assert written[0].name and not out.exists()
   assert "labels of 3 images" in export(boxes, "coco", "new")[1]
 

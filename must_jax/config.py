@@ -544,6 +544,12 @@ def from_json(text: str) -> ConfigDict:
   resize = raw.get("data", {}).pop("resize", "pad")
   if resize != "pad":
     raw["data"]["eval_resize"] = resize
+  # Had the name of the classifier's backbone, which has one convolution more.
+  if raw.get("model", {}).get("backbone") == "efficientnet_lite3" and any(
+    entry.get("decoder") == "midas_v21_small"
+    for entry in raw.get("tasks", {}).values()
+  ):
+    raw["model"]["backbone"] = "efficientnet_lite3_midas"
   config = base_config()
   tasks, datasets = raw.pop("tasks", {}), raw.pop("datasets", {})
   try:

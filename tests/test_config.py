@@ -290,6 +290,20 @@ def test_a_stored_config_gets_the_defaults_of_new_options():
   assert config_lib.to_json(again) == config_lib.to_json(config)
 
 
+def test_backbone_of_midas_keeps_its_place_under_the_name_it_had():
+  config = valid_config()
+  config.model.backbone = "efficientnet_lite3_midas"
+  config.tasks.distance = task("depth", labels={}, decoder="midas_v21_small")
+  stored = json.loads(config_lib.to_json(config))
+  stored["model"]["backbone"] = "efficientnet_lite3"
+  again = config_lib.from_json(json.dumps(stored))
+  assert again.model.backbone == "efficientnet_lite3_midas"
+  # The classifier's is another.
+  del stored["tasks"]["distance"]
+  again = config_lib.from_json(json.dumps(stored))
+  assert again.model.backbone == "efficientnet_lite3"
+
+
 def test_unknown_key_is_refused():
   config = valid_config().lock()
   with pytest.raises((AttributeError, KeyError), match="learning_rate"):

@@ -9,7 +9,14 @@ import shlex
 
 from must_jax.convert.conversion import ConversionError, Kind
 
-_MODULES = ("torchvision", "torchvision_detection", "timm", "align", "midas")
+_MODULES = (
+  "torchvision",
+  "torchvision_detection",
+  "timm",
+  "efficientnet_lite",
+  "align",
+  "midas",
+)
 
 # Those that `configs/` start from or label with, by the last part of their
 # place: kind, and file as published.

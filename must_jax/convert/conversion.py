@@ -61,6 +61,7 @@ class Kind:
       the number of classes.
     find: path of an array of ours -> the published tensor.
     unused: patterns (`fnmatch`) of published tensors that have no place here.
+    package: of pip, that holds a file of these weights; empty if none does.
   """
 
   name: str
@@ -70,6 +71,7 @@ class Kind:
   make_config: Callable[[Mapping[str, np.ndarray]], ConfigDict]
   find: Callable[[Path], Tensor]
   unused: tuple[str, ...] = ("*.num_batches_tracked",)
+  package: str = ""
 
 
 def torch_tensor(module: str, leaf: str) -> Tensor:

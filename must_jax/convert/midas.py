@@ -198,7 +198,7 @@ KINDS = (
     _find_lite,
     image_side=256,
     resize="midas_upper_bound",
-    backbone="efficientnet_lite3",
+    backbone="efficientnet_lite3_midas",
     decoder="midas_v21_small",
     norm_epsilon=1e-3,
   ),

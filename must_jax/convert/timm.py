@@ -3,8 +3,8 @@
 The EfficientNets are Google's, which timm publishes as `tf_efficientnet_*`:
 Noisy Student (`ns_jft_in1k`), AutoAugment (`aa_in1k`), RandAugment
 (`ra_in1k`), and AdvProp (`ap_in1k`, kinds `..._ap`: it has a normalisation of
-its own). As published, images are resized to size / crop at the shorter side,
-bicubic, and the centre is taken (`data.eval_resize`).
+its own, which the Lites share). As published, images are resized to size / crop
+at the shorter side, bicubic, and the centre is taken (`data.eval_resize`).
 
 `tf_efficientnet_l2.ns_jft_in1k_475` was published at 475 with crop .936. The
 ResNets' recipes differ; most have 224 and crop .875 or .95:
@@ -34,7 +34,14 @@ _CROPS = {
   "b7": 0.949,
   "b8": 0.954,
   "l2": 0.96,
+  "lite0": 0.875,
+  "lite1": 0.882,
+  "lite2": 0.89,
+  "lite3": 0.904,
+  "lite4": 0.92,
 }
+# Where timm evaluates at another size than the publisher, and bilinear.
+_SIZES = {"lite3": 300, "lite4": 380}
 _OUTER = {
   "stem_conv": "conv_stem",
   "stem_norm": "bn1",
@@ -103,12 +110,18 @@ def _resnet(depth: int) -> Kind:
 
 
 def _efficientnet(variant: str, adv_prop: bool) -> Kind:
-  size = VARIANTS[variant].image_size
-  recipe = "AdvProp" if adv_prop else "Noisy Student, AutoAugment or plain"
+  size = _SIZES.get(variant, VARIANTS[variant].image_size)
+  interpolation = "bilinear" if variant in _SIZES else "bicubic"
+  recipe = "Noisy Student, AutoAugment or plain"
+  if adv_prop:
+    recipe = "AdvProp"
+  elif VARIANTS[variant].lite:
+    recipe = "plain"
+  centred = adv_prop or VARIANTS[variant].lite
   return Kind(
     name=f"timm_efficientnet_{variant}" + ("_ap" if adv_prop else ""),
-    title=f"EfficientNet-{variant.upper()}, ImageNet-1k, {recipe} ({size} px,"
-    " bicubic, centre crop)",
+    title=f"EfficientNet-{variant.capitalize()}, ImageNet-1k, {recipe} ({size}"
+    f" px, {interpolation}, centre crop)",
     source="https://huggingface.co/models?search=timm/"
     f"tf_efficientnet_{variant}",
     licence="Apache-2.0; trained on ImageNet",
@@ -119,9 +132,9 @@ def _efficientnet(variant: str, adv_prop: bool) -> Kind:
       image_size=size,
       norm_epsilon=1e-3,
       crop_fraction=_CROPS[variant],
-      interpolation="bicubic",
-      image_mean=_HALF if adv_prop else IMAGENET_MEAN,
-      image_std=_HALF if adv_prop else IMAGENET_STD,
+      interpolation=interpolation,
+      image_mean=_HALF if centred else IMAGENET_MEAN,
+      image_std=_HALF if centred else IMAGENET_STD,
     ),
     find=find_efficientnet(variant),
   )
@@ -131,9 +144,8 @@ KINDS = (
   *(_resnet(depth) for depth in (18, 34, 50, 101, 152)),
   *(
     _efficientnet(variant, adv_prop)
-    for variant in VARIANTS
-    if variant != "lite3"
+    for variant, scaling in VARIANTS.items()
     for adv_prop in (False, True)
-    if not (variant == "l2" and adv_prop)
+    if not (adv_prop and (variant == "l2" or scaling.lite))
   ),
 )

@@ -5,6 +5,7 @@
 
 import hashlib
 import importlib
+import importlib.metadata
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ _WRAPPERS = (
   *("state_dict_ema", "model_ema", "ema_state_dict"),
   *("state_dict", "model_state_dict", "model_state", "model", "net"),
 )
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 _INSTALL = "pip install 'must_jax[convert]'"
 
 
@@ -42,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     raise FileNotFoundError(f"There is no file of weights at {path}.")
   if path.suffix == ".safetensors":
     return read_with_metadata(path)[0], ""
-  if path.suffix in (".pt", ".pth", ".bin"):
+  if path.suffix in _TORCH_SUFFIXES:
     return _read_torch(path)
   raise ConversionError(
     f"{path} ends in {path.suffix!r}; expected .safetensors, .pt or .pth."
@@ -57,6 +59,23 @@ def read_with_metadata(
     return tensor_file.read(path)
   except ValueError as error:
     raise ConversionError(str(error)) from None
+
+
+def in_package(name: str) -> Path:
+  """The file of weights that an installed package of pip has.
+
+  Raises:
+    ConversionError: the package is not installed.
+  """
+  try:
+    files = importlib.metadata.files(name) or []
+  except importlib.metadata.PackageNotFoundError:
+    raise ConversionError(
+      f"The weights are in the package {name!r}, which is not installed: pip"
+      f" install {name}. Or name a file of weights after the kind."
+    ) from None
+  (found,) = (file for file in files if file.suffix in _TORCH_SUFFIXES)
+  return Path(str(found.locate()))
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""EfficientNet backbones (Tan and Le 2019), B0 to B8, L2 and lite3.
+"""EfficientNet backbones (Tan and Le 2019), B0 to B8, L2, and Lite 0 to 4.
 
 Three rules for the padding of convolutions of kernel k are in use, and weights
 are exact with the rule that they were trained with:
@@ -67,7 +67,11 @@ VARIANTS = {
   "b7": Scaling(2.0, 3.1, 600),
   "b8": Scaling(2.2, 3.6, 672),
   "l2": Scaling(4.3, 5.3, 800),
-  "lite3": Scaling(1.2, 1.4, 300, lite=True),
+  "lite0": Scaling(1.0, 1.0, 224, lite=True),
+  "lite1": Scaling(1.0, 1.1, 240, lite=True),
+  "lite2": Scaling(1.1, 1.2, 260, lite=True),
+  "lite3": Scaling(1.2, 1.4, 280, lite=True),
+  "lite4": Scaling(1.4, 1.8, 300, lite=True),
 }
 
 

@@ -36,13 +36,12 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
       EfficientNet, variant=variant, padding=padding, head_conv=True
     )
     for variant in VARIANTS
-    if variant != "lite3"
     for suffix, padding in (("", "same"), ("_torch", "torch"))
   },
   "efficientnet_b7_align": functools.partial(
     EfficientNet, variant="b7", padding="align"
   ),
-  "efficientnet_lite3": functools.partial(EfficientNet, variant="lite3"),
+  "efficientnet_lite3_midas": functools.partial(EfficientNet, variant="lite3"),
   "dpt_large": DptEncoder,
   "dpt_hybrid": functools.partial(
     DptEncoder,

@@ -1,6 +1,6 @@
 """Golden features of published backbones, from their original code.
 
-  pip install torch torchvision timm transformers
+  pip install torch torchvision timm transformers efficientnet_lite_pytorch
   python tests/convert/make_golden_backbones.py
 
 The weights are drawn from their names (`weights.py`), so no file holds them;
@@ -21,6 +21,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from efficientnet_lite_pytorch import EfficientNet
 from weights import make_weights, sample
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
@@ -28,6 +29,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Of the EfficientNets' weights, see `make_weights`.
 GAIN = 1.0
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 RESNET = {"2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"}
 EFFICIENTNET = {
   "2": "blocks.1",
@@ -35,6 +37,15 @@ EFFICIENTNET = {
   "4": "blocks.4",
   "5": "blocks.6",
   "top": "bn2",
+}
+# Of Lite1's 21 blocks the last before the next stride; the activation is one
+# module, last used behind the last convolution.
+LITE1 = {
+  "2": "_blocks.3",
+  "3": "_blocks.6",
+  "4": "_blocks.14",
+  "5": "_blocks.20",
+  "top": "_swish",
 }
 # Of ALIGN's 55 blocks the last before the next stride.
 ALIGN = {
@@ -104,6 +115,16 @@ ORIGINALS = {
   ),
   "timm_efficientnet_lite3": efficientnet(
     "tf_efficientnet_lite3", HALF, (64, 97)
+  ),
+  "efficientnet_lite1": Original(
+    # Without a size it pads by the size of its input.
+    functools.partial(
+      EfficientNet.from_name, "efficientnet-lite1", image_size=None
+    ),
+    LITE1,
+    LITE,
+    (65, 96),
+    GAIN,
   ),
   "align_efficientnet_b7": Original(Align, ALIGN, HALF, (97, 65), GAIN),
 }

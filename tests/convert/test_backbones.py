@@ -10,7 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax.convert import align, conversion, timm, torchvision
+from must_jax.convert import (
+  align,
+  conversion,
+  efficientnet_lite,
+  timm,
+  torchvision,
+)
 from must_jax.models.must import BACKBONES, normalise
 from must_jax.train.build import build_model, build_tasks
 from must_jax.train.state import init_variables
@@ -23,7 +29,7 @@ make_weights, sample = (
 
 KINDS = {
   kind.name: kind
-  for module in (torchvision, timm, align)
+  for module in (torchvision, timm, efficientnet_lite, align)
   for kind in module.KINDS
 }
 # Published networks that only other kinds or users' own weights build on.
@@ -35,16 +41,6 @@ OTHER_KINDS = {
       backbone="efficientnet_b0_torch",
       norm_epsilon=1e-5,
     ),
-  ),
-  "timm_efficientnet_lite3": dataclasses.replace(
-    KINDS["timm_efficientnet_b0_ap"],
-    make_config=functools.partial(
-      KINDS["timm_efficientnet_b0_ap"].make_config,
-      backbone="efficientnet_lite3",
-      classifier="none",
-    ),
-    find=timm.find_efficientnet("lite3"),
-    unused=("*.num_batches_tracked", "conv_head.*", "bn2.*", "classifier.*"),
   ),
 }
 
@@ -80,6 +76,7 @@ def run(model, variables, image):
     "timm_efficientnet_b0_ap",
     "timm_efficientnet_b0_torch",
     "timm_efficientnet_lite3",
+    "efficientnet_lite1",
     "align_efficientnet_b7",
   ],
 )
@@ -157,6 +154,8 @@ def converted(kind, weights):
     ("timm_resnet50", 224, 0.485, 1e-5),
     ("timm_efficientnet_b0", 224, 0.485, 1e-3),
     ("timm_efficientnet_b0_ap", 224, 0.5, 1e-3),
+    ("timm_efficientnet_lite3", 300, 0.5, 1e-3),
+    ("efficientnet_lite1", 240, 127 / 255, 1e-3),
     ("align_efficientnet_b7", 289, 0.5, 1e-3),
   ],
 )
@@ -187,6 +186,11 @@ def test_every_kind_has_a_backbone_and_a_size_of_its_own():
     "b7": 600,
     "b8": 672,
     "l2": 800,
+    "lite0": 224,
+    "lite1": 240,
+    "lite2": 260,
+    "lite3": 300,
+    "lite4": 380,
   }
   for kind in KINDS.values():
     assert kind.make_config({}).model.backbone in BACKBONES

@@ -7,13 +7,17 @@ import pytest
 from must_jax.models.efficientnet import EfficientNet, round_channels
 
 # Channels of levels 2 to 5 and "top", and trainable parameters with a 1000-way
-# classifier: published for B0, B7 and L2, else timm's count.
+# classifier: published for B0, B7, L2 and the Lites, else timm's count.
 PUBLISHED = {
   "b0": ((24, 40, 112, 320, 1280), 5_288_548),
   "b3": ((32, 48, 136, 384, 1536), 12_233_232),
   "b7": ((48, 80, 224, 640, 2560), 66_347_960),
   "l2": ((104, 176, 480, 1376, 5504), 480_309_308),
+  "lite0": ((24, 40, 112, 320, 1280), 4_652_008),
+  "lite1": ((24, 40, 112, 320, 1280), 5_416_680),
+  "lite2": ((24, 48, 120, 352, 1280), 6_092_072),
   "lite3": ((32, 48, 136, 384, 1280), 8_197_096),
+  "lite4": ((32, 56, 160, 448, 1280), 13_006_568),
 }
 
 

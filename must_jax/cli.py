@@ -37,9 +37,22 @@ def _parser() -> argparse.ArgumentParser:
   demo = commands.add_parser(
     "demo", help="the paper's whole chain on an embedded world"
   )
-  demo.add_argument("--workdir", type=Path, default="runs/demo")
   demo.add_argument(
-    "--full", action="store_true", help="longer training and three seeds"
+    "--workdir", type=Path, help="by default runs/demo, or runs/photographs"
+  )
+  demo.add_argument(
+    "--photos",
+    action="store_true",
+    help="on photographs instead, from a published backbone:"
+    " `must-jax tables photographs`",
+  )
+  demo.add_argument(
+    "--data", default="data", help="where the photographs were imported to"
+  )
+  demo.add_argument(
+    "--full",
+    action="store_true",
+    help="three seeds, and longer training on the embedded world",
   )
   demo.add_argument(
     "--jobs", type=int, default=2, help="stages that run at a time"
@@ -310,9 +323,16 @@ def _configs(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+  if args.photos:
+    options = {"workdir": args.workdir or "runs/photographs"}
+    options |= {"data": args.data, "jobs": args.jobs}
+    options |= {"scale": "photos", "seeds": 3 if args.full else 1}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    return main(["tables", "photographs", *words])
   from must_jax.lab import demo
 
-  return demo.run(args.workdir, full=args.full, jobs=args.jobs)
+  workdir = args.workdir or Path("runs/demo")
+  return demo.run(workdir, full=args.full, jobs=args.jobs)
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -18,14 +18,15 @@ _MODULES = (
   "midas",
 )
 
-# Those that `configs/` start from or label with, by the last part of their
-# place: kind, and file as published.
+# Those that `configs/` and tables start from or label with, by the last part of
+# their place: kind, and file as published.
 CHECKPOINTS = {
   "align_b7": ("align_efficientnet_b7", "model.safetensors"),
   "faster_rcnn": (
     "torchvision_fasterrcnn_resnet50_fpn_v2",
     "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
   ),
+  "efficientnet_lite0": ("efficientnet_lite0",),  # a package has the file
   "imagenet_b7": ("timm_efficientnet_b7", "model.safetensors"),
   "midas": ("midas_v21_large", "midas_v21_384.pt"),
   "noisy_l2": ("timm_efficientnet_l2", "model.safetensors"),

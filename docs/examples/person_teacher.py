@@ -87,12 +87,15 @@ class PersonTeacher:
       float32 [h, w], in 0..1.
     """
     cells = self._input["shape"][1:3]
-    # As MediaPipe does: stretched, with the corners of pixels on corners.
+    # As MediaPipe does: stretched, pixel i of the input at i * step.
     steps = np.divide(image.shape[:2], cells)
     pixels = ndimage.affine_transform(
-      image.astype(np.float32), (*steps, 1), output_shape=(*cells, 3), order=1,
+      image.astype(np.float32),
+      (*steps, 1),
+      output_shape=(*cells, 3),
+      order=1,
       mode="nearest",
-    )  # fmt: skip
+    )
     self._interpreter.set_tensor(self._input["index"], pixels[None] / 255)
     self._interpreter.invoke()
     person = self._interpreter.get_tensor(self._output["index"])[0]
@@ -110,5 +113,9 @@ if __name__ == "__main__":
   parser.add_argument("--weights", default=WEIGHTS, help="the .tflite file")
   args = parser.parse_args()
   label_images(
-    PersonTeacher(args.weights), args.images, args.split, args.output
+    PersonTeacher(args.weights),
+    args.images,
+    args.split,
+    args.output,
+    settings={"largest": LARGEST},
   )

@@ -86,3 +86,10 @@ def examples(photos):
 def test_missing_weights_are_said(example, tmp_path):
   with pytest.raises(ValueError, match=r"none\.tflite is missing; the head of"):
     example.PersonTeacher(tmp_path / "none.tflite")
+
+
+def test_the_page_has_the_same_commands(example):
+  page = (ROOT / "docs" / "your-own-teacher.md").read_text()
+  lines = [line for line in example.__doc__.splitlines() if line[:2] == "  "]
+  assert len(lines) == 4
+  assert "\n".join(line[2:] for line in lines) in page

@@ -48,13 +48,13 @@ TRANSFERS = (
     "Clothing",
     "top1",
     1e-3,
-    200,
+    80,
   ),
   make_transfer(
-    "raccoons", "detection", "raccoons", "Raccoons", "AP50", 1e-3, 200
+    "raccoons", "detection", "raccoons", "Raccoons", "AP50", 1e-3, 120
   ),
   make_transfer(
-    "cells", "detection", "cells", "Blood cells", "AP50", 1e-3, 200
+    "cells", "detection", "cells", "Blood cells", "AP50", 1e-3, 120
   ),
   make_transfer(
     "fashion",
@@ -63,7 +63,7 @@ TRANSFERS = (
     "Fashion segm.",
     "mIoU",
     1e-3,
-    200,
+    120,
   ),
   make_transfer(
     "office",
@@ -72,7 +72,7 @@ TRANSFERS = (
     "Office depth",
     "delta1",
     1e-3,
-    100,
+    80,
     options={"unit": "metres", "objective": "berhu"},
   ),
   make_transfer(
@@ -82,16 +82,16 @@ TRANSFERS = (
     "Office normals",
     "within_11.25",
     1e-3,
-    100,
+    80,
   ),
 )
 _STEPS = {
-  "published-teacher-classification": 400,
-  "published-teacher-detection": 400,
-  "published-teacher-segmentation": 400,
-  "published-teacher-depth": 200,
+  "published-teacher-classification": 200,
+  "published-teacher-detection": 250,
+  "published-teacher-segmentation": 250,
+  "published-teacher-depth": 150,
 }
-_STUDENT_STEPS = 800
+_STUDENT_STEPS = 400
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
 from must_jax.models.resnet import conv_init
 
 # Stages of B0: blocks, kernel, stride, expansion, channels.
@@ -108,7 +109,7 @@ def _conv(
     padding = "SAME"
   elif rule == "align" and stride == 2:
     padding = [(kernel // 2 - 1, kernel // 2)] * 2
-  return nn.Conv(
+  return Conv(
     channels,
     (kernel, kernel),
     strides=stride,

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
 from must_jax.models.resnet import conv_init
 from must_jax.ops import resize
 
@@ -90,7 +91,7 @@ class FPN(nn.Module):
     def conv(
       x: jax.Array, kernel: int, stride: int, name: str, norm_name: str
     ) -> jax.Array:
-      x = nn.Conv(
+      x = Conv(
         self.channels,
         (kernel, kernel),
         strides=stride,

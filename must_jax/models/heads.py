@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
 from must_jax.models.resnet import conv_init
 from must_jax.types import Labels
 
@@ -90,7 +91,7 @@ class PixelHead(nn.Module):
     """Returns {"map": float32 [B, H/4, W/4, O]}; `labels` are not used."""
     x = features["p2"]
     for i in range(1, self.num_convs + 1):
-      x = nn.Conv(
+      x = Conv(
         self.channels,
         (3, 3),
         padding=1,
@@ -107,9 +108,7 @@ class PixelHead(nn.Module):
         name=f"norm{i}",
       )(x)
       x = nn.relu(x)
-    predict = nn.Conv(
-      self.num_outputs, (1, 1), kernel_init=head_init, name="map"
-    )
+    predict = Conv(self.num_outputs, (1, 1), kernel_init=head_init, name="map")
     return {"map": predict(x.astype(jnp.float32))}
 
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
 from must_jax.models.heads import head_init
 from must_jax.models.resnet import conv_init
 from must_jax.ops.resize import resize_bilinear
@@ -78,7 +79,7 @@ class Fusion(nn.Module):
     x = unit(name="residual2")(x)
     x = resize_bilinear(x, size, align_corners=True)
     if self.project:
-      x = nn.Conv(
+      x = Conv(
         self.project,
         (1, 1),
         dtype=self.dtype,
@@ -148,7 +149,7 @@ class MidasHead(nn.Module):
     x = _conv3(width[2] // 2, self.dtype, "conv1")(x)
     x = resize_bilinear(x, _size(x, 2), align_corners=self.align_corners)
     x = nn.relu(_conv3(32, self.dtype, "conv2")(x))
-    predict = nn.Conv(1, (1, 1), kernel_init=head_init, name="map")
+    predict = Conv(1, (1, 1), kernel_init=head_init, name="map")
     return {"map": nn.relu(predict(x.astype(jnp.float32)))}
 
 
@@ -163,7 +164,7 @@ DECODERS: dict[str, Callable[..., MidasHead]] = {
 def _conv3(
   channels: int, dtype: Any, name: str, use_bias: bool = True
 ) -> nn.Conv:
-  return nn.Conv(
+  return Conv(
     channels,
     (3, 3),
     padding=1,

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax.models.conv import Conv
 from must_jax.models.heads import head_init
 from must_jax.ops import anchors as anchor_ops
 from must_jax.ops import boxes as box_ops
@@ -51,7 +52,7 @@ class RPNHead(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Maps {level: [B, h, w, C]} to logits [B, A] and deltas [B, A, 4]."""
     convs = [
-      nn.Conv(
+      Conv(
         self.channels,
         (3, 3),
         padding=1,
@@ -133,7 +134,7 @@ class FastRCNNHead(nn.Module):
 
     x = pooled
     for i in range(1, self.num_convs + 1):
-      x = nn.Conv(
+      x = Conv(
         self.channels,
         (3, 3),
         padding=1,

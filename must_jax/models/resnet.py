@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
+
 # Kernel initialiser of the TPU code (variance_scaling with its defaults).
 conv_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -41,7 +43,7 @@ class Block(nn.Module):
     bottleneck: kind of block; a bottleneck's output has 4 * width channels.
     groups: of a bottleneck's 3x3 convolution.
     group_width: channels of a group where `width` is 64.
-    conv: `nn.Conv` with everything common to the network filled in.
+    conv: `Conv` with everything common to the network filled in.
     norm: `nn.BatchNorm`, likewise.
   """
 
@@ -153,7 +155,7 @@ class ResNet(nn.Module):
       )
     blocks, bottleneck = STAGES[self.depth]
     conv = functools.partial(
-      nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=conv_init
+      Conv, use_bias=False, dtype=self.dtype, kernel_init=conv_init
     )
     norm = functools.partial(
       nn.BatchNorm,

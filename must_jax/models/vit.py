@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from must_jax.models.conv import Conv
 from must_jax.models.resnet import conv_init
+from must_jax.ops.convolution import conv_general_dilated
 from must_jax.ops.resize import resize_bilinear
 
 _STRIDE = 16  # of the tokens
@@ -46,7 +48,7 @@ class StdConv(nn.Module):
     kernel = jax.nn.standardize(
       kernel, axis=(0, 1, 2), variance=variance, epsilon=1e-8
     )
-    return jax.lax.conv_general_dilated(
+    return conv_general_dilated(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       (self.stride, self.stride),
@@ -141,7 +143,7 @@ class Reassemble(nn.Module):
     x = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="readout")(x)
     x = nn.gelu(x, approximate=False)
     x = x.reshape(x.shape[0], *grid, x.shape[-1])
-    x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="project")(x)
+    x = Conv(self.channels, (1, 1), dtype=self.dtype, name="project")(x)
     if self.level < 4:
       factor = 2 ** (4 - self.level)
       return nn.ConvTranspose(
@@ -153,7 +155,7 @@ class Reassemble(nn.Module):
         name="resample",
       )(x)
     if self.level == 5:
-      return nn.Conv(
+      return Conv(
         self.channels,
         (3, 3),
         strides=2,
@@ -261,7 +263,7 @@ class DptEncoder(nn.Module):
 
     grid = (height // _STRIDE, width // _STRIDE)
     patch = 1 if self.conv_blocks else _STRIDE
-    x = nn.Conv(
+    x = Conv(
       self.dim,
       (patch, patch),
       strides=patch,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from must_jax.export.program import ExportProgram
+from must_jax.ops import convolution
 from must_jax.storage.path import Path
 from must_jax.types import Array
 
@@ -92,7 +93,10 @@ def convert(
   Raises:
     Untranslatable: a primitive has no translation, or not for these shapes.
   """
-  closed, shapes = jax.make_jaxpr(function, return_shape=True)(*inputs.values())
+  with convolution.plain():
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(
+      *inputs.values()
+    )
   with _jax2onnx() as library:
     try:
       model = library.to_onnx(

@@ -1,0 +1,540 @@
+"""Convolutions of batches of images that are fast on a CPU, too.
+
+XLA's convolutions on a CPU are slow where a group has one channel (depthwise),
+where a kernel is one pixel, and where the map is smaller than the kernel; so
+are gradients of kernels with many channels. There, and only in programs for a
+CPU, the same sums are written with operations that it is fast at. `python -m
+benchmarks.convolutions` measures each form beside XLA's.
+
+A convolution relates three arrays, and each of its two gradients is a sum of
+products of the same kind: of any two, the one primitive here computes the
+third. So it is closed under differentiation, forward and reverse.
+
+Legend: B images, [H, W] input and [h, w] output pixels, C and D channels,
+k, l rows and columns of the kernel.
+"""
+
+import contextlib
+import contextvars
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Arrays of the relation; a program computes one of them of the other two, in
+# this order.
+OUTPUT, INPUT, KERNEL = "output", "input", "kernel"
+# Rows of the output that are added up before a matrix product adds the rest.
+_MOST_ROWS = 16
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+class Geometry(NamedTuple):
+  """What a convolution is besides its arrays; all of it by rows and columns.
+
+  Attributes:
+    input_size: (H, W).
+    kernel_size: (k, l).
+    strides: input pixels from one output pixel to the next.
+    padding: (before, after) zeros around the input, or pixels cut off.
+    dilation: input pixels from one kernel pixel to the next.
+    groups: of channels, each with a convolution of its own.
+    precision: of the products (`jax.lax.Precision`).
+  """
+
+  input_size: tuple[int, int]
+  kernel_size: tuple[int, int]
+  strides: tuple[int, int]
+  padding: tuple[tuple[int, int], tuple[int, int]]
+  dilation: tuple[int, int]
+  groups: int
+  precision: Any
+
+  @property
+  def output_size(self) -> tuple[int, int]:
+    """(h, w)."""
+    h, w = (
+      (n + sum(pad) - (k - 1) * d - 1) // s + 1
+      for n, k, s, pad, d in zip(*self[:5], strict=True)
+    )
+    return h, w
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+  """What is traced within it has XLA's convolutions on every platform."""
+  token = _plain.set(True)
+  try:
+    yield
+  finally:
+    _plain.reset(token)
+
+
+def conv_general_dilated(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  batch_group_count: int = 1,
+  precision: Any = None,
+) -> jax.Array:
+  """`jax.lax.conv_general_dilated`, for `nn.Conv`; see there.
+
+  Maps [B, H, W, C] and a kernel [k, l, C / groups, D] to [B, h, w, D] where
+  `dimension_numbers` say so. Everything else is left to XLA.
+  """
+  numbers = jax.lax.conv_dimension_numbers(
+    lhs.shape, rhs.shape, dimension_numbers
+  )
+  images = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, _DIMENSIONS)
+  if (
+    _plain.get()
+    or numbers != images
+    or any(n != 1 for n in (*(lhs_dilation or ()), batch_group_count))
+    or lhs.dtype != rhs.dtype
+    or not jnp.issubdtype(lhs.dtype, jnp.floating)
+    or 0 in (*lhs.shape, *rhs.shape)
+  ):
+    return jax.lax.conv_general_dilated(
+      lhs,
+      rhs,
+      window_strides,
+      padding,
+      lhs_dilation,
+      rhs_dilation,
+      dimension_numbers,
+      feature_group_count,
+      batch_group_count,
+      precision,
+    )
+  input_size, kernel_size = lhs.shape[1:3], rhs.shape[:2]
+  dilation = tuple(rhs_dilation or (1, 1))
+  if isinstance(padding, str):
+    window = [
+      (k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)
+    ]
+    padding = jax.lax.padtype_to_pads(
+      input_size, window, window_strides, padding
+    )
+  geometry = Geometry(
+    input_size,
+    kernel_size,
+    tuple(window_strides),
+    tuple((int(before), int(after)) for before, after in padding),
+    dilation,
+    feature_group_count,
+    precision,
+  )
+  return _convolve(lhs, rhs, OUTPUT, geometry)
+
+
+# --- The forms. All of them: (first, second, geometry) -> the third array.
+
+
+def _xla(
+  first: jax.Array, second: jax.Array, wanted: str, geometry: Geometry
+) -> jax.Array:
+  """XLA's convolution, or the gradient that JAX makes of it."""
+
+  def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      geometry.strides,
+      geometry.padding,
+      rhs_dilation=geometry.dilation,
+      dimension_numbers=_DIMENSIONS,
+      feature_group_count=geometry.groups,
+      precision=geometry.precision,
+    )
+
+  if wanted == OUTPUT:
+    return forward(first, second)
+  if wanted == INPUT:
+    shape = (
+      first.shape[0],
+      *geometry.input_size,
+      second.shape[2] * geometry.groups,
+    )
+    function = functools.partial(_swapped, forward, second)
+  else:
+    shape = (
+      *geometry.kernel_size,
+      first.shape[3] // geometry.groups,
+      second.shape[3],
+    )
+    function, first = functools.partial(forward, first), second
+  like = jax.ShapeDtypeStruct(shape, first.dtype)
+  return jax.linear_transpose(function, like)(first)[0]
+
+
+def _swapped(function: Callable[..., Any], b: Any, a: Any) -> Any:
+  return function(a, b)
+
+
+# --- Slices.
+
+
+class _Window(NamedTuple):
+  """How a kernel moves over an array, along rows or columns.
+
+  Attributes:
+    kernel: its pixels.
+    dilation: from one of them to the next.
+    stride: from a place to the next.
+    places: number of them.
+    before: zeros before the array, or pixels cut off.
+    interior: zeros between its pixels.
+  """
+
+  kernel: int
+  dilation: int
+  stride: int
+  places: int
+  before: int
+  interior: int
+
+  def pad(self, old: int) -> tuple[int, int, int]:
+    """For `jax.lax.pad`, so that there is a pixel wherever the kernel is."""
+    last = (self.places - 1) * self.stride + (self.kernel - 1) * self.dilation
+    given = (old - 1) * (self.interior + 1)
+    return self.before, last - self.before - given, self.interior
+
+  def slices(self) -> list[slice]:
+    """Of the padded array, one for each pixel of the kernel."""
+    length = (self.places - 1) * self.stride + 1
+    return [
+      slice(start, start + length, self.stride)
+      for start in range(0, self.kernel * self.dilation, self.dilation)
+    ]
+
+
+def _over_input(geometry: Geometry) -> tuple[_Window, _Window]:
+  """Places are pixels of the output."""
+  _, kernel, strides, padding, dilation, *_ = geometry
+  return tuple(
+    _Window(k, d, s, n, before, 0)
+    for k, d, s, n, (before, _) in zip(
+      kernel, dilation, strides, geometry.output_size, padding, strict=True
+    )
+  )
+
+
+def _over_output(geometry: Geometry) -> tuple[_Window, _Window]:
+  """Places are pixels of the input; the kernel is turned around."""
+  size, kernel, strides, padding, dilation, *_ = geometry
+  return tuple(
+    _Window(k, d, 1, n, (k - 1) * d - before, s - 1)
+    for k, d, s, n, (before, _) in zip(
+      kernel, dilation, strides, size, padding, strict=True
+    )
+  )
+
+
+def _pad(x: jax.Array, windows: Sequence[_Window]) -> jax.Array:
+  pads = [
+    window.pad(n) for window, n in zip(windows, x.shape[1:3], strict=True)
+  ]
+  zero = jnp.zeros((), x.dtype)
+  return jax.lax.pad(x, zero, ((0, 0, 0), *pads, (0, 0, 0)))
+
+
+def _input_slices(x: jax.Array, geometry: Geometry) -> list[jax.Array]:
+  """What each pixel of the kernel is multiplied by, [B, h, w, C] each."""
+  windows = _over_input(geometry)
+  x = _pad(x, windows)
+  return [
+    x[:, rows, columns]
+    for rows, columns in itertools.product(*(w.slices() for w in windows))
+  ]
+
+
+def _output_slices(g: jax.Array, geometry: Geometry) -> list[jax.Array]:
+  """What each pixel of the kernel adds to, [B, H, W, D] each.
+
+  That are pixels of the output, and zeros where there is none.
+  """
+  windows = _over_output(geometry)
+  g = _pad(g, windows)
+  return [
+    g[:, rows, columns]
+    for rows, columns in itertools.product(*(w.slices()[::-1] for w in windows))
+  ]
+
+
+# --- Depthwise: one channel in a group.
+
+
+def _depthwise_output(
+  x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  return _scaled_sum(_input_slices(x, geometry), kernel)
+
+
+def _depthwise_input(
+  g: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  return _scaled_sum(_output_slices(g, geometry), kernel)
+
+
+def _scaled_sum(slices: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+  """One loop over the pixels, in which XLA has all slices at hand."""
+  dtype = _sum_dtype(kernel)
+  scales = kernel.astype(dtype).reshape(-1, kernel.shape[-1])
+  total = sum(
+    x.astype(dtype) * scale for x, scale in zip(slices, scales, strict=True)
+  )
+  return jnp.asarray(total).astype(kernel.dtype)
+
+
+def _depthwise_kernel(
+  x: jax.Array, g: jax.Array, geometry: Geometry
+) -> jax.Array:
+  """Sums over some rows in one loop, then over the rest as a matrix product.
+
+  XLA's own sums over the pixels of a slice are several times slower.
+  """
+  out, dtype = g.dtype, _sum_dtype(g)
+  rows, columns = _over_input(geometry)
+  parts = -(-rows.places // _MOST_ROWS)
+  count = -(-rows.places // parts)  # rows of a part
+  missing = parts * count - rows.places
+  g = jnp.pad(g, ((0, 0), (0, missing), (0, 0), (0, 0))).astype(dtype)
+  x = _pad(x, (rows._replace(places=parts * count), columns)).astype(dtype)
+  # A place in each part, all of them one row further in the next turn.
+  starts = rows._replace(places=parts, stride=count * rows.stride).slices()
+
+  def some(start: slice, column: slice) -> jax.Array:
+    total: Any = 0
+    for i in range(count):
+      skip = i * rows.stride
+      row = slice(start.start + skip, start.stop + skip, start.step)
+      total += x[:, row, column] * g[:, i::count]
+    return total
+
+  partial = jnp.concatenate(
+    [some(*place) for place in itertools.product(starts, columns.slices())], -1
+  )
+  kernel = jnp.einsum(
+    "bhw,bhwc->c",
+    jnp.ones(partial.shape[:3], dtype),
+    partial,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return kernel.reshape(*geometry.kernel_size, 1, -1).astype(out)
+
+
+def _sum_dtype(x: jax.Array) -> Any:
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+# --- Kernels of one pixel, without padding: matrix products.
+
+
+def _pixel_output(
+  x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  (x,) = _input_slices(x, geometry)
+  return jnp.einsum(
+    "bhwc,cd->bhwd", x, kernel[0, 0], precision=geometry.precision
+  )
+
+
+def _pixel_input(
+  g: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  x = jnp.einsum("bhwd,cd->bhwc", g, kernel[0, 0], precision=geometry.precision)
+  return _output_slices(x, geometry)[0]
+
+
+# --- Kernels of several pixels, as matrix products.
+
+
+def _patch_output(
+  x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  """One product with all pixels of the kernel."""
+  patches = jnp.concatenate(_input_slices(x, geometry), -1)
+  return jnp.einsum(
+    "bhwp,pd->bhwd",
+    patches,
+    kernel.reshape(-1, kernel.shape[3]),
+    precision=geometry.precision,
+  )
+
+
+def _patch_input(
+  g: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  patches = jnp.concatenate(_output_slices(g, geometry), -1)
+  matrix = kernel.swapaxes(2, 3).reshape(-1, kernel.shape[2])
+  return jnp.einsum(
+    "bhwp,pc->bhwc", patches, matrix, precision=geometry.precision
+  )
+
+
+def _products_kernel(
+  x: jax.Array, g: jax.Array, geometry: Geometry
+) -> jax.Array:
+  """A product for each pixel of the kernel."""
+  kernel = jnp.stack(
+    [
+      jnp.einsum("bhwc,bhwd->cd", x, g, precision=geometry.precision)
+      for x in _input_slices(x, geometry)
+    ]
+  )
+  return kernel.reshape(*geometry.kernel_size, *kernel.shape[1:])
+
+
+# --- Which form, and the primitive.
+
+Form = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
+
+
+def cpu_form(
+  wanted: str, geometry: Geometry, channels: int, features: int
+) -> Form | None:
+  """The form that a CPU is fastest at; None for XLA's.
+
+  Args:
+    wanted: "output", "input" or "kernel": which of the arrays is computed.
+    geometry: of the convolution.
+    channels: C, of the input.
+    features: D, of the output.
+  """
+  if 1 < geometry.groups == channels == features:
+    return {
+      OUTPUT: _depthwise_output,
+      INPUT: _depthwise_input,
+      KERNEL: _depthwise_kernel,
+    }[wanted]
+  if geometry.groups > 1:
+    return None
+  if geometry.kernel_size == (1, 1):
+    if geometry.padding != ((0, 0), (0, 0)):
+      return None
+    return {
+      OUTPUT: _pixel_output,
+      INPUT: _pixel_input,
+      KERNEL: _products_kernel,
+    }[wanted]
+  # Where XLA's library has no such convolution.
+  size, form = {
+    OUTPUT: (geometry.input_size, _patch_output),
+    INPUT: (geometry.output_size, _patch_input),
+    KERNEL: ((1, 1), None),
+  }[wanted]
+  if any(k > n for k, n in zip(geometry.kernel_size, size, strict=True)):
+    return form
+  return None
+
+
+def _form(
+  first: Any, second: Any, wanted: str, geometry: Geometry
+) -> Form | None:
+  """`cpu_form` for the wanted array of the other two."""
+  if wanted == INPUT:
+    channels, features = second.shape[2] * geometry.groups, first.shape[3]
+  else:
+    channels, features = first.shape[3], second.shape[3]
+  return cpu_form(wanted, geometry, channels, features)
+
+
+def _convolve(
+  first: jax.Array, second: jax.Array, wanted: str, geometry: Geometry
+) -> jax.Array:
+  """The wanted array of the other two, as the platform computes it."""
+  form = _form(first, second, wanted, geometry)
+  primitive = _convolution_p if form is None else _by_platform_p
+  return primitive.bind(first, second, wanted=wanted, geometry=geometry)
+
+
+def _on_cpu(
+  first: jax.Array, second: jax.Array, *, wanted: str, geometry: Geometry
+) -> jax.Array:
+  form = _form(first, second, wanted, geometry)
+  assert form is not None
+  return form(first, second, geometry)
+
+
+def _shape(first: Any, second: Any, *, wanted: str, geometry: Geometry) -> Any:
+  function = functools.partial(_xla, wanted=wanted, geometry=geometry)
+  return jax.make_jaxpr(function)(first, second).out_avals[0]
+
+
+def _batch(
+  args: Sequence[jax.Array],
+  axes: Sequence[int | None],
+  *,
+  wanted: str,
+  geometry: Geometry,
+) -> tuple[jax.Array, int]:
+  """`jax.vmap`: more images, where one kernel is for all of them."""
+  if wanted == KERNEL or axes[1] is not None:
+    function = functools.partial(_xla, wanted=wanted, geometry=geometry)
+    return jax.vmap(function, axes)(*args), 0
+  x = jnp.moveaxis(args[0], axes[0], 0)
+  y = _convolve(x.reshape(-1, *x.shape[2:]), args[1], wanted, geometry)
+  return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+def _transpose_first(
+  cotangent: jax.Array,
+  _: Any,
+  other: jax.Array,
+  *,
+  wanted: str,
+  geometry: Geometry,
+) -> jax.Array:
+  if wanted == KERNEL:
+    return _convolve(other, cotangent, INPUT, geometry)
+  wanted = INPUT if wanted == OUTPUT else OUTPUT
+  return _convolve(cotangent, other, wanted, geometry)
+
+
+def _transpose_second(
+  cotangent: jax.Array,
+  other: jax.Array,
+  _: Any,
+  *,
+  wanted: str,
+  geometry: Geometry,
+) -> jax.Array:
+  if wanted == INPUT:
+    return _convolve(cotangent, other, KERNEL, geometry)
+  wanted = KERNEL if wanted == OUTPUT else OUTPUT
+  return _convolve(other, cotangent, wanted, geometry)
+
+
+def _make_primitive(name: str) -> Primitive:
+  primitive = Primitive(name)
+  primitive.def_impl(
+    jax.jit(primitive.bind, static_argnames=("wanted", "geometry"))
+  )
+  primitive.def_abstract_eval(_shape)
+  ad.defbilinear(primitive, _transpose_first, _transpose_second)
+  batching.primitive_batchers[primitive] = _batch
+  mlir.register_lowering(
+    primitive, mlir.lower_fun(_xla, multiple_results=False)
+  )
+  return primitive
+
+
+# Two, so that a program for several platforms asks for its platform only where
+# that matters.
+_convolution_p = _make_primitive("convolution")
+_by_platform_p = _make_primitive("convolution_by_platform")
+mlir.register_lowering(
+  _by_platform_p, mlir.lower_fun(_on_cpu, multiple_results=False), "cpu"
+)

@@ -6,13 +6,15 @@ Reads the `results.json` of `must-jax tables`. For each table: in how many cells
 the difference from the baseline has the direction of the paper's; how many are
 to be expected if the true differences were the paper's, in points, and only the
 seeds made them uncertain; and the same of the differences that the seeds'
-deviations do not explain. Then the cells that disagree.
+deviations do not explain. Then the cells that disagree. A table that compares
+only what others compare is left out.
 
 The noise of a cell is that of its column: the deviations over the seeds of all
 rows, pooled. Rows that are compared several times get one draw.
 """
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _DRAWS = 20_000
+_SIZES = (0, 0.5, 1, 2, 4, math.inf)  # of the paper's differences, points
 
 
 class Comparison(NamedTuple):
@@ -55,6 +58,25 @@ def comparisons(results: Mapping[str, Any]) -> Iterator[Comparison]:
           column = cells[0]["column"]
           keys = (row["recipe"], column), (base["recipe"], column)
           yield Comparison(table["table"], row["row"], column, cells, keys)
+
+
+def without_repeats(
+  compared: list[Comparison],
+) -> tuple[list[Comparison], np.ndarray]:
+  """Leaves out the tables that compare what earlier tables compare.
+
+  Returns:
+    The others' cells [N], and which of them no earlier one repeats, bool [N].
+  """
+  seen: set[frozenset[tuple[str, str]]] = set()
+  first = []
+  for comparison in compared:
+    first.append(frozenset(comparison.keys) not in seen)
+    seen.add(frozenset(comparison.keys))
+  pairs = list(zip(compared, first, strict=True))
+  new = {comparison.table for comparison, is_first in pairs if is_first}
+  kept = [pair for pair in pairs if pair[0].table in new]
+  return [c for c, _ in kept], np.array([is_first for _, is_first in kept])
 
 
 def pooled_deviations(results: Mapping[str, Any]) -> dict[str, float]:
@@ -117,20 +139,24 @@ def main() -> None:
   args = parser.parse_args()
   with open(args.results) as file:
     results = json.load(file)
-  compared = list(comparisons(results))
+  compared, first = without_repeats(list(comparisons(results)))
+  tables = dict.fromkeys(c.table for c in compared)
   deviations = pooled_deviations(results)
   could, could_clearly = simulate(compared, deviations, args.seeds)
   agrees = np.array([c.cells[0]["agrees"] for c in compared])
   clear = np.array([abs(c.deltas[0]) > max(c.noise, 0.05) for c in compared])
-  pairs = [frozenset(c.keys) for c in compared]
-  first = np.array([pairs.index(pair) == i for i, pair in enumerate(pairs)])
-  tables = np.array([c.table for c in compared])
-  print("| table | agree | expected | beyond the seeds | expected |")
+  sizes = np.array([round(abs(c.deltas[1]), 1) for c in compared])
+  print("| | agree | expected | beyond the seeds | expected |")
   print("|---|---|---|---|---|")
   for title, chosen in {
-    **{title: tables == title for title in dict.fromkeys(tables)},
+    **{t: np.array([c.table == t for c in compared]) for t in tables},
     "all": np.ones_like(agrees),
     "all, each pair of rows once": first,
+    **{
+      f"all, paper's difference {low:g} to {high:g}": (low <= sizes)
+      & (sizes < high)
+      for low, high in itertools.pairwise(_SIZES)
+    },
   }.items():
     counts, beyond = could[chosen].sum(0), could_clearly[chosen]
     right = (could[chosen] & beyond).sum() / beyond.sum()

@@ -117,6 +117,12 @@ def test_a_direction_is_as_likely_as_the_normal_distribution_says():
   compared = list(directions.comparisons(results))
   assert [c.row for c in compared] == ["near", "far", "one"]
   assert compared[0].noise == pytest.approx(8**0.5)
+  again = [c._replace(table="again", keys=c.keys[::-1]) for c in compared]
+  kept, first = directions.without_repeats([*compared, *again])
+  assert kept == compared
+  assert first.all()
+  _, first = directions.without_repeats([*again[:1], *compared])
+  assert first.tolist() == [True, False, True, True]
   assert np.isinf(compared[2].noise)
   deviations = directions.pooled_deviations(results)
   assert deviations == {"a": 2.0}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks import label_ranking, pipeline, train_step
+from benchmarks import directions, label_ranking, pipeline, train_step
 from benchmarks.train_step import WHOLE, Row, Settings
 from must_jax.input.geometry import AugmentOptions
 
@@ -89,3 +89,47 @@ def test_rank_correlation_is_that_of_scipy():
   b += a
   expected = scipy.stats.spearmanr(a, b).statistic
   assert label_ranking.spearman(a, b) == pytest.approx(expected)
+
+
+def made_cell(values, paper, base=None):
+  mean = np.mean(values)
+  cell = {"column": "a", "runs": values, "mean": mean, "paper": paper}
+  cell["deviation"] = np.std(values, ddof=1) if len(values) > 1 else None
+  cell |= {"delta": None, "paper_delta": None, "agrees": None}
+  if base:
+    cell["delta"] = mean - base["mean"]
+    cell["paper_delta"] = paper - base["paper"]
+    cell["agrees"] = cell["delta"] * cell["paper_delta"] > 0
+  return cell
+
+
+def test_a_direction_is_as_likely_as_the_normal_distribution_says():
+  base = made_cell([50.0, 52.0, 54.0], 60.0)
+  rows = [{"row": "base", "recipe": "base", "cells": [base]}]
+  for name, values, paper in (
+    ("near", [51.0, 53.0, 55.0], 61.0),
+    ("far", [40.0, 42.0, 44.0], 90.0),
+    ("one", [40.0], 59.0),
+  ):
+    cells = [made_cell(values, paper, base)]
+    rows.append({"row": name, "recipe": name, "cells": cells})
+  results = {"tables": [{"table": "it", "baseline": "base", "rows": rows}]}
+  compared = list(directions.comparisons(results))
+  assert [c.row for c in compared] == ["near", "far", "one"]
+  assert compared[0].noise == pytest.approx(8**0.5)
+  again = [c._replace(table="again", keys=c.keys[::-1]) for c in compared]
+  kept, first = directions.without_repeats([*compared, *again])
+  assert kept == compared
+  assert first.all()
+  _, first = directions.without_repeats([*again[:1], *compared])
+  assert first.tolist() == [True, False, True, True]
+  assert np.isinf(compared[2].noise)
+  deviations = directions.pooled_deviations(results)
+  assert deviations == {"a": 2.0}
+  for seeds, count in ((None, 3), (12, 12)):
+    agrees, clear = directions.simulate(compared, deviations, seeds)
+    spread = 2.0 * np.sqrt([2 / count, 2 / count, 1 / count + 1])
+    expected = scipy.stats.norm.cdf(np.array([1, 30, 1]) / spread)
+    np.testing.assert_allclose(agrees.mean(1), expected, atol=0.02)
+    assert clear[1].all()
+    assert not clear[2].any()

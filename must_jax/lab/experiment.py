@@ -180,7 +180,8 @@ class Experiment:
         sources["validation"] = SUPERVISED
     for task_name, sources in labels.items():
       kind = KINDS.get(task_name, task_name)
-      config.tasks[task_name] = task(kind, labels=sources)
+      options = pretraining.options.get(task_name, {})
+      config.tasks[task_name] = task(kind, labels=sources, **options)
     start = PretrainedNetwork()
     if pretraining.start:
       start = self.network(pretraining.start, seed)

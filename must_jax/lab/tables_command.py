@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from must_jax.lab.paper_tables import SCALES, TABLES
+from must_jax.lab.paper_tables import ALIASES, SCALES, TABLES
 from must_jax.lab.stages import MADE_BY_OTHER_CODE, Stage, StageError, Stages
 from must_jax.storage.path import Path, make_directory
 
@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "tables",
     nargs="+",
     metavar="TABLE",
-    choices=(*TABLES, "all"),
-    help=f"{', '.join(TABLES)} or all",
+    choices=(*TABLES, *ALIASES, "all"),
+    help=f"{', '.join(TABLES)} or all; "
+    + ", ".join(f"{other} is {name}" for other, name in ALIASES.items()),
   )
   parser.add_argument(
     "--workdir",
@@ -202,7 +203,7 @@ def jobs(experiment: "Experiment", command: Sequence[str]) -> Iterator[str]:
 
 
 def _tables(names: Sequence[str], scale: str) -> list[str]:
-  """The tables of these names, "all" for all that the scale has.
+  """The tables of these names, each once; "all" for all that the scale has.
 
   Raises:
     ValueError: a table has no rows at that scale.
@@ -210,13 +211,14 @@ def _tables(names: Sequence[str], scale: str) -> list[str]:
   there = [n for n in TABLES if any(table.at(scale) for table in TABLES[n])]
   if "all" in names:
     return there
-  for name in names:
-    if name not in there:
+  known = {ALIASES.get(name, name): name for name in names}
+  for table, name in known.items():
+    if table not in there:
       raise ValueError(
         f"{name} has no rows at the scale {scale!r}, which has"
         f" {', '.join(there)}; give --scale."
       )
-  return list(dict.fromkeys(names))
+  return list(known)
 
 
 def _scale(args: argparse.Namespace) -> "Scale":

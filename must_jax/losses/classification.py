@@ -51,6 +51,19 @@ def softmax_cross_entropy(
   )
 
 
+def most_probable(probs: Array) -> Array:
+  """Hard labels of soft ones: the first of the most probable classes.
+
+  Args:
+    probs: [B, K].
+
+  Returns:
+    bool [B, K]; a row is all False where no class has a probability.
+  """
+  best = jax.nn.one_hot(jnp.argmax(probs, -1), probs.shape[-1], dtype=bool)
+  return best & (probs > 0)
+
+
 def sigmoid_cross_entropy(
   logits: Array, targets: Array, present: Array
 ) -> Mean:

@@ -25,6 +25,9 @@ class Classification(Task):
 
   Attributes:
     multi_label: any number of classes per image (sigmoid), as in JFT.
+    soft_labels: whether classes are learned as probable as their labels say
+      (paper 3.1: better for pseudo labels), or the most probable one as
+      certain; of `multi_label` all those from 0.5 on.
     label_smoothing: mass moved to the uniform distribution.
     dropout: rate before the linear layer.
     top_k: classes kept per image in a label set; 0 keeps all. Soft labels of
@@ -32,6 +35,7 @@ class Classification(Task):
   """
 
   multi_label: bool = False
+  soft_labels: bool = True
   label_smoothing: float = 0.0
   dropout: float = 0.0
   top_k: int = 0
@@ -53,14 +57,17 @@ class Classification(Task):
 
   def loss(self, outputs, batch):
     label = batch["labels"][self.name]["label"]
+    probs = label["probs"]
     if self.multi_label:
       loss = losses.sigmoid_cross_entropy(
-        outputs["logits"], label["probs"], label["present"]
+        outputs["logits"],
+        probs if self.soft_labels else probs >= 0.5,
+        label["present"],
       )
     else:
       loss = losses.softmax_cross_entropy(
         outputs["logits"],
-        label["probs"],
+        probs if self.soft_labels else losses.most_probable(probs),
         label["present"],
         label_smoothing=self.label_smoothing,
       )

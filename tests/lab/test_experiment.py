@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from must_jax import config as config_lib
+from must_jax import weighting
 from must_jax.lab import experiment as experiment_lib
 from must_jax.lab import paper_tables, result_table, scale_mini
 from must_jax.lab.experiment import Experiment
@@ -141,6 +142,48 @@ def test_a_round_labels_with_the_student_of_the_round_before(tmp_path):
   }
   tasks = sorted(entry.task for entry in labels.values())
   assert tasks == ["depth", "detection", "segmentation"]
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    ("depth-quarter", {"tasks.depth.weight": 0.25}),
+    ("depth-fourfold", {"tasks.depth.weight": 4.0}),
+    (
+      "score-0.3",
+      {"tasks.detection.min_score": 0.3, "tasks.segmentation.min_score": 0.3},
+    ),
+    (
+      "score-0.7",
+      {"tasks.detection.min_score": 0.7, "tasks.segmentation.min_score": 0.7},
+    ),
+    ("hard-classes", {"tasks.classification.soft_labels": False}),
+    ("equal-sets", {"sampling": "equal"}),
+  ],
+)
+def test_the_recipe_is_trained_but_for_what_a_row_is_about(
+  tmp_path, name, expected
+):
+  experiment = build(tmp_path, ["recipe"])
+  base, other = (
+    config_lib.options(config_of(experiment, f"pretrain-recipe{suffix}-0"))
+    for suffix in ("", f"-{name}")
+  )
+  assert {k: v for k, v in other.items() if base.get(k) != v} == expected
+
+
+def test_the_papers_rule_gives_the_depth_of_the_recipe_a_weight_of_1(tmp_path):
+  experiment = build(tmp_path, ["recipe"])
+  student = config_of(experiment, "pretrain-recipe-0")
+  teacher = config_of(experiment, "pretrain-teacher-depth")
+  assert student.balancing.method == "paper"
+  assert student.tasks.depth.weight is None
+  weights = weighting.paper_weights(
+    student.data.batch_size,
+    student.optimizer.lr,
+    {"depth": (teacher.data.batch_size, teacher.optimizer.lr)},
+  )
+  assert weights == {"depth": 1.0}
 
 
 # --- Scale "paper" ------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The published figures, against the differences that the paper prints."""
 
+import dataclasses
+
 import pytest
 
 from must_jax.lab import paper_tables
@@ -31,12 +33,16 @@ def test_figures_differ_as_the_paper_prints(table, name, other, printed):
   assert found == pytest.approx(printed, abs=0.11)
 
 
+BOTH = ("mini", "paper")
+SCALES_OF = {"photographs": ("photos",), "recipe": ("mini",)}
+
+
 @pytest.mark.parametrize("scale", paper_tables.SCALES)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_rows_that_it_is_about(name, scale):
   for table in TABLES[name]:
+    assert bool(table.at(scale)) == (scale in SCALES_OF.get(name, BOTH))
     if not table.at(scale):
-      assert (scale == "photos") != (name == "photographs")
       continue
     found = {row.pretraining.name for row in table.at(scale)}
     assert {table.baseline.name, table.highlight.name} <= found
@@ -86,3 +92,22 @@ def test_teachers_of_a_bootstrap_start_from_its_checkpoint():
     "segmentation": paper_tables.CHECKPOINT,
     "depth": None,
   }
+
+
+def test_rows_about_the_recipe_change_one_thing():
+  names = {field.name for field in dataclasses.fields(paper_tables.Pretraining)}
+  changed = []
+  for table in TABLES["recipe"]:
+    rows = [row.pretraining for row in table.rows]
+    assert rows.count(paper_tables.RECIPE) == 1
+    (remark,) = table.remarks
+    assert remark.startswith("Paper 3.")
+    for made in rows:
+      if made is not paper_tables.RECIPE:
+        (name,) = [
+          name
+          for name in names - {"name"}
+          if getattr(made, name) != getattr(paper_tables.RECIPE, name)
+        ]
+        changed.append(name)
+  assert sorted(changed) == ["options"] * 5 + ["sampling"]

@@ -53,6 +53,22 @@ def test_dry_run_tells_everything_and_runs_nothing(tmp_path, capsys):
   assert f"{4 + 4 * 6 + 3 * 3 + 1 + 6} stages: " in text
 
 
+def test_a_table_of_two_names_is_made_once(tmp_path, capsys):
+  def listed(*names):
+    args = parse(*names, f"--workdir={tmp_path}", "--print-jobs")
+    assert tables_command.run(args) == 0
+    return capsys.readouterr().out
+
+  jobs = listed("figure5")
+  assert "must-jax tables figure5 " in jobs
+  assert listed("table7") == listed("table7", "figure5") == jobs
+  assert listed("all", "table7") == listed("all")
+  with pytest.raises(ValueError, match=r"^table7 has no rows at the scale"):
+    tables_command.run(
+      parse("table7", f"--workdir={tmp_path}", "--scale=photos")
+    )
+
+
 def test_dry_run_at_the_scale_of_the_paper_names_what_is_missing(
   tmp_path, capsys
 ):

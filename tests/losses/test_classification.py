@@ -119,3 +119,10 @@ def test_cross_entropy_picks_the_class():
   losses = classification.cross_entropy(logits, classes)
   expected = -np.take_along_axis(log_softmax(logits), classes[..., None], -1)
   np.testing.assert_allclose(losses, expected[..., 0], rtol=1e-5)
+
+
+def test_the_most_probable_class_is_the_first_of_the_best():
+  probs = jnp.asarray([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4], [0, 0, 0], [0, 1, 0]])
+  expected = [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+  found = classification.most_probable(probs)
+  np.testing.assert_array_equal(found, np.asarray(expected, bool))

@@ -128,6 +128,32 @@ def test_detection_labels_are_normalised_by_the_content():
   assert objects["classes"].tolist() == [2]
 
 
+@pytest.mark.parametrize(
+  ("multi_label", "probs", "hard"),
+  [
+    (False, [[0.2, 0.5, 0.3], [0.35, 0.4, 0.25]], [[0, 1, 0], [0, 1, 0]]),
+    (True, [[0.2, 0.5, 0.9], [0.4, 0.3, 0.1]], [[0, 1, 1], [0, 0, 0]]),
+  ],
+)
+def test_hard_classes_are_learned_as_if_they_were_stored(
+  multi_label, probs, hard
+):
+  def loss(labels, **options):
+    options["multi_label"] = multi_label
+    task = make_task("classification", "it", CLASSES, options)
+    outputs = {"logits": jnp.asarray([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])}
+    label = {
+      "probs": jnp.asarray(labels, jnp.float32),
+      "present": jnp.ones(B, bool),
+    }
+    return float(
+      sum_of_means(task.loss(outputs, {"labels": {"it": {"label": label}}}))
+    )
+
+  assert loss(probs, soft_labels=False) == loss(hard) != loss(probs)
+  assert loss(hard, soft_labels=False) == loss(hard)
+
+
 def test_classification_keeps_the_top_k():
   task = make_task("classification", "it", tuple("abcd"), {"top_k": 2})
   label = task.to_labels(

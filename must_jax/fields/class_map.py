@@ -258,6 +258,19 @@ class ClassMap(maps.MapField):
       return None
     return float(1 - np.mean(arrays["confidence"][known], dtype=np.float64))
 
+  def constant(self, labels):
+    """The most frequent class of each pixel."""
+    counts = np.zeros(0)
+    for label in labels:
+      classes = np.asarray(label["classes"])
+      if not counts.size:
+        counts = np.zeros((*classes.shape, self.num_classes), np.int32)
+      rows, cols = np.nonzero(classes != IGNORE_LABEL)
+      counts[rows, cols, classes[rows, cols]] += 1  # no pixel comes twice
+    overall = counts.sum((0, 1)).argmax()
+    classes = np.where(counts.any(-1), counts.argmax(-1), overall)
+    return {"classes": classes.astype(np.int32)}
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     known = classes != IGNORE_LABEL

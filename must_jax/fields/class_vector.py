@@ -147,6 +147,10 @@ class ClassVector(field.Field):
     first, second = np.sort(np.append(arrays["probs"], 0))[:-3:-1]
     return float(1 - (first - second))
 
+  def constant(self, labels):
+    """The mean: the most probable class is the most frequent one."""
+    return {"probs": np.mean([label["probs"] for label in labels], 0)}
+
   def sums(self, arrays):
     classes = np.asarray(arrays["classes"])
     probs = np.asarray(arrays.get("probs", np.ones(len(classes))))

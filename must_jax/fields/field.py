@@ -10,7 +10,7 @@ import abc
 import collections
 import dataclasses
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import jax
@@ -535,6 +535,22 @@ class Field(abc.ABC):
     """
     del arrays
     return None
+
+  # Without a look at the image.
+
+  def constant(self, labels: Iterable[Arrays]) -> dict[str, np.ndarray]:
+    """One prediction for all images, of what is most usual in their labels.
+
+    A network that has learned to see does better.
+
+    Args:
+      labels: as in a batch, of one example each and one size; at least one.
+
+    Returns:
+      Arrays as a task predicts them, of one example. What no label knows, such
+      as the padding of all images, is as the rest is on the whole.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has no constant.")
 
   # Summed up.
 

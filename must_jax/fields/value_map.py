@@ -239,6 +239,16 @@ class ValueMap(maps.MapField):
     }
     return field.PageLabel({}, drawing, maps.encode_png(pixels))
 
+  def constant(self, labels):
+    """The median of each pixel: in logarithms, and inverse, it is the same."""
+    values = np.stack(
+      [np.where(label["valid"], label["values"], np.nan) for label in labels]
+    )
+    known = ~np.isnan(values).all(0)
+    overall = np.nanmedian(values[:, known]) if known.any() else 0.0
+    values[:, ~known] = overall
+    return {"values": np.nanmedian(values, 0)}
+
   def sums(self, arrays):
     values = np.asarray(arrays["values"])
     if "valid" in arrays:

@@ -133,6 +133,16 @@ class VectorMap(maps.MapField):
     agreeing = int((cosine >= np.cos(np.radians(_SAME_ANGLE))).sum())
     return {0: (agreeing, len(cosine))} if len(cosine) else {}
 
+  def constant(self, labels):
+    """The mean direction of each pixel."""
+    total = np.zeros(3)
+    for label in labels:
+      total = total + np.where(label["valid"][..., None], label["vectors"], 0)
+    known = np.linalg.norm(total, axis=-1, keepdims=True) > 0.1  # as `sample`
+    total = np.where(known, total, total.sum((0, 1)))
+    norm = np.linalg.norm(total, axis=-1, keepdims=True)
+    return {"vectors": (total / np.maximum(norm, 1e-6)).astype(np.float32)}
+
   def sums(self, arrays):
     vectors = np.asarray(arrays["vectors"])
     if "valid" in arrays:

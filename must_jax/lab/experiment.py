@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.config import base_config, dataset, task
+from must_jax.lab.floors import floor
 from must_jax.lab.paper_tables import (
   KINDS,
   NO_LABELS,
@@ -115,6 +116,7 @@ class Experiment:
     self.prerequisites: dict[Path, tuple[Prerequisite, ...]] = {}
     self.classes: dict[Path, Mapping[str, int]] = {}
     self.counts: dict[Path, int | None] = {}
+    self._floors: dict[str, Path] = {}
     # Rows share networks: each is worked out once.
     self._networks: dict[tuple[str, int], PretrainedNetwork] = {}
     self._transfers: dict[tuple[str, str, Setting, int], Path] = {}
@@ -130,6 +132,8 @@ class Experiment:
         for transfer in self.scale.transfers:
           for setting in self.settings(transfer):
             self.fine_tune(row.pretraining, transfer, setting, seed)
+    for transfer in self.scale.transfers:
+      self.floor(transfer)
 
   def settings(self, transfer: Transfer) -> tuple[Setting, ...]:
     """What a transfer tries."""
@@ -271,26 +275,14 @@ class Experiment:
   ) -> Path:
     network = self.network(pretraining, seed)
     images = self.images(transfer.images)
-    config = base_config()
-    config.seed = 200 + seed
-    config.init_from = network.path
-    config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
-    splits = {
-      "train": dataset(images.directory, images.train),
-      "validation": dataset(images.directory, images.validation),
-    }
+    splits = self._splits(images)
     if self._sweep and images.select:
       directory = images.select_directory or images.directory
       splits["select"] = dataset(directory, images.select)
-    config.datasets.update(splits)
-    config.train_on = ("train",)
-    config.evaluate_on = tuple(name for name in splits if name != "train")
-    config.tasks[transfer.name] = task(
-      transfer.kind,
-      labels=dict.fromkeys(splits, SUPERVISED),
-      **transfer.options,
-    )
-    config = self.scale.fine_tuning(transfer, config)
+    config = self._transfer_config(transfer, splits)
+    config.seed = 200 + seed
+    config.init_from = network.path
+    config.init_parts = ("backbone", "fpn")  # paper 3.3: fresh heads
     config.optimizer.lr = setting.lr
     config.train.steps = setting.steps
     if network.model is not None:
@@ -306,6 +298,42 @@ class Experiment:
       prerequisites=(*network.prerequisites, *images.prerequisites),
       classes={transfer.name: images.classes} if images.classes else {},
     )
+
+  def floor(self, transfer: Transfer) -> Path:
+    """The stage that measures what a transfer reaches without its images."""
+    if transfer.name not in self._floors:
+      images = self.images(transfer.images)
+      self._floors[transfer.name] = self._add(
+        f"floor-{transfer.name}",
+        floor,
+        self._transfer_config(transfer, self._splits(images)),
+        after=images.after,
+        prerequisites=images.prerequisites,
+        classes={transfer.name: images.classes} if images.classes else {},
+      )
+    return self._floors[transfer.name]
+
+  def _splits(self, images: ImageSplits) -> dict[str, ConfigDict]:
+    """What a transfer learns from and is measured on, by name."""
+    return {
+      "train": dataset(images.directory, images.train),
+      "validation": dataset(images.directory, images.validation),
+    }
+
+  def _transfer_config(
+    self, transfer: Transfer, splits: Mapping[str, ConfigDict]
+  ) -> ConfigDict:
+    """What is the same whatever network is fine-tuned, and how."""
+    config = base_config()
+    config.datasets.update(splits)
+    config.train_on = ("train",)
+    config.evaluate_on = tuple(name for name in splits if name != "train")
+    config.tasks[transfer.name] = task(
+      transfer.kind,
+      labels=dict.fromkeys(splits, SUPERVISED),
+      **transfer.options,
+    )
+    return self.scale.fine_tuning(transfer, config)
 
   def state(self, directory: Path) -> str:
     """Whether a stage is "done", "to do" or "blocked".
@@ -334,6 +362,7 @@ class Experiment:
     columns = [ResultColumn(t.title, t.metric) for t in self.scale.transfers]
     if before:
       columns.insert(0, ResultColumn(before.title, before.metric))
+    floors = [self.floor_value(transfer) for transfer in self.scale.transfers]
     rows = []
     for row in table.at(self.scale.name):
       values = [
@@ -348,6 +377,8 @@ class Experiment:
       rows.append(
         ResultRow(row.title, tuple(values), tuple(map(_fraction, paper)))
       )
+    if before:
+      floors.insert(0, None)
     titles = {row.pretraining.name: row.title for row in table.rows}
     results = ResultTable(
       tuple(columns),
@@ -355,6 +386,7 @@ class Experiment:
       baseline=titles[table.baseline.name],
       highlight=titles[table.highlight.name],
       reference=rows[0].name if table.relative else None,
+      floors=tuple(floors),
       remarks=(*table.remarks, *self._selection()),
     )
     remarks = (*results.remarks, *agreements(results))
@@ -380,6 +412,11 @@ class Experiment:
         best = runs
     assert best is not None  # a sweep has a setting
     return best
+
+  def floor_value(self, transfer: Transfer) -> float | None:
+    """What a transfer reaches without its images, None if it was not run."""
+    values = self._values([self.floor(transfer)], f"validation/{transfer.key}")
+    return values[0] if values else None
 
   def pretraining_stages(self, pretraining: Pretraining) -> tuple[Path, ...]:
     """The stages that make a network, one a seed."""

@@ -213,7 +213,10 @@ def write(path: str | os.PathLike[str], page: Page) -> None:
     "curves": functools.partial(_svg, _draw_curves),
   }
   html = environment.get_template("report_page.html").render(
-    page=page, version=must_jax.__version__, NOT_RUN=result_table.NOT_RUN
+    page=page,
+    version=must_jax.__version__,
+    NOT_RUN=result_table.NOT_RUN,
+    FLOOR=result_table.FLOOR,
   )
   with publish(path) as file:
     file.write(html.encode())
@@ -390,6 +393,8 @@ def _draw_bars(table: ResultTable) -> "Figure":
     base = table.cell(table.row(table.baseline), index).mean
     if base is not None:
       axes.axvline(base, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    if (floor := table.floor(index)) is not None:
+      axes.axvline(floor, color=_INK, linewidth=0.8, linestyle=":")
   return figure
 
 

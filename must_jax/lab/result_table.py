@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 
 NOT_RUN = "not run"
+FLOOR = "Floor: a constant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,9 @@ class ResultTable:
     baseline: name of the row that deltas refer to.
     highlight: name of the row that the table is about, if there is one.
     reference: name of the row that relative gains refer to, if they matter.
+    floors: by column, what a prediction reaches that ignores the image, None
+      where it was not run; empty without any. It is no method: neither best nor
+      compared with.
     remarks: what a reader must know besides, as sentences.
 
   Raises:
@@ -87,6 +91,7 @@ class ResultTable:
   baseline: str
   highlight: str | None = None
   reference: str | None = None
+  floors: tuple[float | None, ...] = ()
   remarks: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -99,7 +104,10 @@ class ResultTable:
           f"There is no row {name!r}; expected one of {names} as baseline,"
           " highlight and reference."
         )
-    for row in self.rows:
+    floor = ResultRow(
+      FLOOR, tuple(v if v is None else (v,) for v in self.floors)
+    )
+    for row in (*self.rows, *([floor] if self.floors else [])):
       for kind, cells in (("values", row.values), ("paper", row.paper)):
         if len(cells) != len(self.columns) and (kind == "values" or cells):
           raise ValueError(
@@ -233,7 +241,17 @@ class ResultTable:
       )
     elif counts:
       notes.append("One seed: small differences say nothing.")
+    if self.floors:
+      notes.append(
+        "Floor: one prediction for all images, the most usual one of the"
+        " training labels, measured as the others."
+      )
     return [*notes, *self.remarks]
+
+  def floor(self, column: int) -> float | None:
+    """The floor of the column of that index in percent, if there is one."""
+    value = self.floors[column] if self.floors else None
+    return None if value is None else 100 * value
 
   def to_text(self) -> str:
     """Lays the table out for a terminal."""
@@ -245,6 +263,8 @@ class ResultTable:
         body.append([f"  vs {self.baseline}"] + [_text_delta(c) for c in cells])
       if any(cell.paper is not None for cell in cells):
         body.append(["  paper"] + [_text_paper(c) for c in cells])
+    if self.floors:
+      body.append([FLOOR, *map("{:>5}".format, self._floor_texts())])
     blocks = [[""]]
     for index, column in enumerate(self.columns):
       words = f"{column.name} {column.metric}".split()
@@ -286,8 +306,14 @@ class ResultTable:
         lines.append(
           _markdown_line(["*paper*", *(p and f"*{p}*" for p in papers)])
         )
+    if self.floors:
+      lines.append(_markdown_line([FLOOR, *self._floor_texts()]))
     notes = [*self.notes(), f"In brackets: minus {self.baseline}."]
     return "\n".join([*lines, "", " ".join(notes)]) + "\n"
+
+  def _floor_texts(self) -> list[str]:
+    found = map(self.floor, range(len(self.columns)))
+    return [NOT_RUN if value is None else percent(value) for value in found]
 
 
 def percent(value: float) -> str:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
 from must_jax.lab.experiment import Experiment
+from must_jax.lab.floors import floor
 from must_jax.preflight import compiled, estimate
 from must_jax.preflight.chips import Chip
 from must_jax.preflight.plan import fill_classes
@@ -38,6 +39,8 @@ def chip_hours(
   jax.config.update("jax_platforms", "cpu")
   stages = experiment.stages
   for directory, stage in stages.items():
+    if stage.function is floor:  # computes nothing
+      continue
     config = config_lib.from_json(stage.args[0])
     if config.stage == "label":
       images = experiment.counts[directory]

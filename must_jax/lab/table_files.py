@@ -112,11 +112,21 @@ def _numbers(
     rows.append(
       {"row": row.title, "recipe": row.pretraining.name, "cells": cells}
     )
+  floors = [
+    {
+      "column": transfer.title,
+      "metric": transfer.metric,
+      "stage": experiment.floor(transfer).name,
+      "value": experiment.floor_value(transfer),
+    }
+    for transfer in experiment.scale.transfers
+  ]
   return {
     "table": table.title,
     "baseline": results.baseline,
     "notes": results.notes(),
     "rows": rows,
+    "floors": floors,
   }
 
 

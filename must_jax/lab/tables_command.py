@@ -282,6 +282,9 @@ def _essentials(stage: Stage, classes: Mapping[str, int]) -> list[str]:
     return [f"renders {name}: {splits}"]
   config = json.loads(stage.args[0])
   sets = config["datasets"]
+  if stage.function.__name__ == "floor":
+    places = [f"{sets[k]['dir']}:{sets[k]['split']}" for k in sets]
+    return [f"measures on {places[1]} what is usual on {places[0]}"]
   if config["stage"] == "label":
     images = sets["images"]
     return [

@@ -186,6 +186,22 @@ def test_the_papers_rule_gives_the_depth_of_the_recipe_a_weight_of_1(tmp_path):
   assert weights == {"depth": 1.0}
 
 
+def test_a_floor_is_measured_as_the_networks_are(tmp_path):
+  """Neither a sweep nor a network changes it."""
+  floors = []
+  for sweep in (False, True):
+    scale = dataclasses.replace(MINI, sweep=sweep)
+    experiment = build(tmp_path, ["table2"], scale=scale, sweep=sweep)
+    floors.append({s.name: s.args for s in stages(experiment, "floor-")})
+  assert floors[0] == floors[1]
+  assert len(floors[0]) == 6
+  experiment = build(tmp_path, ["table2"])
+  config = config_of(experiment, "floor-depth")
+  network = config_of(experiment, "transfer-must-depth-0")
+  for key in ("data", "datasets", "tasks", "train_on", "evaluate_on"):
+    assert config[key] == network[key], key
+
+
 # --- Scale "paper" ------------------------------------------------------------
 
 
@@ -353,6 +369,7 @@ def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
     ("pretrain-detection-imagenet-0", {"validation/detection/AP": 0.4}),
     ("pretrain-detection-imagenet-1", {"validation/detection/AP": 0.3}),
     ("transfer-detection-imagenet-det-1", {"validation/det/AP50": 0.2}),
+    ("floor-seg", {"validation/seg/mIoU": 0.1}),
   ):
     (stage,) = [s for s in stages(experiment, name) if s.name == name]
     finish(stage, result)
@@ -366,6 +383,8 @@ def test_table_holds_finished_seeds_and_the_own_column(tmp_path):
   values = table.row("Student on ImageNet").values
   assert values[:3] == ((0.4, 0.3), None, (0.2,))
   assert table.row("Student on ImageNet").paper[:2] == (0.206, 0.832)
+  # That of the own column is not known.
+  assert table.floors == (None, None, None, 0.1, None, None, None)
   # 35 against 50, and 20.6 against 26.1 in the paper.
   assert any(
     "direction: Student on ImageNet in 1 of 1 columns." in r
@@ -414,6 +433,7 @@ def fake_stage(directory, *args):
 def fake_stages(monkeypatch):
   monkeypatch.setattr(experiment_lib, "train", fake_stage)
   monkeypatch.setattr(experiment_lib, "label", fake_stage)
+  monkeypatch.setattr(experiment_lib, "floor", fake_stage)
   monkeypatch.setattr(scale_mini, "render", fake_stage)
 
 

@@ -176,6 +176,24 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name):
     _write(tmp_path)
 
 
+def test_a_floor_is_shown_and_drawn(tmp_path):
+  table = dataclasses.replace(TABLE, floors=(0.1, 0.0, None))
+  _, page = _write(tmp_path, results={"Results": table})
+  (row,) = [row for row in page.rows if row and row[0].startswith("Floor")]
+  assert [cell.strip() for cell in row] == [
+    *("Floor: a constant", "10.0", "0.0", "not run")
+  ]
+  assert "dotted: the floor" in " ".join(page.text.split())
+  _, plain = _write(tmp_path)
+  assert "Floor" not in plain.text and "dotted" not in plain.text
+  # A line in each panel that has a floor.
+  (drawn,), (before,) = map(_drawings, (page, plain))
+  paths = [
+    len([*d.iter("{http://www.w3.org/2000/svg}path")]) for d in (drawn, before)
+  ]
+  assert paths[0] == paths[1] + 2
+
+
 def test_gains_are_drawn_from_zero_to_either_side(tmp_path):
   table = result_table.ResultTable(
     (

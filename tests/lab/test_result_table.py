@@ -76,6 +76,35 @@ def test_markdown():
   assert TABLE.to_markdown() == MARKDOWN
 
 
+def test_a_floor_is_the_last_row_and_no_method():
+  table = dataclasses.replace(TABLE, floors=(0.9, 0.2, None))
+  floor = "Floor: a constant   90.0             20.0         not run"
+  plain = TEXT.splitlines()
+  lines = [" ".join(line.split()) for line in table.to_text().splitlines()]
+  expected = [" ".join(line.split()) for line in plain]
+  place = expected.index("")
+  assert lines[place] == " ".join(floor.split())
+  # 90.0 is neither best nor compared with: all else stays as it was.
+  others = lines[:place] + lines[place + 1 :]
+  rule = next(i for i, line in enumerate(expected) if line.startswith("---"))
+  assert others[rule].startswith("---")
+  del others[rule], expected[rule]
+  assert others[:-1] == expected[:-1]
+  said = others[-1].split("Floor: ")
+  assert " ".join([said[0], said[1].partition(". ")[2]]).split() == (
+    expected[-1].split()
+  )
+  head, body = table.to_markdown().split("\n\n")
+  assert head.splitlines() == [
+    *MARKDOWN.split("\n\n")[0].splitlines(),
+    "| Floor: a constant | 90.0 | 20.0 | not run |",
+  ]
+  assert "Floor: one prediction for all images" in body
+  for row in TABLE.rows:
+    for column in range(3):
+      assert table.cell(row, column) == TABLE.cell(row, column)
+
+
 def test_pipes_do_not_break_markdown():
   table = ResultTable(
     (ResultColumn("a|b", "m"),), (ResultRow("x|y", ((0.5,),)),), "x|y"
@@ -147,6 +176,17 @@ def test_percent():
 def test_bad_tables_are_refused(rows, baseline, message):
   with pytest.raises(ValueError, match=message):
     ResultTable((ResultColumn("a", "m"),), rows, baseline)
+
+
+@pytest.mark.parametrize(
+  ("floors", "message"),
+  [((46.7,), "Divide percentages"), ((0.5, 0.5), "2 values for 1 columns")],
+)
+def test_bad_floors_are_refused(floors, message):
+  with pytest.raises(ValueError, match=message):
+    ResultTable(
+      (ResultColumn("a", "m"),), (ResultRow("x", (None,)),), "x", floors=floors
+    )
 
 
 def test_agreement_counts_differences_of_the_published_direction():

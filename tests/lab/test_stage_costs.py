@@ -7,7 +7,7 @@ import pytest
 from must_jax.lab import stage_costs, tables_command
 from must_jax.lab.experiment import Experiment
 from must_jax.lab.paper_tables import TABLES
-from must_jax.lab.scale_paper import PaperScale
+from must_jax.lab.scale_paper import TRANSFERS, PaperScale
 from must_jax.lab.stages import Stages
 from must_jax.preflight.chips import CHIPS
 
@@ -68,7 +68,8 @@ def test_prices_are_operations_over_what_is_hoped_for(tmp_path):
   assert found["label-imagenet-teacher-detection"] == pytest.approx(
     (hours / 0.35, hours / 0.17)
   )
-  assert len(found) == len(experiment.stages)
+  floors = {f"floor-{transfer.name}" for transfer in TRANSFERS}
+  assert {s.name for s in experiment.stages.values()} - {*found} == floors
 
 
 def test_a_network_is_traced_once(tmp_path, traced):

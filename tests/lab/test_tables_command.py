@@ -49,8 +49,13 @@ def test_dry_run_tells_everything_and_runs_nothing(tmp_path, capsys):
   ]
   assert "renders src_cls: 1,200 train, 200 validation" in text
   # 4 rows: pre-trainings and 6 transfers each; 3 teachers, their labels and
-  # image sets; images to pre-train on; 6 downstream sets.
-  assert f"{4 + 4 * 6 + 3 * 3 + 1 + 6} stages: " in text
+  # image sets; images to pre-train on; 6 downstream sets and their floors.
+  assert f"{4 + 4 * 6 + 3 * 3 + 1 + 6 + 6} stages: " in text
+  floor = text[text.index("floor-depth ") :].splitlines()
+  places = re.fullmatch(r"  measures on (.+) what is usual on (.+)", floor[1])
+  sets = [re.sub(r".*/", "", place) for place in places.groups()]
+  assert sets == ["down_depth:validation", "down_depth:train"]
+  assert floor[2] == "  after render-down_depth"
 
 
 def test_a_table_of_two_names_is_made_once(tmp_path, capsys):
@@ -154,7 +159,7 @@ def test_printed_jobs_are_stages_in_an_order_that_works(tmp_path, capsys):
     words = shlex.split(line)
     assert words[:2] == ["must-jax", "tables"]
     names.append(parse(*words[2:]).stage)
-  assert len(set(names)) == len(names) == 6 + 3 + 3 + 6 + 4 + 24
+  assert len(set(names)) == len(names) == 6 + 3 + 3 + 6 + 4 + 24 + 6
   for earlier, later in (
     ("render-src_cls", "pretrain-teacher-classification"),
     ("pretrain-teacher-detection", "label-imagenet-teacher-detection"),
@@ -185,13 +190,15 @@ def test_what_cannot_be_run_is_an_error_of_the_user(tmp_path, options, message):
 
 
 def fake_stage(directory, *args):
-  """Scores 0.5, but supervised pre-training 0.4; fails where a file says so."""
+  """Scores 0.5, supervised 0.4, floors 0.2; fails where a file says so."""
   directory = pathlib.Path(directory)
   if (directory.parent / f"no-{directory.name.rsplit('-', 2)[0]}").exists():
     raise ValueError("no luck")
   metrics = ("top1", "AP50", "mIoU", "delta1", "within_11.25")
   names = ("cls", "det", "seg", "depth", "ade", "normals")
   value = 0.4 if "-supervised-" in directory.name else 0.5
+  if directory.name.startswith("floor-"):
+    value = 0.2
   return {f"validation/{n}/{m}": value for n in names for m in metrics}
 
 
@@ -199,6 +206,7 @@ def fake_stage(directory, *args):
 def fake_stages(monkeypatch):
   monkeypatch.setattr(experiment, "train", fake_stage)
   monkeypatch.setattr(experiment, "label", fake_stage)
+  monkeypatch.setattr(experiment, "floor", fake_stage)
   monkeypatch.setattr(scale_mini, "render", fake_stage)
   # Nothing to draw.
   monkeypatch.setattr(galleries, "of_tables", lambda *_: ())
@@ -209,19 +217,22 @@ def test_a_failed_stage_leaves_cells_that_were_not_run(
 ):
   (tmp_path / "stages").mkdir()
   (tmp_path / "stages" / "no-pretrain-must-0").touch()
+  (tmp_path / "stages" / "no-floor-ade").touch()
   args = parse("table3", f"--workdir={tmp_path}", "--jobs=1")
   assert tables_command.run(args) == 1
   printed = capsys.readouterr()
-  assert "error: Stage 'pretrain-must-0' failed: no luck" in printed.err
+  assert re.search("error: Stage '.+' failed: no luck", printed.err)
   numbers = json.loads((tmp_path / "results.json").read_text())
   (table,) = numbers["tables"]
   assert table["table"] == "Table 3: more kinds of pseudo labels"
   rows = {row["recipe"]: row["cells"] for row in table["rows"]}
   assert {cell["mean"] for cell in rows["must"]} == {None}
   assert rows["must"][0]["runs"][0]["value"] is None
+  assert table["floors"][4]["value"] is None
   assert "not run" in (tmp_path / "tables.md").read_text()
 
   (tmp_path / "stages" / "no-pretrain-must-0").unlink()
+  (tmp_path / "stages" / "no-floor-ade").unlink()
   assert tables_command.run(args) == 0
   numbers = json.loads((tmp_path / "results.json").read_text())
   assert numbers["command"] == (
@@ -243,7 +254,12 @@ def test_a_failed_stage_leaves_cells_that_were_not_run(
   assert [c["agrees"] for c in rows["must-depth"]] == [
     *(False, None, True, True, False, True)
   ]
+  assert [floor["value"] for floor in table["floors"]] == [0.2] * 6
+  assert table["floors"][3]["column"] == "Depth"
+  assert table["floors"][3]["metric"] == "delta1"
+  assert table["floors"][3]["stage"].startswith("floor-depth-")
   text = (tmp_path / "tables.md").read_text()
+  assert f"| Floor: a constant |{' 20.0 |' * 6}" in text
   assert "+ depth in 3 of 5 columns" in text
   assert "Table 3: more kinds" in (tmp_path / "tables.html").read_text()
 

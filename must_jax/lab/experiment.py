@@ -388,6 +388,7 @@ class Experiment:
       reference=rows[0].name if table.relative else None,
       floors=tuple(floors),
       remarks=(*table.remarks, *self._selection()),
+      quote=table.quote,
     )
     remarks = (*results.remarks, *agreements(results))
     return dataclasses.replace(results, remarks=remarks)

@@ -152,6 +152,7 @@ class Table:
     before_transfer: a column in front of the transfers.
     relative: whether gains relative to the first row are drawn, too.
     remarks: what a reader must know, as sentences.
+    quote: the paper's sentence that it is about, with its section.
   """
 
   title: str
@@ -161,6 +162,7 @@ class Table:
   before_transfer: PretrainingMetric | None = None
   relative: bool = False
   remarks: tuple[str, ...] = ()
+  quote: str = ""
 
   def at(self, scale: str) -> tuple[Row, ...]:
     """The rows of a scale."""
@@ -350,14 +352,17 @@ _SUPERVISED_ROW = Row(IMAGENET, "ImageNet supervised", IMAGENET_PAPER)
 MUST_PAPER = (86.3, 85.1, 80.6, 87.8, 43.5, 52.7)
 
 
-def _recipe(title: str, quote: str, rows: Mapping[str, Pretraining]) -> Table:
+def _recipe(
+  title: str, quote: str, rows: Mapping[str, Pretraining], *remarks: str
+) -> Table:
   """What a choice of the paper's is worth, beside the paper's sentence."""
   return Table(
     f"Recipe: {title}",
     tuple(Row(made, name, scales=("mini",)) for name, made in rows.items()),
     baseline=RECIPE,
     highlight=RECIPE,
-    remarks=(quote,),
+    remarks=remarks,
+    quote=quote,
   )
 
 
@@ -611,10 +616,11 @@ TABLES: dict[str, tuple[Table, ...]] = {
       'Paper 3.2: "The only exception is the depth loss, of which we choose its'
       ' weight by a parameter sweep."',
       {
-        "A quarter": DEPTH_QUARTER,
-        "1, by the rule of the other losses": RECIPE,
-        "Fourfold": DEPTH_FOURFOLD,
+        "Weight 0.25": DEPTH_QUARTER,
+        "Weight 1": RECIPE,
+        "Weight 4": DEPTH_FOURFOLD,
       },
+      "The rule of the other losses gives depth a weight of 1.",
     ),
     _recipe(
       "score from which boxes and pixels are read",
@@ -622,14 +628,14 @@ TABLES: dict[str, tuple[Table, ...]] = {
       " generate pseudo box labels. For segmentation, we use a hard score"
       " threshold of 0.5 to generate semantic segmentation masks whereas pixels"
       ' with a smaller prediction score are set to the ignore label."',
-      {"0.3": SCORE_3, "0.5": RECIPE, "0.7": SCORE_7},
+      {"Score 0.3": SCORE_3, "Score 0.5": RECIPE, "Score 0.7": SCORE_7},
     ),
     _recipe(
       "soft or hard classes",
       'Paper 3.1: "For classification, we use soft labels, which contain the'
       " probability distribution of all classes, because we find the"
       ' performance is better than hard labels."',
-      {"Soft": RECIPE, "Hard, the most probable class": HARD_CLASSES},
+      {"Soft classes": RECIPE, "Hard classes": HARD_CLASSES},
     ),
     _recipe(
       "how image sets are mixed",
@@ -637,10 +643,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
       " sample from the union of datasets. This works because every task is"
       " labeled on every image in MuST, thus we do not need to worry about"
       ' under/over-sampling a task due to the imbalanced dataset size."',
-      {
-        "Uniformly over their union": RECIPE,
-        "Each as often": EQUAL_SETS,
-      },
+      {"Uniform sampling": RECIPE, "Equal sampling": EQUAL_SETS},
     ),
   ),
 }

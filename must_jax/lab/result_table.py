@@ -80,6 +80,7 @@ class ResultTable:
       where it was not run; empty without any. It is no method: neither best nor
       compared with.
     remarks: what a reader must know besides, as sentences.
+    quote: what is put to the test, in somebody's words, with their place.
 
   Raises:
     ValueError: rows do not fit the columns, names are not unique or unknown, a
@@ -93,6 +94,7 @@ class ResultTable:
   reference: str | None = None
   floors: tuple[float | None, ...] = ()
   remarks: tuple[str, ...] = ()
+  quote: str = ""
 
   def __post_init__(self):
     names = [row.name for row in self.rows]
@@ -287,11 +289,13 @@ class ResultTable:
           f"{row.name} beats {self.baseline} in {won} of {compared} columns."
         )
     notes = " ".join([*self.notes(), "* best of its column."])
-    return "\n".join([*lines, "", *beats, notes]) + "\n"
+    quoted = [self.quote, ""] if self.quote else []
+    return "\n".join([*quoted, *lines, "", *beats, notes]) + "\n"
 
   def to_markdown(self) -> str:
     """Lays the table out as GitHub-flavoured Markdown."""
-    lines = [
+    lines = [f"> {self.quote}", ""] if self.quote else []
+    lines += [
       _markdown_line(
         ["", *(f"{c.name}<br>{c.metric}".strip() for c in self.columns)]
       ),

@@ -300,6 +300,18 @@ def _deltas(text: str) -> list[tuple[str, str]]:
   return re.findall(r'class="delta (\w+)">(.*?)<', text)
 
 
+def test_a_quote_stands_before_its_table(tmp_path):
+  table = dataclasses.replace(TABLE, quote="Paper 1: a < b.")
+  text, page = _write(tmp_path, results={"Results": table})
+  assert len(page.all("blockquote")) == 1
+  before, quote, after = text.partition("Paper 1: a &lt; b.")
+  assert quote
+  assert '<table class="results"' in after
+  assert '<table class="results"' not in before
+  _, page = _write(tmp_path)
+  assert not page.all("blockquote")
+
+
 def test_marks_of_deltas_and_best(tmp_path):
   text, page = _write(tmp_path)
   body = text.split('<table class="results">')[1].split("</table>")[0]

@@ -105,6 +105,13 @@ def test_a_floor_is_the_last_row_and_no_method():
       assert table.cell(row, column) == TABLE.cell(row, column)
 
 
+def test_a_quote_stands_above_the_table():
+  quote = 'Paper 1: "It works."'
+  table = dataclasses.replace(TABLE, quote=quote)
+  assert table.to_text() == f"{quote}\n\n{TEXT}"
+  assert table.to_markdown() == f"> {quote}\n\n{MARKDOWN}"
+
+
 def test_pipes_do_not_break_markdown():
   table = ResultTable(
     (ResultColumn("a|b", "m"),), (ResultRow("x|y", ((0.5,),)),), "x|y"

@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from benchmarks import (
   bucket,
+  convolutions,
   fleet,
   importing,
   labelling,
@@ -19,7 +20,10 @@ from benchmarks import (
 
 def main() -> None:
   """Prints name, value and unit; ratios compare within this run."""
-  modules = (pipeline, resume, importing, labelling, bucket, fleet, ops)
+  modules = (
+    *(pipeline, resume, importing, labelling, bucket, fleet, ops),
+    convolutions,
+  )
   for module in (*modules, train_step):
     for name, value, unit in module.run():
       print(f"{name:<60} {value:>10.2f}  {unit}", flush=True)

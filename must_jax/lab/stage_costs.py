@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from must_jax import config as config_lib
 from must_jax.lab.experiment import Experiment
 from must_jax.lab.floors import floor
+from must_jax.ops import convolution
 from must_jax.preflight import compiled, estimate
 from must_jax.preflight.chips import Chip
 from must_jax.preflight.plan import fill_classes
@@ -87,9 +88,9 @@ def _labelling_flops(network: str, task: str) -> float:
   tasks = build_tasks(teacher)
   chosen = tasks[task or next(iter(tasks))]
   cpu = jax.devices("cpu")[:1]
-  return compiled.flops_per_image(
-    compiled.lower_labelling(teacher, chosen, 1, cpu)
-  )
+  with convolution.plain():
+    lowered = compiled.lower_labelling(teacher, chosen, 1, cpu)
+  return compiled.flops_per_image(lowered)
 
 
 def _teacher(experiment: Experiment, path: str) -> str:

@@ -49,11 +49,11 @@ class Geometry(NamedTuple):
     precision: of the products (`jax.lax.Precision`).
   """
 
-  input_size: tuple[int, int]
-  kernel_size: tuple[int, int]
-  strides: tuple[int, int]
-  padding: tuple[tuple[int, int], tuple[int, int]]
-  dilation: tuple[int, int]
+  input_size: tuple[int, ...]
+  kernel_size: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+  dilation: tuple[int, ...]
   groups: int
   precision: Any
 
@@ -220,7 +220,7 @@ class _Window(NamedTuple):
     ]
 
 
-def _over_input(geometry: Geometry) -> tuple[_Window, _Window]:
+def _over_input(geometry: Geometry) -> tuple[_Window, ...]:
   """Places are pixels of the output."""
   _, kernel, strides, padding, dilation, *_ = geometry
   return tuple(
@@ -231,7 +231,7 @@ def _over_input(geometry: Geometry) -> tuple[_Window, _Window]:
   )
 
 
-def _over_output(geometry: Geometry) -> tuple[_Window, _Window]:
+def _over_output(geometry: Geometry) -> tuple[_Window, ...]:
   """Places are pixels of the input; the kernel is turned around."""
   size, kernel, strides, padding, dilation, *_ = geometry
   return tuple(
@@ -484,6 +484,7 @@ def _batch(
   if wanted == KERNEL or axes[1] is not None:
     function = functools.partial(_xla, wanted=wanted, geometry=geometry)
     return jax.vmap(function, axes)(*args), 0
+  assert axes[0] is not None
   x = jnp.moveaxis(args[0], axes[0], 0)
   y = _convolve(x.reshape(-1, *x.shape[2:]), args[1], wanted, geometry)
   return y.reshape(*x.shape[:2], *y.shape[1:]), 0

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from must_jax.input import preprocess
+from must_jax.ops import convolution
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build, build_model, build_tasks
@@ -111,7 +112,8 @@ def lower_one_image(config: ConfigDict) -> LoweredStep:
   plain.data.batch_size = plain.train.accumulate = 1
   plain.mesh.update({"data": 1, "fsdp": 1})
   plain.model.remat = ()
-  return lower_training(plain, jax.devices("cpu")[:1])
+  with convolution.plain():
+    return lower_training(plain, jax.devices("cpu")[:1])
 
 
 def lower_labelling(

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from must_jax.config import load, task_kwargs, validate
+from must_jax.ops import convolution
 from must_jax.preflight import compiled, estimate, places, plan_text
 from must_jax.preflight.chips import Slice, has_compiler
 from must_jax.storage.path import Path, is_file
@@ -217,7 +218,8 @@ def _plan_labelling(
     )
   task = tasks[name]
   cpu, stride = jax.devices("cpu")[:1], config.label.map_stride
-  simple = compiled.lower_labelling(teacher, task, 1, cpu, stride)
+  with convolution.plain():
+    simple = compiled.lower_labelling(teacher, task, 1, cpu, stride)
   flops = compiled.flops_per_image(simple)
 
   def compile_batch(num_images: int) -> compiled.StepCost:

@@ -204,7 +204,7 @@ def test_other_convolutions_are_left_to_xla():
     x,
     kernel,
   )
-  ours, xla = pair(lhs_dilation=(2, 2), padding="VALID")
+  ours, xla = pair(lhs_dilation=(2, 2), padding=((0, 0), (0, 0)))
   assert_same(ours, xla, normal(0, (2, 5, 4, 3)), normal(1, (1, 1, 3, 3)))
 
 

@@ -34,6 +34,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -278,6 +279,7 @@ def _start_worker(turns: Any, jobs: int, cache: str) -> None:
   Ctrl-C is for the process that waits: it ends the others.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   # On CPUs, stages side by side with a share of the cores each are faster
   # than one stage on all: small programs do not scale over threads.
   if jobs > 1 and hasattr(os, "sched_setaffinity"):
@@ -286,6 +288,14 @@ def _start_worker(turns: Any, jobs: int, cache: str) -> None:
     if share:
       os.sched_setaffinity(0, share)
   _set_up(cache)
+
+
+def _end_with_parent() -> None:
+  """A parent that is killed would leave its workers to go on for hours."""
+  parent = multiprocessing.parent_process()
+  assert parent
+  parent.join()
+  os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _set_up(cache: str) -> None:

@@ -1,7 +1,11 @@
 import importlib
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -31,6 +35,11 @@ def fail_once(directory):
     half.touch()
     raise ValueError("no luck")
   return "went on"
+
+
+def wait(directory):
+  (directory / "pid").write_text(str(os.getpid()))
+  time.sleep(600)
 
 
 def add(directory, *parents):
@@ -86,6 +95,34 @@ def test_failure_names_the_stage_and_keeps_the_others(tmp_path):
   assert str(bad / "log.txt") in str(info.value)
   assert stages[good].result == 2
   assert not stages[bad].is_done
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_command_that_is_killed(tmp_path, number):
+  code = (
+    "import sys; from must_jax.lab.stages import Stages;"
+    f"sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
+    "import test_stages\n"
+    "if __name__ == '__main__':\n"
+    f"  stages = Stages({str(tmp_path)!r}, 1)\n"
+    "  stages.add('wait', test_stages.wait)\n"
+    "  stages.run()\n"
+  )
+  script = tmp_path / "script.py"
+  script.write_text(code)
+  with subprocess.Popen([sys.executable, script]) as process:
+    pid = int(until(lambda: [p.read_text() for p in tmp_path.rglob("pid")])[0])
+    process.send_signal(number)
+  until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+
+
+def until(found, seconds=60):
+  """What a function returns, once that is something."""
+  end = time.monotonic() + seconds
+  while not (result := found()):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+  return result
 
 
 def test_what_was_cut_short_is_called_again_in_the_same_directory(tmp_path):

@@ -99,7 +99,9 @@ def test_config_of_several_datasets_is_valid():
 
 
 @pytest.mark.parametrize(
-  "page", ["README.md", "docs/your-own-data.md", "docs/datasets.md"]
+  "page",
+  ["README.md"]
+  + [f"docs/{n}.md" for n in ("your-own-data", "datasets", "photographs")],
 )
 def test_import_commands_are_understood(page):
   parser = argparse.ArgumentParser()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import shlex
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -37,6 +39,84 @@ _SETS = {
   "fashion": _Set("fashion", "val", "test"),
   "office": _Set("office", "train", "test"),
   "normals": _Set("normals", "train", "test"),
+}
+
+
+class _Source(NamedTuple):
+  """Where files of an image set are, and how they come in.
+
+  Attributes:
+    repository: on GitHub.
+    licence: of images and labels.
+    options: of the import; `{split}` stands for the split.
+    prepare: a command that comes before, where importers need one.
+  """
+
+  repository: str
+  licence: str
+  options: str
+  prepare: str = ""
+
+  def commands(
+    self, name: str, splits: Iterable[str], directory: str
+  ) -> list[str]:
+    """The commands that bring a set to a directory; docs/photographs.md."""
+    folder = f"photos/{self.repository.rpartition('/')[2]}"
+    clone = f"git clone --depth 1 https://github.com/{self.repository} {folder}"
+    imports = [
+      f"must-jax import {self.options.format(split=split)} --out"
+      f" {shlex.quote(directory)} --name {name} --split {split} --licence"
+      f" {self.licence}"
+      for split in splits
+    ]
+    return [clone, *([self.prepare] if self.prepare else []), *imports]
+
+
+_FRAMES = _Source(
+  "ardaduz/deep-video-mvs",
+  "MIT",
+  "",
+  "python docs/examples/photo_sets.py office"
+  " photos/deep-video-mvs/sample-data/hololens-dataset/000 photos/office",
+)
+_SOURCES = {
+  "clothing": _Source(
+    "alexeygrigorev/clothing-dataset-small",
+    "CC0-1.0",
+    "folder --images photos/clothing-dataset-small/{split}",
+  ),
+  "raccoons": _Source(
+    "datitran/raccoon_dataset",
+    "MIT",
+    "voc --images photos/raccoon_dataset/images --annotations"
+    " photos/raccoon_dataset/annotations --ids photos/raccoons_{split}.txt",
+    "for s in train test; do tail -n +2"
+    " photos/raccoon_dataset/data/${s}_labels.csv | cut -d, -f1 >"
+    " photos/raccoons_$s.txt; done",
+  ),
+  "cells": _Source(
+    "Shenggan/BCCD_Dataset",
+    "MIT",
+    "voc --images photos/BCCD_Dataset/BCCD/JPEGImages --annotations"
+    " photos/BCCD_Dataset/BCCD/Annotations --ids"
+    " photos/BCCD_Dataset/BCCD/ImageSets/Main/{split}.txt",
+  ),
+  "fashion": _Source(
+    "bearpaw/clothing-co-parsing",
+    "Apache-2.0",
+    "masks --images photos/fashion/{split} --masks"
+    " photos/fashion/{split}_masks --classes photos/fashion/classes.txt",
+    "python docs/examples/photo_sets.py fashion photos/clothing-co-parsing"
+    " photos/fashion",
+  ),
+  "office": _FRAMES._replace(
+    options="depth --images photos/office/{split}/rgb --depths"
+    " photos/office/{split}/depth"
+  ),
+  "normals": _FRAMES._replace(
+    options="normals --images photos/office/{split}/rgb --normals"
+    " photos/office/{split}/normals"
+  ),
 }
 
 # Rates of AdamW, found with the published backbone.
@@ -96,7 +176,7 @@ _STUDENT_STEPS = 400
 
 @dataclasses.dataclass(frozen=True)
 class PhotosScale:
-  """Image sets that docs/your-own-data.md imports.
+  """Image sets that docs/photographs.md imports.
 
   Attributes:
     data: their directory.
@@ -118,12 +198,12 @@ class PhotosScale:
       if name == known.name
       for split in splits
     )
-    how = "docs/your-own-data.md, step 1, has the command"
+    commands = _SOURCES[known.name].commands(known.name, splits, directory)
     return ImageSplits(
       directory,
       known.train,
       known.validation,
-      prerequisite=Prerequisite(directory, tuple(splits), how),
+      prerequisite=Prerequisite(directory, tuple(splits), "\n".join(commands)),
     )
 
   def checkpoint(self, pretraining: Pretraining) -> Prerequisite | None:

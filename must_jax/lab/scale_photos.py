@@ -119,7 +119,8 @@ _SOURCES = {
   ),
 }
 
-# Rates of AdamW, found with the published backbone.
+# Rate of AdamW, found with the published backbone for fashion and office, of three
+# tries each, one seed.
 TRANSFERS = (
   make_transfer(
     "clothing",
@@ -127,14 +128,14 @@ TRANSFERS = (
     "clothing",
     "Clothing",
     "top1",
-    1e-3,
+    5e-3,
     80,
   ),
   make_transfer(
-    "raccoons", "detection", "raccoons", "Raccoons", "AP50", 1e-3, 120
+    "raccoons", "detection", "raccoons", "Raccoons", "AP50", 5e-3, 120
   ),
   make_transfer(
-    "cells", "detection", "cells", "Blood cells", "AP50", 1e-3, 120
+    "cells", "detection", "cells", "Blood cells", "AP50", 5e-3, 120
   ),
   make_transfer(
     "fashion",
@@ -142,7 +143,7 @@ TRANSFERS = (
     "fashion",
     "Fashion segm.",
     "mIoU",
-    1e-3,
+    5e-3,
     120,
   ),
   make_transfer(
@@ -151,7 +152,7 @@ TRANSFERS = (
     "office",
     "Office depth",
     "delta1",
-    1e-3,
+    5e-3,
     80,
     options={"unit": "metres", "objective": "berhu"},
   ),
@@ -161,7 +162,7 @@ TRANSFERS = (
     "normals",
     "Office normals",
     "within_11.25",
-    1e-3,
+    5e-3,
     80,
   ),
 )
@@ -246,7 +247,9 @@ def _small(config: ConfigDict) -> ConfigDict:
     {"image_size": published.data.image_size, "label_stride": 4}
     | {"batch_size": 8, "scale_jitter": (0.5, 1.5)}
   )
-  config.optimizer.update({"name": "adamw", "lr": 1e-3, "warmup_lr": 0.0})
+  config.optimizer.update({"name": "adamw", "lr": 5e-3, "warmup_lr": 0.0})
+  # Pyramid and heads begin from nothing, and have some hundred steps.
+  config.optimizer.lr_factors.backbone = 0.3
   for entry in config.tasks.values():
     if "roi_canonical_size" in entry:
       entry.update({"roi_canonical_size": 112.0, "max_boxes": 40})

@@ -100,7 +100,9 @@ class Step:
     printed = json.loads(result.stdout.splitlines()[-1])
     assert "num_partitions=4" in printed["text"]
     self.parameters = {tuple(shape) for shape in printed["parameters"]}
-    # A kernel of a dense layer may have its dimensions swapped.
+    # A CPU takes kernels of one pixel as those of a dense layer; their
+    # dimensions may be swapped.
+    self.parameters |= {s[2:] for s in self.parameters if s[:2] == (1, 1)}
     self.parameters |= {s[::-1] for s in self.parameters if len(s) == 2}
     self.maps = {tuple(shape) for shape in printed["maps"]}
     self.estimate = printed["estimate"]

@@ -40,8 +40,8 @@ def make_config(entry):
   config.train_on = config.evaluate_on = ("it",)
   config.tasks.color = task("classification", labels={"it": "supervised"})
   config = smoke(config)
-  config.train.update({"steps": 40, "checkpoint_every": 0, "log_every": 40})
-  config.optimizer.lr = 0.1
+  config.train.update({"steps": 80, "checkpoint_every": 0, "log_every": 80})
+  config.optimizer.lr = 0.05
   config.data.color.update({"num_ops": 0})
   return config
 

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     " `must-jax tables photographs`",
   )
   demo.add_argument(
-    "--data", default="data", help="where the photographs were imported to"
+    "--data", help="with --photos: where they were imported to, by default data"
   )
   demo.add_argument(
     "--full",
@@ -325,10 +325,12 @@ def _configs(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
   if args.photos:
     options = {"workdir": args.workdir or "runs/photographs"}
-    options |= {"data": args.data, "jobs": args.jobs}
+    options |= {"data": args.data or "data", "jobs": args.jobs}
     options |= {"scale": "photos", "seeds": 3 if args.full else 1}
     words = [f"--{name}={value}" for name, value in options.items()]
     return main(["tables", "photographs", *words])
+  if args.data:
+    raise ValueError("--data says where photographs are; add --photos.")
   from must_jax.lab import demo
 
   workdir = args.workdir or Path("runs/demo")

@@ -360,9 +360,10 @@ class Experiment:
     """The results of a table; what is not there is not run."""
     before = table.before_transfer
     columns = [ResultColumn(t.title, t.metric) for t in self.scale.transfers]
+    floors = [self.floor_value(transfer) for transfer in self.scale.transfers]
     if before:
       columns.insert(0, ResultColumn(before.title, before.metric))
-    floors = [self.floor_value(transfer) for transfer in self.scale.transfers]
+      floors.insert(0, None)
     rows = []
     for row in table.at(self.scale.name):
       values = [
@@ -377,8 +378,6 @@ class Experiment:
       rows.append(
         ResultRow(row.title, tuple(values), tuple(map(_fraction, paper)))
       )
-    if before:
-      floors.insert(0, None)
     titles = {row.pretraining.name: row.title for row in table.rows}
     results = ResultTable(
       tuple(columns),

@@ -27,9 +27,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Arrays of the relation; a program computes one of them of the other two, in
-# this order.
+# Arrays of the relation; a program computes one of them of the other two.
 OUTPUT, INPUT, KERNEL = "output", "input", "kernel"
+_ARGUMENTS = {
+  OUTPUT: (INPUT, KERNEL),
+  INPUT: (OUTPUT, KERNEL),
+  KERNEL: (INPUT, OUTPUT),
+}
 # Rows of the output that are added up before a matrix product adds the rest.
 _MOST_ROWS = 16
 
@@ -490,32 +494,33 @@ def _batch(
   return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
-def _transpose_first(
+def _transpose(
   cotangent: jax.Array,
-  _: Any,
   other: jax.Array,
+  asked: str,
   *,
   wanted: str,
   geometry: Geometry,
 ) -> jax.Array:
-  if wanted == KERNEL:
-    return _convolve(other, cotangent, INPUT, geometry)
-  wanted = INPUT if wanted == OUTPUT else OUTPUT
-  return _convolve(cotangent, other, wanted, geometry)
+  """An argument's cotangent: the third of that of the result and the other."""
+  (of_other,) = {OUTPUT, INPUT, KERNEL} - {asked, wanted}
+  arrays = {wanted: cotangent, of_other: other}
+  first, second = (arrays[name] for name in _ARGUMENTS[asked])
+  return _convolve(first, second, asked, geometry)
+
+
+def _transpose_first(
+  cotangent: jax.Array, _: Any, second: jax.Array, **params: Any
+) -> jax.Array:
+  asked, _ = _ARGUMENTS[params["wanted"]]
+  return _transpose(cotangent, second, asked, **params)
 
 
 def _transpose_second(
-  cotangent: jax.Array,
-  other: jax.Array,
-  _: Any,
-  *,
-  wanted: str,
-  geometry: Geometry,
+  cotangent: jax.Array, first: jax.Array, _: Any, **params: Any
 ) -> jax.Array:
-  if wanted == INPUT:
-    return _convolve(cotangent, other, KERNEL, geometry)
-  wanted = KERNEL if wanted == OUTPUT else OUTPUT
-  return _convolve(other, cotangent, wanted, geometry)
+  _, asked = _ARGUMENTS[params["wanted"]]
+  return _transpose(cotangent, first, asked, **params)
 
 
 def _make_primitive(name: str) -> Primitive:

@@ -122,6 +122,8 @@ def test_demo_on_photographs_is_the_table(tmp_path, capsys):
   assert cli.main(words) == 2
   error = capsys.readouterr().err
   assert f"Not there: {tmp_path}/clothing" in error
+  assert cli.main(["demo", *words[2:]]) == 2
+  assert "add --photos" in capsys.readouterr().err
   assert not (tmp_path / "w").exists()
 
 

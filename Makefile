@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-full test test-slow lint bench clean
+.PHONY: demo demo-full test test-slow lint docs docs-links bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/must-jax demo --workdir runs/demo
@@ -26,11 +26,20 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy must_jax benchmarks
 
+# Warnings are errors: a link that leads nowhere, an option that is not told.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -b html -W --keep-going -n docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+# Pages of others; needs the network, so CI does not run it.
+docs-links: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build docs/_build docs/reference *.egg-info
 
 $(INSTALLED): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

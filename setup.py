@@ -19,6 +19,18 @@ GCS = ["gcsfs>=2026.6,<2027", "google-cloud-storage>=3,<4"]
 # which it never imports (`must_jax/export/formats/onnx.py`).
 ONNX = ["onnx>=1.20,<2", "onnx-ir>=1.0,<2", "onnxruntime>=1.24,<2"]
 TORCH = ["torch>=2.10"]
+# The site, and the notebooks that are among its pages.
+DOCS = [
+  "furo>=2025.9",
+  "ipykernel>=7",
+  "jupytext>=1.19,<2",
+  "matplotlib>=3.9,<4",
+  "myst-nb>=1.4,<2",
+  "nbclient>=0.10",
+  "sphinx>=9,<10",
+  "sphinx-copybutton>=0.5,<0.6",
+  "sphinx-design>=0.7",
+]
 
 setup(
   name="must_jax",
@@ -67,6 +79,7 @@ setup(
   ],
   extras_require={
     "dev": [
+      *DOCS,
       *GCS,
       *ONNX,
       "apache-beam>=2.70,<3",
@@ -88,6 +101,7 @@ setup(
       "wandb>=0.21",
     ],
     "beam": ["apache-beam>=2.70,<3"],
+    "docs": DOCS,
     "lab": ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"],
     "gcs": GCS,
     "mlflow": ["mlflow-skinny>=3,<4"],

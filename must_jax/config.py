@@ -298,6 +298,9 @@ def task(
       labels come from a teacher, else 1.
     classes: class names; by default those of the labels' sources.
     **options: options of the kind, see its file in `must_jax/tasks`.
+
+  Raises:
+    ValueError: there is no such kind, or the kind has no such option.
   """
   unknown = sorted(set(options) - set(task_options(kind)))
   if unknown:

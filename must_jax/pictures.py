@@ -192,7 +192,13 @@ def _nearness(
 def explain_nearness(
   values: np.ndarray, valid: np.ndarray, *, is_distance: bool
 ) -> "list[Word]":
-  """The colours of `draw_nearness` with their values, near first."""
+  """The colours of `draw_nearness` with their values, near first.
+
+  Args:
+    values: float [h, w]; see `draw_nearness`.
+    valid: bool [h, w].
+    is_distance: whether values are distances, else inverse.
+  """
   if not valid.any():
     return [("nothing is known", None)]
   _, (low, high) = _nearness(values, valid, is_distance)
@@ -234,7 +240,7 @@ def draw_normals(vectors: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """A picture at another size, cubic."""
+  """A picture uint8 [h, w, 3] at another size (height, width), cubic."""
   from PIL import Image
 
   cubic = Image.Resampling.BICUBIC
@@ -276,8 +282,11 @@ def gallery(
   """Pictures side by side, row below row.
 
   Args:
-    rows: of pictures, as many in each.
+    rows: of pictures uint8 [h, w, 3], as many in each.
     cell: height and width that each is padded to.
+
+  Returns:
+    uint8 [rows * height, columns * width, 3].
   """
 
   def pad(picture: np.ndarray) -> np.ndarray:

@@ -42,5 +42,5 @@ class Mean(NamedTuple):
   count: Array  # type: ignore[assignment]  # hides `tuple.count`
 
   def compute(self) -> Array:
-    """The mean; 0 where nothing was counted."""
+    """The mean, a scalar float32; 0 where nothing was counted."""
     return self.total / jax.numpy.maximum(self.count, 1)

@@ -195,7 +195,16 @@ def _draw(
 
 
 def pixels_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-  """Pixels bool [h, w] of polygons, or of either RLE."""
+  """Pixels bool [h, w] of polygons, or of either RLE.
+
+  Args:
+    segmentation: of an annotation: polygons [[x, y, ...], ...], or a run-length
+      encoding with counts as a list or as COCO's text.
+    size: (h, w) of the image.
+
+  Raises:
+    Rejected: it cannot be read, or is of another size.
+  """
   from faster_coco_eval.core import mask as rle
 
   pixels = np.zeros(size, bool)

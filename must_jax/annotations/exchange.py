@@ -257,7 +257,11 @@ def number(value: np.floating | float) -> float:
 
 
 def check_score(value: Any) -> None:
-  """Raises `Rejected` for a score in a file that is none."""
+  """Checks the score of a label in a file; empty is none.
+
+  Raises:
+    Rejected: it is no number from 0 to 1.
+  """
   try:
     fine = value in (None, "") or 0 <= float(value) <= 1
   except (TypeError, ValueError):

@@ -80,7 +80,15 @@ def torch_tensor(module: str, leaf: str) -> Tensor:
 
 
 def from_torch_layout(leaf: str, value: np.ndarray) -> np.ndarray:
-  """PyTorch's layout to ours, see `Tensor.to_ours`."""
+  """PyTorch's layout to ours, see `Tensor.to_ours`.
+
+  Args:
+    leaf: name of our array; only kernels differ.
+    value: [out, in, h, w] of a convolution, [out, in] of a linear layer.
+
+  Returns:
+    [h, w, in, out] or [in, out]; other arrays as they are.
+  """
   if leaf != "kernel":
     return value
   if value.ndim == 4:
@@ -145,7 +153,11 @@ def match_names(
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:
-  """Raises `ConversionError` for weights that are not finite, by name."""
+  """Checks that published weights are numbers, whatever their shapes.
+
+  Raises:
+    ConversionError: some are not finite; it names them.
+  """
   broken = {
     name: np.size(value) - np.isfinite(value).sum()
     for name, value in weights.items()

@@ -28,7 +28,12 @@ _FORMAT = "must_jax 1"
 
 
 def run(args: argparse.Namespace) -> int:
-  """Does what the arguments ask for; returns the exit status."""
+  """Does what the arguments ask for; returns the exit status.
+
+  Raises:
+    ValueError: an argument is missing, or the weights do not fit the kind.
+    FileNotFoundError: there is no file of weights.
+  """
   if args.list:
     _print_kinds()
     return 0

@@ -54,7 +54,12 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
 def read_with_metadata(
   path: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Tensors and the free text of a `.safetensors` file; see `read`."""
+  """Tensors and the free text of a `.safetensors` file; see `read`.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ConversionError: it is damaged, or of another format.
+  """
   try:
     return tensor_file.read(path)
   except ValueError as error:

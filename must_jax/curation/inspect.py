@@ -154,6 +154,9 @@ def draw_labels(
     images: the image set it was made for.
     count: examples.
     image_size: (H, W) of the pictures.
+
+  Yields:
+    Two uint8 [H, W, 3].
   """
   manifest = read_manifest(labels)
   source = Source(
@@ -177,7 +180,12 @@ def draw_labels(
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints what the arguments of `must-jax inspect` ask for."""
+  """Prints what the arguments of `must-jax inspect` ask for; returns 0.
+
+  Raises:
+    ValueError: arguments contradict each other, or the label set is not what
+      they need.
+  """
   keep_tensorflow_off_accelerators()
   given = {"--min-score": args.min_score, "--worst": args.worst}
   check({k: v for k, v in given.items() if v is not None}, _RANGES)

@@ -185,13 +185,16 @@ def check_thresholds(
 def check_known(
   source: str, what: str, given: Iterable[str], known: Collection[str]
 ) -> None:
-  """Raises `ValueError` that names what is not known, and what is near it.
+  """Checks that all names are known.
 
   Args:
     source: of the names, for the message.
     what: they are, in the plural.
     given: names.
     known: those that there are.
+
+  Raises:
+    ValueError: some are not; it says which, and what is near them.
   """
   there = {*known}
   if unknown := [name for name in given if name not in there]:

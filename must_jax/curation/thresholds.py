@@ -270,7 +270,12 @@ def _number(scores: np.ndarray, i: int) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Does what the arguments of `must-jax thresholds` ask for."""
+  """Does what the arguments of `must-jax thresholds` ask for; returns 0.
+
+  Raises:
+    ValueError: an argument is out of range or missing, or the label set has no
+      scores.
+  """
   for name in ("precision", "share"):
     value = getattr(args, name)
     if value is not None and not 0 < value <= 1:

@@ -272,7 +272,10 @@ def _reference(program: ExportProgram):
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
-  """Published rules give numbers between whole ones, and beyond."""
+  """Images uint8 of floats, of any shape; rounds, and cuts to 0..255.
+
+  Published rules give numbers between whole ones, and beyond.
+  """
   return np.rint(np.clip(images, 0, 255)).astype(np.uint8)
 
 

@@ -55,7 +55,16 @@ class ExportProgram:
   def apply(
     self, variables: PyTree, images: Array, content_size: Array
   ) -> dict[str, Array]:
-    """The same as a function of the variables, too."""
+    """The same as a function of the variables, too.
+
+    Args:
+      variables: of the model.
+      images: [B, H, W, 3] of `image_size`, as the signature says.
+      content_size: float32 [B, 2], height and width that are not padding.
+
+    Returns:
+      {"task/array": [B, ...]}.
+    """
     with topk.portable():
       outputs: Any = self.model.apply(
         variables, images, train=False, content_size=content_size

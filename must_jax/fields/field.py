@@ -261,6 +261,9 @@ class Field(abc.ABC):
 
     Returns:
       As `encode` takes them; with scores if `stored` has them.
+
+    Raises:
+      NotImplementedError: people cannot mend labels of this kind.
     """
     raise NotImplementedError(f"{type(self).__name__} cannot be mended.")
 
@@ -273,6 +276,9 @@ class Field(abc.ABC):
       mended: from `mend`.
       shown: the label that the person was given, as `encode` takes it.
       size: height and width of the image.
+
+    Raises:
+      NotImplementedError: people cannot mend labels of this kind.
     """
     raise NotImplementedError(f"{type(self).__name__} cannot be mended.")
 
@@ -495,6 +501,9 @@ class Field(abc.ABC):
     Returns:
       Bool [K, side, side], the cells whose centres a class has, and bool [side,
       side], those of which the label says anything.
+
+    Raises:
+      NotImplementedError: labels of this kind are nowhere in the image.
     """
     raise NotImplementedError(f"{type(self).__name__} does not say where.")
 
@@ -506,6 +515,9 @@ class Field(abc.ABC):
     Args:
       found: as `encode` takes them; of a score of 1 where it has none.
       truth: of the same image, likewise, with the same class ids.
+
+    Raises:
+      NotImplementedError: labels of this kind are not read from a score on.
     """
     raise NotImplementedError(f"{type(self).__name__} has no threshold.")
 
@@ -549,6 +561,9 @@ class Field(abc.ABC):
     Returns:
       Arrays as a task predicts them, of one example. What no label knows, such
       as the padding of all images, is as the rest is on the whole.
+
+    Raises:
+      NotImplementedError: there is none for this kind.
     """
     raise NotImplementedError(f"{type(self).__name__} has no constant.")
 
@@ -696,7 +711,10 @@ def scores_of(min_score: Scores, classes: np.ndarray) -> np.ndarray:
 
   Args:
     min_score: as fields hold it.
-    classes: ids of the elements.
+    classes: ids of the elements, [n] or of any shape.
+
+  Returns:
+    Of the shape of `classes`.
   """
   table = np.atleast_1d(np.asarray(min_score, np.float32))
   return table[np.minimum(classes, len(table) - 1)]
@@ -739,7 +757,11 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def ranked(amounts: np.ndarray) -> list[int]:
-  """Classes of which there is something, the most first."""
+  """Classes of which there is something, the most first.
+
+  Args:
+    amounts: [K], of each class.
+  """
   return [int(k) for k in np.argsort(-amounts, kind="stable") if amounts[k]]
 
 
@@ -762,7 +784,7 @@ def list_classes(
 
 
 def numbers(array: np.ndarray) -> list[Any]:
-  """An array as a list; of float32 no more digits than there are."""
+  """An array of any shape as a list; float32 by as few digits as tell it."""
   if array.dtype != np.float32:
     return array.tolist()
   digits = np.array([float(str(x)) for x in array.reshape(-1)])
@@ -770,7 +792,7 @@ def numbers(array: np.ndarray) -> list[Any]:
 
 
 def check_class_ids(classes: np.ndarray, num_classes: int) -> None:
-  """Checks ids that are to be stored.
+  """Checks ids that are to be stored, of any shape.
 
   Raises:
     ValueError: one is out of range, or they are no integers.
@@ -787,6 +809,11 @@ def check_unit_range(
   name: str, values: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
   """Scores float32 that are to be stored, within 0 and 1.
+
+  Args:
+    name: of the scores, for messages.
+    values: of any shape.
+    shape: that is expected.
 
   Raises:
     ValueError: they are not, or their shape is another.

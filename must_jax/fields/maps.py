@@ -140,7 +140,12 @@ class Grid:
 
 
 def check_map(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
-  """A map that is to be stored.
+  """A map [h, w] or [h, w, channels] that is to be stored, as it is.
+
+  Args:
+    name: of the map, for messages.
+    array: the map.
+    ndim: expected number of dimensions.
 
   Raises:
     ValueError: it has another number of dimensions, or no pixel.
@@ -154,7 +159,7 @@ def check_map(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def check_valid(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
-  """Which pixels are valid, bool; all where nothing is said.
+  """Which pixels are valid, bool [h, w]; all where nothing is said.
 
   Raises:
     ValueError: its shape is another.
@@ -166,7 +171,11 @@ def check_valid(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-  """Raises `ValueError` for values that are not finite."""
+  """Checks values that are to be stored, of any shape.
+
+  Raises:
+    ValueError: one is not finite.
+  """
   if not np.isfinite(values).all():
     raise ValueError(f"{name} are not finite where they are valid")
 

@@ -39,8 +39,8 @@ def make_sums(
   """The sums of one label.
 
   Args:
-    classes: ids of its elements, if they have classes.
-    scores: of its elements, if they have scores.
+    classes: ids of its elements, [n] or [h, w], if they have classes.
+    scores: of its elements, of that shape, if they have scores.
     elements: their number, where they have no classes.
     constant: whether the label says the same everywhere.
     **more: what a kind adds.
@@ -85,7 +85,7 @@ def _histograms(classes: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
 
 
 def count_octaves(values: np.ndarray) -> dict[str, int]:
-  """{floor(8 log2): how many} of values above 0; bins are 9% wide."""
+  """{floor(8 log2): how many} of values [n] above 0; bins are 9% wide."""
   places = np.log2(np.asarray(values, np.float64)) * PER_OCTAVE
   found, counts = np.unique(np.floor(places).astype(int), return_counts=True)
   return {str(k): int(n) for k, n in zip(found, counts, strict=True)}

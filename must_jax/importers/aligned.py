@@ -109,13 +109,16 @@ def write(args: argparse.Namespace) -> None:
 
 
 def check_room(directory: Path, overwrite: bool, entry: str, what: str) -> None:
-  """Raises `ValueError` where a directory cannot become a label set.
+  """Checks that a directory can become a label set.
 
   Args:
     directory: of the label set.
     overwrite: whether one of the same sort may be replaced.
     entry: of `teacher` in the jobs of this sort.
     what: such label sets hold, for messages.
+
+  Raises:
+    ValueError: it is a file, or holds what must not be replaced.
   """
   if path_lib.is_file(directory):
     raise ValueError(f"{directory} is a file; expected a directory as --out.")

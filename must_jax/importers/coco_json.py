@@ -187,7 +187,7 @@ def load(path: Path) -> tuple[list, list, list]:
 
 
 def corners(annotation: Mapping[str, Any]) -> np.ndarray:
-  """Absolute yxyx of a bbox xywh.
+  """Corners yxyx [4] of a bbox xywh, in pixels.
 
   Raises:
     Rejected: it has none, or one without area.

@@ -238,7 +238,11 @@ class LabelMap(NamedTuple):
 
 
 def read_label_map(path: Path, picture: Picture) -> LabelMap:
-  """Reads a label map like `read_map`, with what else is known of it."""
+  """Reads a label map like `read_map`, with what else is known of it.
+
+  Raises:
+    Rejected: see `read_map`.
+  """
   from must_jax.storage import records
 
   try:
@@ -333,7 +337,7 @@ def warn_of_palettes(counts: Mapping[str, float]) -> list[str]:
 
 
 def describe(values: np.ndarray) -> str:
-  """The values of a map in few words, for a message that they don't fit."""
+  """The values of a map of any shape in few words, for a message."""
   finite = values[np.isfinite(values)]
   if not finite.size:
     return "no finite number"

@@ -233,7 +233,11 @@ def write_part(job: ImportJob, part: ImportPart, threads: int = 1) -> int:
 
 
 def double_key(job: ImportJob, commits: Sequence[ImportCommit]) -> bytes | None:
-  """A key that comes twice in all parts together, if there is one."""
+  """A key that comes twice in all parts together, if there is one.
+
+  Raises:
+    ValueError: the keys of a part are missing.
+  """
   from must_jax.storage import records
 
   paths = [job.stage / commit.shard.file for commit in commits]

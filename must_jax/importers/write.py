@@ -126,7 +126,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def check_options(args: argparse.Namespace) -> None:
-  """Raises `ValueError` for options that no importer can follow."""
+  """Checks the options that all importers have.
+
+  Raises:
+    ValueError: one is out of range, or needs another.
+  """
   for option in ("shards", "records_per_shard", "workers"):
     if getattr(args, option) is not None and getattr(args, option) < 1:
       raise ValueError(

@@ -177,7 +177,11 @@ class Union:
     return range(start, start + shards[shard].num_records)
 
   def source_of(self, index: int) -> int:
-    """Number of the source of a record."""
+    """Number of the source of a record.
+
+    Raises:
+      IndexError: there is no such record.
+    """
     if not 0 <= index < self.num_records:
       raise IndexError(
         f"There are {self.num_records} records, not {index + 1}."

@@ -26,6 +26,9 @@ def floor(directory: Path, text: str) -> dict[str, float]:
 
   Returns:
     {"dataset/task/metric": value}, as of the run.
+
+  Raises:
+    ValueError: no image has a label to learn from.
   """
   # These import TensorFlow, which has no place in the process that waits.
   from must_jax.input import sources

@@ -36,6 +36,9 @@ class Metric(abc.ABC):
         examples without a label are skipped.
       batch: the batch (`must_jax.types`); the filler of a last partial batch
         is skipped.
+
+    Raises:
+      ValueError: maps of predictions and labels differ in size.
     """
 
   @abc.abstractmethod

@@ -196,7 +196,14 @@ class MustModel(nn.Module):
     image_size: tuple[int, int],
     train: bool = False,
   ) -> Features:
-    """The pyramid on top of the backbone, as far as heads need it."""
+    """The pyramid on top of the backbone, as far as heads need it.
+
+    Args:
+      maps: of the backbone, {level: [B, h, w, C]}.
+      top: [B, h, w, C], what the classifier sees, if it is not C5.
+      image_size: (H, W) of the images.
+      train: batch statistics in norms.
+    """
     needs = {head.needs for _, head in self.heads}
     pyramid, fused = {}, None
     if needs & {"pyramid", "fused"}:
@@ -215,7 +222,16 @@ class MustModel(nn.Module):
     train: bool = False,
     content_size: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
-    """Outputs of one task's head; see `__call__` for the arguments."""
+    """Outputs of one task's head.
+
+    Args:
+      task: its name.
+      features: of the images, from `neck`.
+      image_size: (H, W) of the images.
+      labels: {field: arrays} of the task; see `__call__`.
+      train: see `__call__`.
+      content_size: float32 [B, 2]; see `__call__`.
+    """
     offered: dict[Any, Any] = {
       "c5": features.top,
       "backbone": features.maps,

@@ -542,7 +542,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(
   args: argparse.Namespace, compile_step: CompileStep | None = None
 ) -> int:
-  """Prints a line for each check; returns 1 if any failed."""
+  """Prints a line for each check; returns 1 if any failed.
+
+  Raises:
+    ValueError: options of a config are set, and no config is given.
+  """
   case = Case(args.config, args.workdir, args.processes, tuple(args.overrides))
   if args.overrides and not args.config:
     raise ValueError(

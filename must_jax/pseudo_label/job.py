@@ -302,6 +302,10 @@ class ShardWriter:
       lease: on it, which is kept alive; with None others are not told.
       stop: as for `run`.
       progress: told after each batch how many of the shard's records are done.
+
+    Raises:
+      ValueError: too many records cannot be decoded, or the keys are not those
+        of the image set.
     """
     shard = self._images.shards[index]
     keys: list[bytes] = []

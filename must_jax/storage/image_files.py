@@ -260,7 +260,12 @@ def _image_of_array(path: Path) -> Image.Image:
 
 
 def open_array(path: Path) -> np.ndarray:
-  """An .npy array, of which a local file is only mapped into memory."""
+  """An .npy array of any shape; a local file is only mapped into memory.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no .npy file.
+  """
   if is_local(path):
     return np.lib.format.open_memmap(path, mode="r")
   return np.lib.format.read_array(io.BytesIO(read_file(path)))
@@ -343,7 +348,11 @@ def png_depth(data: bytes) -> tuple[int, int]:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-  """Codes uint8 or uint16 [h, w] or [h, w, channels]; indices of a palette."""
+  """Codes uint8 or uint16 [h, w] or [h, w, channels]; indices of a palette.
+
+  Raises:
+    ValueError: the data are broken; also other exceptions of the decoder.
+  """
   depth, colour = png_depth(data)
   if depth == 16 and colour != 0:  # Pillow keeps 8 bits of these
     from must_jax.quiet_tensorflow import tf

@@ -209,6 +209,9 @@ def read_files(paths: Sequence[PathLike]) -> list[bytes | None]:
 
   Args:
     paths: all on a disk or all in one store.
+
+  Raises:
+    OSError: a file that is there cannot be read, or a bucket does not answer.
   """
   if not paths:
     return []

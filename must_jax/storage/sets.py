@@ -225,7 +225,11 @@ class Records:
     return self._ends[-1] if self._ends else 0
 
   def locate(self, index: int) -> tuple[int, int]:
-    """The shard that holds a record, and the record's place in it."""
+    """The shard that holds a record, and the record's place in it.
+
+    Raises:
+      IndexError: there is no such record.
+    """
     if not 0 <= index < self.num_records:
       raise IndexError(
         f"{self.directory} has {self.num_records} records, not {index + 1}."

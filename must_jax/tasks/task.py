@@ -150,11 +150,18 @@ class Task(abc.ABC):
       prediction: `predict`'s arrays of one example.
       content_size: float32 [2], height and width of the image content.
       image_size: (H, W) of the network input.
+
+    Raises:
+      ValueError: the task has no labels.
     """
 
   @abc.abstractmethod
   def make_metrics(self) -> Metric:
-    """A fresh metric for evaluating `predict` against labels."""
+    """A fresh metric for evaluating `predict` against labels.
+
+    Raises:
+      ValueError: the task has no labels to measure with.
+    """
 
   @abc.abstractmethod
   def draw(
@@ -188,7 +195,10 @@ class Task(abc.ABC):
 
     Args:
       arrays: as `illustrate` takes them.
-      colors: see there.
+      colors: uint8 [K, 3], see there.
+
+    Returns:
+      Words, each with its colour or None.
     """
     del colors
     return [

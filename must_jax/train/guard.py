@@ -106,7 +106,14 @@ class Guard:
   def update(
     self, state: GuardState, good: Array, loss: Array, norm: Array
   ) -> GuardState:
-    """The state after a step that was judged."""
+    """The state after a step that was judged.
+
+    Args:
+      state: before it.
+      good: bool scalar, whether it counts.
+      loss: float32 scalar.
+      norm: float32 scalar, of its gradient.
+    """
 
     def remember(past: Array, value: Array) -> Array:
       here = jnp.arange(self.window) == state.counted % self.window

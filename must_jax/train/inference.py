@@ -136,5 +136,10 @@ def labels_of(
 
 
 def take(tree: PyTree, rows: int | np.ndarray) -> PyTree:
-  """Some examples, or one, of a tree of arrays with a leading dimension."""
+  """Some examples, or one, of a tree of arrays [B, ...].
+
+  Args:
+    tree: of arrays.
+    rows: an index, or indices or a mask [n].
+  """
   return jax.tree.map(lambda array: array[rows], tree)

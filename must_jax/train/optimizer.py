@@ -34,6 +34,9 @@ def make_schedule(
     warmup_lr: where the warm-up begins.
     boundaries: for "steps": fractions of `steps` at which to decay.
     decay: factor at each boundary.
+
+  Raises:
+    ValueError: there is no such schedule.
   """
   main_steps = max(1, steps - warmup_steps)
   if schedule == "cosine":

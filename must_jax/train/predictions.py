@@ -234,7 +234,15 @@ class PhotoPrediction(Mapping[str, TaskPrediction]):
   def draw(
     self, min_score: float | None = None, max_side: int = 0
   ) -> np.ndarray:
-    """The pictures of all tasks side by side, see `TaskPrediction.draw`."""
+    """The pictures of all tasks side by side, see `TaskPrediction.draw`.
+
+    Args:
+      min_score: threshold of scores; by default each task's own.
+      max_side: larger photos are reduced to it; 0 for their own size.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
     drawn = [found.draw(min_score, max_side) for found in self.values()]
     cell = np.max([picture.shape[:2] for picture in drawn], axis=0)
     return pictures.gallery([drawn], (int(cell[0]), int(cell[1])))

@@ -52,7 +52,13 @@ class TrainState(struct.PyTreeNode):
 def init_variables(
   model: nn.Module, image_size: tuple[int, int], rng: jax.Array
 ) -> Mapping[str, Any]:
-  """Fresh parameters and norm statistics; trace it under `jax.jit`."""
+  """Fresh parameters and norm statistics; trace it under `jax.jit`.
+
+  Args:
+    model: `MustModel`.
+    image_size: (H, W) of the network input.
+    rng: key of the initialisers, a scalar.
+  """
   image = jnp.zeros((1, *image_size, 3), jnp.uint8)
   return model.init(rng, image, train=False)
 
@@ -74,7 +80,7 @@ def init_state(
     balancer: from `must_jax.weighting`.
     guard: which steps count.
     image_size: (H, W) of the network input.
-    rng: key of the initialisers.
+    rng: key of the initialisers, a scalar.
     ema: whether averages are kept.
   """
   variables = init_variables(model, image_size, rng)

@@ -248,10 +248,13 @@ _WRITERS = {"wandb": WandbWriter, "mlflow": MlflowWriter}
 
 
 def check_installed(names: tuple[str, ...]) -> None:
-  """Raises `ValueError` for a tracker whose library is not installed.
+  """Checks that the libraries of trackers are installed.
 
   Args:
     names: of trackers.
+
+  Raises:
+    ValueError: one is not; it says what to install.
   """
   for name in names:
     if name != TENSORBOARD and not importlib.util.find_spec(name):

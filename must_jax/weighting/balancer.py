@@ -72,7 +72,7 @@ class Balancer:
       cotangents: of the features, by task, of the task's weighted loss; zero
         where no example has labels of the task.
       trunk: their way back.
-      key: of this step.
+      key: of this step, a scalar.
 
     Returns:
       The gradients, and norms for `update` if the method looks at them.
@@ -101,7 +101,7 @@ def add(trees: Iterable[PyTree]) -> PyTree:
 
 
 def dot(a: PyTree, b: PyTree) -> Array:
-  """The inner product of two trees, in float32.
+  """The inner product of two trees of arrays, a float32 scalar.
 
   Not `optax.tree.vdot`, which flattens the arrays: sharded ones would be
   gathered.

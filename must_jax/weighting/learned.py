@@ -45,7 +45,7 @@ class Learned(Balancer):
     return self.stack(super().weigh({}))
 
   def unstack(self, array: Array) -> Scalars:
-    """The inverse of `stack`."""
+    """The inverse of `stack`: scalars by task, of an array [T]."""
     return dict(zip(sorted(self.weights), array, strict=True))
 
   def init_adam(self) -> optax.OptState:

@@ -12,13 +12,26 @@ Pattern = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def wave(x: np.ndarray) -> np.ndarray:
-  """A smooth wave of period 1 between 0 (at integers) and 1 (between)."""
+  """A smooth wave of period 1 between 0 (at integers) and 1 (between).
+
+  Args:
+    x: float, of any shape, which the wave has, too.
+  """
   ramp = 1.0 - np.abs(2.0 * (x - np.floor(x)) - 1.0)
   return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
 def clouds(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-  """Soft irregular blotches: three warped waves."""
+  """Soft irregular blotches: three warped waves.
+
+  Args:
+    x: float, of any shape; likewise y and z.
+    y: see there.
+    z: see there.
+
+  Returns:
+    Float 0..1 of that shape.
+  """
   x, y = x + 0.43 * z, y - 0.61 * z
   first = wave(0.31 * x + 0.9 * wave(0.23 * y + 0.4))
   second = wave(0.47 * y + 0.8 * wave(0.37 * x))

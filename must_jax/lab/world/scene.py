@@ -197,7 +197,7 @@ class Scene:
 
   @functools.cached_property
   def owners(self) -> np.ndarray:
-    """Object index by surface id, -1 for what is no object."""
+    """Object index by surface id, int [surfaces]; -1 for what is no object."""
     return np.array([-1] * self.first_solid + [s.owner for s in self.solids])
 
   def material(self, surface: int) -> Material:
@@ -216,7 +216,12 @@ class Scene:
   def flat_axes(
     self, surface: int, points: Points
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates within the floor or a plane; (right, up) on walls."""
+    """Coordinates [n] each within the floor or a plane; (right, up) on walls.
+
+    Args:
+      surface: its id.
+      points: x, y and z, [n] each.
+    """
     x, y, z = points
     nx, ny, nz = self.flat_normal(surface)
     if nz:

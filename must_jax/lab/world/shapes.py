@@ -114,7 +114,8 @@ def meet(
       a number where all rays have it in common.
 
   Returns:
-    (enter, leave), inside where enter < leave; NaN where a quadric is missed.
+    (enter, leave) [...], as the rays are; inside where enter < leave; NaN where
+    a quadric is missed.
   """
   enter: Any = -INF  # numbers until the first surface is met
   leave: Any = INF

@@ -154,7 +154,16 @@ class View:
   def points(
     self, depth: np.ndarray, rows: np.ndarray, columns: np.ndarray
   ) -> Points:
-    """World points of samples at a depth."""
+    """World points of samples at a depth.
+
+    Args:
+      depth: float [n], along the optical axis.
+      rows: int [n] of the samples.
+      columns: int [n].
+
+    Returns:
+      x, y and z, [n] each.
+    """
     return (
       depth * self.u[columns],
       depth * self.ray_y[rows],

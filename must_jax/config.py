@@ -7,7 +7,7 @@ A config file holds `get_config(arg)` and starts from `base_config()`; those of
 
 Numbers are tagged with their origin: `paper` (section), `ref` (a reference of
 the paper), `tfm` (TensorFlow Model Garden), `tpu` (TPU detection repository)
-or `ours`.
+or `ours`. `ref CP` is Copy-Paste (Ghiasi et al., 2021).
 """
 
 import copy
@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -132,148 +132,264 @@ RANGES: dict[str, Interval] = {
   "label.lease_seconds": POSITIVE,
   "label.max_undecodable": FRACTION,
 }
+# Which words the options take, those that are tuples any of them.
+CHOICES: dict[str, Collection[str]] = {
+  "stage": STAGES,
+  "init_parts": ("backbone", "fpn", "heads"),
+  "freeze": ("backbone", "fpn"),
+  "model.dtype": ("float32", "bfloat16"),
+  "model.fpn_norm": fpn.NORMS,
+  "model.fpn_top": fpn.TOPS,
+  "sampling": ("uniform", "equal"),
+  "trackers": TRACKERS,
+  "data.train_resize": TRAIN_RESIZE,
+  "data.eval_resize": EVAL_RESIZE,
+  "optimizer.name": OPTIMIZERS,
+  "optimizer.schedule": SCHEDULES,
+  "balancing.method": METHODS,
+}
 # The lower number first.
 _PAIRS = ("data.scale_jitter", "data.crop_area", "train.profile_steps")
 
 
 def base_config() -> ConfigDict:
-  """Every option with its default."""
+  """Every option with its default.
+
+  The comment above an option says what it means, the one beside it where the
+  number comes from; docs/reference/config.md is made of them.
+  """
   return ConfigDict(
     {
+      # What is done with the config; the verbs of `must-jax` set it.
       "stage": "train",
+      # Seed of initial parameters, order of data, augmentation and dropout.
       "seed": 0,
-      # Warm start: a checkpoint, and the parts to take from it. A head is
-      # taken where task name and shapes agree.
+      # Checkpoint or workdir whose weights training starts from; empty: random.
       "init_from": "",
+      # What is taken from it. A head is taken where its task's name, classes
+      # and shapes agree.
       "init_parts": ("backbone", "fpn", "heads"),
-      "freeze": (),  # parts that do not train: "backbone", "fpn"
+      # Parts that do not train.
+      "freeze": (),
+      # The network.
       "model": {
+        # Name of the backbone.
         "backbone": "resnet50",  # paper: "ResNet", depth not published
-        "width": 0,  # channels of the stem; 0: as published
-        "image_mean": IMAGENET_MEAN,  # of the channels, in 0..1
-        "image_std": IMAGENET_STD,
-        "channels": 256,  # tpu: FPN and heads
+        # Channels of the stem, for small models; 0: as published.
+        "width": 0,
+        # Mean of the RGB channels, in 0..1, that is subtracted from images.
+        "image_mean": IMAGENET_MEAN,  # ref ImageNet
+        # Standard deviation of the channels that images are divided by.
+        "image_std": IMAGENET_STD,  # ref ImageNet
+        # Channels of the feature pyramid and of the heads.
+        "channels": 256,  # tpu
+        # Finest level of the pyramid; level l has stride 2^l pixels.
         "min_level": 3,  # paper 3.2
+        # Coarsest level of the pyramid.
         "max_level": 7,  # paper 3.2
-        "fpn_norm": "levels",  # tpu; or "convs", of imported detectors
-        "fpn_top": "conv",  # tpu; or "pool": levels past the backbone
-        # Levels of the backbone that are computed again in the backward pass.
+        # BatchNorm of the pyramid: on each level, or in each convolution, as
+        # imported detectors have it.
+        "fpn_norm": "levels",  # tpu
+        # Levels past the backbone: by a strided convolution, or by max pooling.
+        "fpn_top": "conv",  # tpu
+        # Levels of the backbone (2 to 5) that are computed again in the
+        # backward pass, which saves memory.
         "remat": (),
+        # Type of the activations; parameters and losses are float32.
         "dtype": "bfloat16",
+        # Decay of BatchNorm's running statistics.
         "norm_momentum": 0.99,  # tfm r50fpn_640_coco_scratch
+        # Added to the variance in BatchNorm.
         "norm_epsilon": 1e-3,  # tfm
       },
-      # name -> task(...)
+      # The tasks by name, each a task(...).
       "tasks": {},
-      # name -> dataset(...)
+      # The image sets by name, each a dataset(...).
       "datasets": {},
-      "train_on": (),  # names of datasets
-      # How they are mixed: "uniform" over the union of their images (paper
-      # 3.2), or "equal", each dataset as likely (paper 4.4, Table 5); times
-      # the `share` of each dataset.
-      "sampling": "uniform",
-      "evaluate_on": (),  # names of datasets
-      # Who gets metrics and pictures, some of TRACKERS; metrics.jsonl always.
+      # Names of the datasets to train on.
+      "train_on": (),
+      # How they are mixed: "uniform" over the union of their images, or
+      # "equal", each dataset as likely (paper 4.4, Table 5); times each
+      # dataset's share.
+      "sampling": "uniform",  # paper 3.2
+      # Names of the datasets to evaluate on.
+      "evaluate_on": (),
+      # Who gets metrics and pictures; metrics.jsonl is always written.
       "trackers": (TENSORBOARD,),
-      # The checkpoint of the stage "evaluate"; empty: the workdir's latest.
+      # Checkpoint that the stage "evaluate" measures; empty: the latest of the
+      # workdir.
       "evaluate_from": "",
+      # How images and labels are read.
       "data": {
-        "image_size": (640, 640),  # ref CP "640" tables
+        # Height and width of the network input, in pixels.
+        "image_size": (640, 640),  # ref CP, its tables at 640
+        # Images of a training step, over all devices.
         "batch_size": 256,  # paper: derived from 4.2
-        "eval_batch_size": 64,
-        "label_stride": 4,  # per-pixel labels in training, in pixels
-        # How images reach the network: in training, one of TRAIN_RESIZE, see
-        # input.geometry.AugmentOptions; in evaluation, prediction and
-        # labelling, one of EVAL_RESIZE.
+        # Images of an evaluation step, over all devices.
+        "eval_batch_size": 64,  # ours
+        # Pixels of the network input for each of a label map in training.
+        "label_stride": 4,  # ours: the stride of P2
+        # How images reach the network in training, see `AugmentOptions`.
         "train_resize": "pad",
+        # How they do in evaluation, prediction and labelling.
         "eval_resize": "pad",
-        "scale_jitter": (0.5, 2.0),  # tfm; of "pad" in training
-        "crop_fraction": 0.875,  # of centre crops: 224 of 256
-        "crop_area": (0.08, 1.0),  # of "inception_crop"
-        "antialias_below": 0.0,  # scale; 1: average whenever images shrink
+        # Bounds of the random scale of "pad" in training.
+        "scale_jitter": (0.5, 2.0),  # tfm
+        # Side of a centre crop, relative to the image's shorter side.
+        "crop_fraction": 0.875,  # ref SimCLR: 224 of 256
+        # Bounds of the area of an "inception_crop", relative to the image.
+        "crop_area": (0.08, 1.0),  # ref SimCLR
+        # Scale below which images are averaged as they shrink, which looks
+        # better and costs time; 0: never, 1: always.
+        "antialias_below": 0.0,
+        # Mirror half of the training images.
         "flip": True,
-        # See input.color.ColorOptions; all off.
+        # How colours vary in training, see `ColorOptions`; by default not.
         "color": {
-          "num_ops": 0,  # RandAugment
+          # Operations of RandAugment on an image.
+          "num_ops": 0,
+          # Their strength.
           "magnitude": 0.0,
+          # The factor of the brightness is in 1 - s .. 1 + s.
           "brightness": 0.0,
+          # The factor of the contrast is in 1 - s .. 1 + s.
           "contrast": 0.0,
+          # The factor of the saturation is in 1 - s .. 1 + s.
           "saturation": 0.0,
+          # Largest turn of the colour circle; 0.5 is all of it.
           "hue": 0.0,
+          # Probability that the four before are applied.
           "jitter_probability": 1.0,
+          # Probability of a grey image.
           "grey_probability": 0.0,
+          # Probability of a blurred image.
           "blur_probability": 0.0,
         },
-        "block_size": 128,  # ours: neighbouring records read together
-        "window_blocks": 16,  # ours: blocks that are mixed
-        "max_bad": 0.01,  # unusable part of the records that ends the run
-        "num_threads": 0,  # 0: one per core
+        # Neighbouring records that are read together.
+        "block_size": 128,  # ours
+        # Blocks whose records are shuffled together.
+        "window_blocks": 16,  # ours
+        # Part of the records that may be unusable; more ends the run.
+        "max_bad": 0.01,  # ours
+        # Threads that read and decode; 0: one per core.
+        "num_threads": 0,
       },
+      # How parameters are updated.
       "optimizer": {
-        # Or "adamw", "lars" (ref SimCLR), "rmsprop" (ref EfficientNet).
+        # "lars" is that of SimCLR, "rmsprop" that of EfficientNet.
         "name": "sgd",  # tfm
+        # The peak of the learning rate.
         "lr": 0.32,  # tfm r50fpn_640_coco_scratch
-        "betas": (0.9, 0.999),  # of "adamw"
-        "momentum": 0.9,
+        # Decay of the two averages of "adamw".
+        "betas": (0.9, 0.999),  # ref Adam
+        # Momentum of "sgd", "lars" and "rmsprop".
+        "momentum": 0.9,  # tfm
+        # Nesterov's momentum, of "sgd" and "lars".
         "nesterov": False,
-        "weight_decay": 4e-5,  # ref CP; kernels only
-        "clip_norm": 0.0,  # 0: off
-        "schedule": "cosine",  # or "polynomial" (tfm, power 0.9), "steps"
+        # L2 of kernels alone: not of biases and norms.
+        "weight_decay": 4e-5,  # ref CP
+        # Largest global norm of the gradient; 0: any.
+        "clip_norm": 0.0,
+        # How the learning rate falls: "polynomial" has power 0.9, "steps" falls
+        # at `boundaries`.
+        "schedule": "cosine",
+        # Steps in which the learning rate rises to its peak.
         "warmup_steps": 2000,  # tfm
+        # Learning rate of the first step.
         "warmup_lr": 0.0067,  # tfm
-        "boundaries": (0.9, 0.95),  # of the steps, for "steps"
-        "decay": 0.1,  # at each boundary
-        # Factors of the learning rate: of parts, and from each layer of the
-        # backbone to the one before it.
-        "lr_factors": {"backbone": 1.0, "fpn": 1.0, "heads": 1.0},
+        # Where "steps" falls, as fractions of all steps.
+        "boundaries": (0.9, 0.95),  # ref CP, which has 0.975, too
+        # Factor of the learning rate at each of them.
+        "decay": 0.1,  # ref CP
+        # Factors of the learning rate, by part of the network.
+        "lr_factors": {
+          # Of the backbone.
+          "backbone": 1.0,
+          # Of the feature pyramid.
+          "fpn": 1.0,
+          # Of all heads.
+          "heads": 1.0,
+        },
+        # Factor from each layer of the backbone to the one before it.
         "layer_decay": 1.0,
-        "ema_decay": 0.0,  # of averaged parameters; 0: off, ref [55]: 0.9999
+        # Decay of averaged parameters, which are evaluated and loaded; 0: off.
+        "ema_decay": 0.0,  # ref EfficientNet has 0.9999
       },
-      # How the tasks' losses combine, see `weighting.METHODS`; each method
-      # takes the options that it has.
+      # How the tasks' losses combine; each method takes the options it has.
       "balancing": {
+        # "fixed": the tasks' weights; "paper": its rule for tasks that have
+        # none. The others learn weights, or change gradients.
         "method": "paper",  # paper 3.2
-        "lr": 0.025,  # of learned weights; ref GradNorm
+        # Learning rate of learned weights ("uncertainty", "gradnorm").
+        "lr": 0.025,  # ref GradNorm
+        # How strongly "gradnorm" favours slow tasks.
         "alpha": 1.5,  # ref GradNorm
-        "bound": 100.0,  # ours: learned weights are in 1/bound..bound
+        # Weights of "uncertainty" stay in 1/bound .. bound.
+        "bound": 100.0,  # ours
+        # Part of the gradients that "graddrop" never drops.
         "leak": 0.0,  # ref GradDrop
       },
+      # The loop.
       "train": {
+        # Steps of the run.
         "steps": 450_000,  # paper: 90 epochs of ImageNet at 256
-        "log_every": 100,
-        "evaluate_every": 10_000,  # 0: at the end only
-        "checkpoint_every": 5_000,
-        "keep_checkpoints": 2,
+        # Steps from one line of metrics to the next; 0: at the end only.
+        "log_every": 100,  # ours
+        # Steps from one evaluation to the next; 0: at the end only.
+        "evaluate_every": 10_000,  # ours
+        # Steps from one checkpoint to the next; 0: at the end only.
+        "checkpoint_every": 5_000,  # ours
+        # Latest checkpoints that are kept.
+        "keep_checkpoints": 2,  # ours
         # "DATASET/TASK/METRIC" of the evaluations: the checkpoint at which it
-        # is best is kept in WORKDIR/best.
+        # is best is kept in WORKDIR/best. Empty: none is.
         "best_metric": "",
-        # Of each evaluated dataset so many images are drawn, with truth and
-        # prediction, for the trackers.
-        "pictures": 4,
-        # Steps (first, last) that are traced into WORKDIR/profile; 0, 0: none.
+        # Images of each evaluated dataset that are drawn for the trackers, with
+        # truth and prediction.
+        "pictures": 4,  # ours
+        # First and last step that are traced into WORKDIR/profile; 0, 0: none.
         "profile_steps": (0, 0),
-        # The run ends once so many evaluations found no better one; 0: never.
+        # Evaluations without a better `best_metric` that end the run; 0: never.
         "patience": 0,
-        "accumulate": 1,  # parts of a batch that are computed in turn
-        # Steps that are not finite, or are spikes (see train.guard), are
-        # skipped. After so many in a row the run goes back to a checkpoint.
-        "spike_sigmas": 0.0,  # 0: only what is not finite; OLMo: 6
-        "max_skipped": 10,
-        "max_rollbacks": 3,
-        "stuck_seconds": 600.0,  # without a move are reported; 0: never
+        # Parts of a batch that are computed in turn, which saves memory.
+        "accumulate": 1,
+        # Standard deviations above the latest steps from which a loss or
+        # gradient is a spike; its step is skipped. 0: only one that is not
+        # finite is.
+        "spike_sigmas": 0.0,  # OLMo has 6
+        # Skipped steps in a row after which the run goes back to a checkpoint.
+        "max_skipped": 10,  # ours
+        # Times that it goes back before it ends.
+        "max_rollbacks": 3,  # ours
+        # Seconds without a step until a process is reported; 0: never.
+        "stuck_seconds": 600.0,  # ours
       },
-      "mesh": {"data": -1, "fsdp": 1},  # -1: all remaining devices
+      # How devices share the work; data * fsdp is their number.
+      "mesh": {
+        # Groups of devices, each with all parameters; -1: as many as there are.
+        "data": -1,
+        # Devices of a group, over which parameters and optimiser are split.
+        "fsdp": 1,
+      },
+      # A labelling job.
       "label": {
-        "teacher": "",  # checkpoint directory
-        "task": "",  # task of the teacher; empty: its only one
-        "dataset": "",  # name in `datasets`
-        "output": "",  # label set to write; empty: the workdir
-        "batch_size": 64,
-        # Pixels that the network sees for each of a stored map; 0: as the head
+        # Checkpoint or workdir that labels.
+        "teacher": "",
+        # Name of its task; empty: its only one.
+        "task": "",
+        # Name of the dataset to label.
+        "dataset": "",
+        # Directory of the label set; empty: the workdir.
+        "output": "",
+        # Images that a worker labels at a time.
+        "batch_size": 64,  # ours
+        # Pixels of the network input for each of a stored map; 0: as the head
         # gives them, 4 but for published networks.
         "map_stride": 0,
-        "lease_seconds": 600.0,  # a silent worker's shard is taken over after
-        "max_undecodable": 0.01,  # fraction of the records
+        # Seconds after which a silent worker's shard is taken over.
+        "lease_seconds": 600.0,  # ours
+        # Part of the images that may be undecodable; more ends the job.
+        "max_undecodable": 0.01,  # ours
       },
     }
   )
@@ -842,13 +958,11 @@ def validate(config: ConfigDict) -> None:
     ValueError: says what was given, what is expected and how to mend it.
   """
   _check_numbers(config)
-  _one_of("stage", config.stage, STAGES)
-  for tracker in config.trackers:
-    _one_of("trackers", tracker, TRACKERS)
-  _one_of("sampling", config.sampling, ("uniform", "equal"))
-  _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
-  _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
-  _one_of("balancing.method", config.balancing.method, METHODS)
+  values, defaults = options(config), options(base_config())
+  for name, allowed in CHOICES.items():
+    is_word = isinstance(defaults[name], str)
+    for word in (values[name],) if is_word else values[name]:
+      _one_of(name, word, allowed)
   gradnorm = config.stage == "train" and config.balancing.method == "gradnorm"
   if gradnorm and config.model.max_level < 5:
     raise ValueError(
@@ -863,19 +977,12 @@ def validate(config: ConfigDict) -> None:
       " the backbone; with 'backbone' in freeze there are none. Choose another"
       " method, or train the backbone."
     )
-  _one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
-  _one_of("model.fpn_norm", config.model.fpn_norm, fpn.NORMS)
-  _one_of("model.fpn_top", config.model.fpn_top, fpn.TOPS)
-  for part in config.freeze:
-    _one_of("freeze", part, ("backbone", "fpn"))
   for name in (*config.tasks, *config.datasets):
     if not NAME_PATTERN.fullmatch(name):
       raise ValueError(
         f"{name!r} is no name for a task or dataset; expected letters, digits"
         " and '_.-', beginning with a letter or digit."
       )
-  _one_of("data.eval_resize", config.data.eval_resize, EVAL_RESIZE)
-  _one_of("data.train_resize", config.data.train_resize, TRAIN_RESIZE)
   for key in ("train_on", "evaluate_on"):
     for name in config[key]:
       _one_of(key, name, tuple(config.datasets))

@@ -18,9 +18,9 @@ class Contrastive(Task):
   It has no labels and predicts nothing; what it makes is the backbone.
 
   Attributes:
-    temperature: of the similarities.
-    projection_layers: of the head.
-    projection_channels: of an embedding.
+    temperature: what similarities are divided by in the loss.
+    projection_layers: layers of the projection head.
+    projection_channels: channels of an embedding.
   """
 
   temperature: float = 0.1  # ref SimCLR

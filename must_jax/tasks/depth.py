@@ -10,7 +10,7 @@ import numpy as np
 from must_jax import pictures
 from must_jax.fields import ValueMap
 from must_jax.losses import dense as losses
-from must_jax.metrics.depth import CROPS, DepthError
+from must_jax.metrics.depth import CROPS, UNITS, DepthError
 from must_jax.models.heads import PixelHead
 from must_jax.models.midas import DECODERS
 from must_jax.ops.resize import resize_bilinear
@@ -32,13 +32,13 @@ class Depth(Task):
   Attributes:
     unit: "inverse" (unitless inverse depth, known up to scale and shift, as
       MiDaS predicts) or "metres".
-    objective: key of `LOSSES`. Inverse depth wants the scale-and-shift
-      invariant one (RECIPE: MiDaS), metres one of the others.
-    min_depth, max_depth: metres that evaluation takes into account.
-    crop: part of the images that evaluation takes into account, a key of
-      `metrics.depth.CROPS`; all of it by default.
-    decoder: "pixel" for the head of the paper, or a key of `DECODERS` for one
-      of the published depth networks, whose layers are fixed.
+    objective: the loss. Inverse depth wants the scale-and-shift invariant one
+      (as MiDaS), metres one of the others.
+    min_depth: metres; pixels that are nearer are not evaluated.
+    max_depth: metres; pixels that are farther are not evaluated.
+    crop: part of the images that is evaluated; empty: all of it.
+    decoder: "pixel" for the head of the paper, or that of a published depth
+      network, whose layers are fixed.
     num_convs: hidden convolutions of the "pixel" decoder.
   """
 
@@ -57,29 +57,12 @@ class Depth(Task):
     "max_depth": POSITIVE,
     "num_convs": NOT_NEGATIVE,
   }
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.unit not in ("inverse", "metres"):
-      raise ValueError(
-        f"Task {self.name!r}: unit is {self.unit!r}; expected 'inverse' or"
-        " 'metres'."
-      )
-    if self.objective not in LOSSES:
-      raise ValueError(
-        f"Task {self.name!r}: objective is {self.objective!r}; expected one of"
-        f" {sorted(LOSSES)}."
-      )
-    if self.crop and self.crop not in CROPS:
-      raise ValueError(
-        f"Task {self.name!r}: crop is {self.crop!r}; expected one of"
-        f" {sorted(CROPS)}, or '' for the whole image."
-      )
-    if self.decoder != "pixel" and self.decoder not in DECODERS:
-      raise ValueError(
-        f"Task {self.name!r}: decoder is {self.decoder!r}; expected one of"
-        f" {sorted(['pixel', *DECODERS])}."
-      )
+  choices: ClassVar = {
+    "unit": UNITS,
+    "objective": LOSSES,
+    "crop": ("", *CROPS),
+    "decoder": ("pixel", *DECODERS),
+  }
 
   @property
   def fields(self):

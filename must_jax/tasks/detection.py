@@ -27,12 +27,15 @@ class Detection(rcnn.RCNNOptions, Task):
   """RPN with 2 hidden convs, Fast R-CNN with 4 convs + 1 FC on P3..P7.
 
   Attributes:
-    max_boxes: ground-truth boxes per image, padded.
-    min_score: pseudo boxes below it are not read (paper 3.1: 0.5); a number, or
-      {class: number}.
+    max_boxes: true boxes of an image that training reads at most.
+    min_score: pseudo boxes below it are not read; a number, {class: number} or
+      a file of `must-jax thresholds`.
     score_threshold: boxes below it are neither predicted nor stored.
-    pre_nms, nms_iou, max_detections, min_side: post-processing.
-    metric: key of `METRICS`.
+    pre_nms: best pairs of box and class of an image that go into NMS.
+    nms_iou: overlap (IoU) above which NMS drops the box with the lower score.
+    max_detections: boxes of an image that are predicted at most.
+    min_side: predicted boxes have sides of so many pixels at least.
+    metric: "coco" for COCO's AP, "voc" for Pascal VOC's AP50.
     weight_by_score: pseudo boxes count by their score in the second stage's
       losses (ours; "certainty" in Li et al., "Rethinking pseudo labels for
       semi-supervised object detection", AAAI 2022, is learned).
@@ -41,7 +44,7 @@ class Detection(rcnn.RCNNOptions, Task):
   """
 
   max_boxes: int = 100
-  min_score: NamedScores = 0.5
+  min_score: NamedScores = 0.5  # paper 3.1
   score_threshold: float = 0.05
   pre_nms: int = 1000
   nms_iou: float = 0.5
@@ -69,14 +72,7 @@ class Detection(rcnn.RCNNOptions, Task):
     **dict.fromkeys(("roi_samples_per_bin", "roi_max_level"), AT_LEAST_1),
     "roi_canonical_size": POSITIVE,
   }
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.metric not in METRICS:
-      raise ValueError(
-        f"Task {self.name!r}: metric is {self.metric!r}; expected one of"
-        f" {sorted(METRICS)}."
-      )
+  choices: ClassVar = {"metric": METRICS}
 
   @property
   def fields(self):

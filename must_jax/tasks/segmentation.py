@@ -26,14 +26,17 @@ class Segmentation(Task):
   """Class per pixel: 3 convs + linear, softmax cross entropy.
 
   Attributes:
-    min_score: pseudo pixels below it are ignored (paper 3.1: 0.5); a number, or
-      {class: number}.
+    min_score: pseudo pixels below it are ignored; a number, {class: number} or
+      a file of `must-jax thresholds`.
     num_convs: hidden convolutions of the head.
-    weight_by_score, soft_labels, trim: what confidence is good for, and which
-      part of the pixels is left out, see `losses.segmentation_cross_entropy`.
+    weight_by_score: pseudo pixels count by their confidence in the loss.
+    soft_labels: the confidence of a pixel is the probability of its class, the
+      rest is spread over the others.
+    trim: part of each image's labelled pixels, those with the largest losses,
+      that is left out of the loss.
   """
 
-  min_score: NamedScores = 0.5
+  min_score: NamedScores = 0.5  # paper 3.1
   num_convs: int = 3  # paper 3.2
   weight_by_score: bool = False
   soft_labels: bool = False

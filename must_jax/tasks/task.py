@@ -6,7 +6,7 @@ through this interface; nothing outside `tasks/` asks which task it has.
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -59,6 +59,8 @@ class Task(abc.ABC):
   hub_task: ClassVar[str] = ""
   # Which numbers options take; others need only be finite.
   ranges: ClassVar[Mapping[str, Interval]] = {}
+  # Which words options take; others take any.
+  choices: ClassVar[Mapping[str, Collection[str]]] = {}
 
   def __post_init__(self) -> None:
     """Checks the options.
@@ -67,6 +69,12 @@ class Task(abc.ABC):
       ValueError: one has a value that it does not take.
     """
     check(vars(self), self.ranges, f"Task {self.name!r}: ")
+    for option, allowed in self.choices.items():
+      if (value := getattr(self, option)) not in allowed:
+        raise ValueError(
+          f"Task {self.name!r}: {option} is {value!r}; expected one of"
+          f" {sorted(allowed)}."
+        )
     for option in self.by_class:
       if isinstance(value := getattr(self, option), list | tuple):
         raise ValueError(

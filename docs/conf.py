@@ -39,6 +39,12 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
+autodoc_inherit_docstrings = False  # an override says what is its own
+autodoc_preserve_defaults = True
+# As arguments are, instead of an entry in the index for each.
+napoleon_custom_sections = [("Attributes", "params_style")]
+# Names of other projects, of which no list is at hand offline.
+nitpick_ignore_regex = [(r"py:.*", r"(?!must_jax\b).*")]
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 copybutton_exclude = ".linenos, .gp, .go"

@@ -10,14 +10,15 @@ from must_jax.signals import heed_ctrl_c
 from must_jax.storage.path import Path
 
 # The stages of a run; `main` reads the rest of their command lines.
-_VERBS = {
+VERBS = {
   "train": "train by a config, or go on: must-jax train CONFIG --workdir=DIR",
   "label": "label an image set by a config, on any number of machines",
   "evaluate": "measure a run's latest checkpoint by a config",
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+  """The parser of `must-jax`; of the verbs it knows the names alone."""
   parser = argparse.ArgumentParser(
     prog="must-jax", description="Multi-Task Self-Training in JAX."
   )
@@ -25,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     "--version", action="version", version=f"must-jax {must_jax.__version__}"
   )
   commands = parser.add_subparsers(dest="command", required=True)
-  for verb, text in _VERBS.items():
+  for verb, text in VERBS.items():
     commands.add_parser(verb, help=text)
 
   configs = commands.add_parser(
@@ -438,11 +439,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   heed_ctrl_c()
   words = sys.argv[1:] if argv is None else [*argv]
-  if words and words[0] in _VERBS:
+  if words and words[0] in VERBS:
     from must_jax import main as runs
 
     runs.run(words[0], words[1:])
-  parser = _parser()
+  parser = make_parser()
   args, rest = parser.parse_known_args(words)
   if rest and not hasattr(args, "overrides"):
     parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -29,7 +29,7 @@ from ml_collections import (
 
 from must_jax import ranges
 from must_jax.models import fpn
-from must_jax.models.must import IMAGENET_MEAN, IMAGENET_STD
+from must_jax.models.must import BACKBONES, IMAGENET_MEAN, IMAGENET_STD
 from must_jax.ranges import (
   AT_LEAST_1,
   DECAY,
@@ -137,6 +137,7 @@ CHOICES: dict[str, Collection[str]] = {
   "stage": STAGES,
   "init_parts": ("backbone", "fpn", "heads"),
   "freeze": ("backbone", "fpn"),
+  "model.backbone": BACKBONES,
   "model.dtype": ("float32", "bfloat16"),
   "model.fpn_norm": fpn.NORMS,
   "model.fpn_top": fpn.TOPS,

@@ -181,7 +181,7 @@ def test_import_starts_neither_tensorflow_nor_a_backend():
     "from jax._src import xla_bridge\n"
     "assert not xla_bridge._backends, 'a JAX backend was started'\n"
     "from must_jax import cli\n"
-    "cli._parser()  # which every command waits for\n"
+    "cli.make_parser()  # which every command waits for\n"
     "assert 'tensorflow' not in sys.modules\n"
   )
   assert result.returncode == 0, result.stderr

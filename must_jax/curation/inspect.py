@@ -19,7 +19,7 @@ from must_jax.curation.agreement import (
   disagreement,
   disputed,
 )
-from must_jax.fields import kept
+from must_jax.fields import kept_of
 from must_jax.fields.field import NamedScores
 from must_jax.input.batches import eval_batches
 from must_jax.input.origins import SUPERVISED, Source
@@ -326,7 +326,7 @@ def _print_summary(
     print(f"Teacher {teacher['digest']}{task}")
   for field, sums in manifest["statistics"].items():
     description = manifest["fields"][field]
-    found = kept(description, sums, min_score)
+    found = kept_of(description, sums, min_score)
     print(f"\n{field}: {found}")
     for line in found.lines(description.get("classes", ())):
       print(line)

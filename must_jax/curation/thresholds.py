@@ -12,7 +12,7 @@ import numpy as np
 from must_jax.curation import score_curves, threshold_plot
 from must_jax.curation.score_curves import ScoreCurve
 from must_jax.curation.threshold_plot import ClassChart
-from must_jax.fields import KINDS, Description, Kept, kept, make_field
+from must_jax.fields import KINDS, Description, Kept, kept_of, make_field
 from must_jax.fields.field import OTHERS, NamedScores
 from must_jax.storage.label_sets import is_corrections, reading_score
 from must_jax.storage.path import make_directory, publish, publish_json
@@ -91,7 +91,7 @@ class Thresholds:
   def kept(self, min_score: NamedScores | None = None) -> Kept:
     """What is left of the labels, by default with these thresholds."""
     wanted = self.min_score if min_score is None else min_score
-    return kept(self.description, self.sums, wanted)
+    return kept_of(self.description, self.sums, wanted)
 
   def lines(self) -> Iterator[str]:
     """A table."""

@@ -391,7 +391,7 @@ def _left(manifest: _Json, min_score: NamedScores | None) -> dict[str, _Json]:
   for name, sums in manifest.get("statistics", {}).items():
     description = manifest["fields"][name]
     classes = description.get("classes", ())
-    kept = fields.kept(description, sums, min_score)
+    kept = fields.kept_of(description, sums, min_score)
     found[name] = {
       "min_score": kept.min_score,
       "elements": kept.name,

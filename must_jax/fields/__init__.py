@@ -43,7 +43,7 @@ __all__ = [
   "VectorMap",
   "alarms",
   "check_descriptions",
-  "kept",
+  "kept_of",
   "left",
   "make_field",
   "warnings",
@@ -152,7 +152,7 @@ def warnings(
   return found
 
 
-def kept(
+def kept_of(
   description: Description,
   sums: Mapping[str, Any],
   min_score: NamedScores | None = None,
@@ -166,7 +166,7 @@ def _nothing_left(
   sums: Mapping[str, Any],
   min_score: NamedScores | None,
 ) -> str:
-  found = kept(description, sums, min_score)
+  found = kept_of(description, sums, min_score)
   # Of what earlier versions counted, they said nothing either.
   return str(found) if found.is_nothing and found.by_class else ""
 
@@ -187,7 +187,7 @@ def left(
     `Kept.describe` by field, of those that have a threshold and labels.
   """
   found = {
-    name: kept(description, statistics[name], min_score)
+    name: kept_of(description, statistics[name], min_score)
     for name, description in descriptions.items()
     if name in statistics
   }

@@ -95,7 +95,8 @@ def add_output_arguments(
     type=int,
     default=min(os.cpu_count() or 1, 16),
     help="images read at a time on this machine, by one process for each 2000"
-    " images and threads in it; the result does not depend on it",
+    " images and threads in it, by default as many as it has cores, at most 16;"
+    " the result does not depend on it",
   )
   add(
     "--runner",

@@ -291,16 +291,17 @@ class FasterRCNNHead(nn.Module):
       train: sample rois by the labels (rng stream "sample") and return targets.
 
     Returns:
-      In training, first stage:
-        rpn_logits [B, A], rpn_deltas [B, A, 4], anchors [A, 4],
-        anchor_labels int32 [B, A] (1 object, 0 background, -1 neither),
-        anchor_sampled bool [B, A], anchor_gt_boxes [B, A, 4];
-      second stage:
-        rois [B, S, 4], roi_valid bool [B, S], roi_classes int32 [B, S],
-        roi_positive bool [B, S], roi_gt_boxes [B, S, 4],
-        roi_scores [B, S] of the ground-truth box, 1 where not positive,
-        class_logits [B, S, K + 1] (0 is background), box_deltas [B, S, K, 4]
-        ([B, S, 1, 4] if class agnostic).
+      In training,
+
+      - of the first stage: rpn_logits [B, A], rpn_deltas [B, A, 4],
+        anchors [A, 4], anchor_labels int32 [B, A] (1 object, 0 background, -1
+        neither), anchor_sampled bool [B, A], anchor_gt_boxes [B, A, 4];
+      - of the second stage: rois [B, S, 4], roi_valid bool [B, S],
+        roi_classes int32 [B, S], roi_positive bool [B, S],
+        roi_gt_boxes [B, S, 4], roi_scores [B, S] of the ground-truth box, 1
+        where not positive, class_logits [B, S, K + 1] (0 is background),
+        box_deltas [B, S, K, 4] ([B, S, 1, 4] if class agnostic).
+
       In evaluation rois, roi_valid, class_logits and box_deltas, with the R
       proposals for S, and image_size float32 [B, 2], the content's where that
       is known, for `detect`.

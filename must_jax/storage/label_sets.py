@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 from absl import logging
 
 from must_jax.config import differences, from_json, to_json
-from must_jax.fields import Description, alarms, kept, left
+from must_jax.fields import Description, alarms, kept_of, left
 from must_jax.fields.field import NamedScores
 from must_jax.fields.statistics import accumulate
 from must_jax.storage import path as path_lib
@@ -250,7 +250,7 @@ def summary(
   """
   fields, min_score = manifest["fields"], reading_score(manifest, of_task)
   return {
-    name: str(kept(fields[name], sums, min_score))
+    name: str(kept_of(fields[name], sums, min_score))
     for name, sums in manifest.get("statistics", {}).items()
   }
 

@@ -225,7 +225,7 @@ def parse_image(record: tf.Tensor) -> Tensors:
       image.
 
   Returns:
-    key, image: strings [...]; size: int32 [..., 2], height and width.
+    Strings "key" and "image" [...]; "size" int32 [..., 2], height and width.
   """
   one = tf.io.FixedLenFeature([], tf.int64, 1)
   parsed = tf.io.parse_example(

@@ -482,7 +482,7 @@ def test_commands_of_the_pages_are_understood():
   )
   assert len(found) > 2
   for words in map(shlex.split, found):
-    args = cli._parser().parse_args(words)
+    args = cli.make_parser().parse_args(words)
     assert args.run
 
 

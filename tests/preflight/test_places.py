@@ -12,7 +12,7 @@ from PIL import Image
 
 from must_jax import config as config_lib
 from must_jax import convert, main
-from must_jax.cli import _parser
+from must_jax.cli import make_parser
 from must_jax.importers.datasets import DATASETS, import_command
 from must_jax.preflight import places
 from must_jax.storage import label_sets
@@ -86,7 +86,7 @@ def check_command(command):
   program, verb, *words = shlex.split(command)
   assert program == "must-jax"
   if verb not in config_lib.STAGES:
-    args = _parser().parse_args([verb, *words])
+    args = make_parser().parse_args([verb, *words])
     if args.command == "convert":
       convert.get_kind(args.kind)
     return str(args.out)

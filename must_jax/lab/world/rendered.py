@@ -27,19 +27,21 @@ def render_example(
     seed: of the whole world.
 
   Returns:
-    key: str.
-    image: uint8 [S, S, 3].
-    label: class of the image, or None if no object of a class is in sight.
-    objects: boxes float32 [G, 4] normalised yxyx, tight around what is in
+    By name:
+
+    - key: str.
+    - image: uint8 [S, S, 3].
+    - label: class of the image, or None if no object of a class is in sight.
+    - objects: boxes float32 [G, 4] normalised yxyx, tight around what is in
       sight; classes int64 [G]; ignore bool [G], where few pixels are in sight
       or the kind has no class.
-    instances: int16 [S, S], the object each pixel shows, -1 for none.
-    box_instances: int64 [G], the objects that the boxes are of.
-    mask: uint8 [S, S], classes of pixels (all `IGNORE_LABEL` where the set
+    - instances: int16 [S, S], the object each pixel shows, -1 for none.
+    - box_instances: int64 [G], the objects that the boxes are of.
+    - mask: uint8 [S, S], classes of pixels (all `IGNORE_LABEL` where the set
       has no such classes).
-    depth: float32 [S, S], metres along the camera's axis, inf in the sky.
-    inverse_depth: float32 [S, S], 0 in the sky.
-    normals: float32 [S, S, 3], camera frame, 0 in the sky.
+    - depth: float32 [S, S], metres along the camera's axis, inf in the sky.
+    - inverse_depth: float32 [S, S], 0 in the sky.
+    - normals: float32 [S, S, 3], camera frame, 0 in the sky.
 
   Raises:
     ValueError: no such set.

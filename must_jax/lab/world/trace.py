@@ -1,7 +1,7 @@
 """What the rays of a picture meet: depth, surfaces, normals, shadows.
 
 Camera frame: x right, y down, z forward. Rays are (u, v, 1) in it, so that the
-ray parameter *is* the depth along z.
+ray parameter is the depth along z.
 
 Only +, -, *, / and sqrt touch the arrays, one operation at a time: these are
 exact under IEEE 754, so that a scene gives the same bytes on every machine

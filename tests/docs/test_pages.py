@@ -1,0 +1,56 @@
+"""What pages tell to write is real: it trains, predicts and labels."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from must_jax import main, tasks
+from must_jax.storage.sets import read_manifest
+
+TASK = "docs/your-own-task.md"
+
+
+@pytest.fixture
+def own_task(code_of, tmp_path, monkeypatch):
+  """The folder of someone who has saved the files of the page."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  for file, name in {
+    "brightness.py": "own task",
+    "light.py": "own task config",
+    "must_jax_light.py": "own task program",
+  }.items():
+    (tmp_path / file).write_text(code_of(TASK, name))
+  (tmp_path / "photos").mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(8):
+    pixels = rng.integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(f"photos/{i}.jpg")
+  yield
+  sys.modules.pop("brightness", None)
+  tasks.TASKS.pop("brightness", None)
+
+
+def test_own_task_trains_labels_and_predicts(own_task, code_of, monkeypatch):
+  # The session's own is warm.
+  monkeypatch.setattr(main, "keep_compiled_programs", lambda *_: None)
+  exec(code_of(TASK, "own labels"), {})
+
+  def run(*words):
+    monkeypatch.setattr(sys, "argv", ["must_jax_light.py", *words])
+    with pytest.raises(SystemExit) as end:
+      runpy.run_path("must_jax_light.py", run_name="__main__")
+    assert not end.value.code
+
+  run("data", "verify", "data/light")
+  run(*["train", "light.py:smoke", "--workdir=runs/light"])
+  run(
+    *["label", "label:teacher=runs/light,images=data/light"],
+    *["--workdir=labels/light/brightness", "--config.label.batch_size=8"],
+  )
+  (sums,) = read_manifest("labels/light/brightness")["statistics"].values()
+  assert sums["examples"] == 8
+  run(*["predict", "runs/light", "photos/0.jpg", "--out", "seen"])

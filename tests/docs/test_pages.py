@@ -1,5 +1,7 @@
 """What pages tell to write is real: it trains, predicts and labels."""
 
+import pathlib
+import re
 import runpy
 import sys
 
@@ -10,6 +12,8 @@ from PIL import Image
 from must_jax import main, tasks
 from must_jax.storage.sets import read_manifest
 
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = sorted(ROOT.glob("docs/*.md"))
 TASK = "docs/your-own-task.md"
 
 
@@ -54,3 +58,16 @@ def test_own_task_trains_labels_and_predicts(own_task, code_of, monkeypatch):
   (sums,) = read_manifest("labels/light/brightness")["statistics"].values()
   assert sums["examples"] == 8
   run(*["predict", "runs/light", "photos/0.jpg", "--out", "seen"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_places_in_the_code_are_there(page):
+  text = page.read_text()
+  for path in re.findall(
+    r"`((?:must_jax|configs|launch|tests)/[\w/.*]+)`", text
+  ):
+    assert [*ROOT.glob(path)], path
+  for path, names in re.findall(r"`(must_jax/\S+)`: ((?:`\w+`(?:, )?)+)", text):
+    code = (ROOT / path).read_text()
+    for name in re.findall(r"\w+", names):
+      assert re.search(rf"(def|class) {name}\b|^  {name}:", code, re.M), name

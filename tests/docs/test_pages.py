@@ -71,3 +71,29 @@ def test_places_in_the_code_are_there(page):
     code = (ROOT / path).read_text()
     for name in re.findall(r"\w+", names):
       assert re.search(rf"(def|class) {name}\b|^  {name}:", code, re.M), name
+
+
+def test_the_bucket_of_the_page_takes_an_import(
+  code_of, bucket_module, tmp_path, monkeypatch
+):
+  pytest.importorskip("gcsfs", reason="pip install -e '.[dev]'")
+  try:
+    bucket_module.find_emulator()
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+  shell = tmp_path / "shell"
+  commands = [
+    f"import folder --unlabelled --images {tmp_path} --out $ROOT/data/pile"
+    " --name pile --split train --workers 1",
+    "data verify $ROOT/data/pile",
+  ]
+  run = f"{sys.executable} -m must_jax.cli"
+  lines = [f"{run} {command} || exit" for command in commands]
+  shell.write_text("\n".join(["#!/bin/sh", *lines, f"touch {tmp_path}/done"]))
+  shell.chmod(0o755)
+  monkeypatch.setenv("SHELL", str(shell))
+  monkeypatch.syspath_prepend(ROOT)
+  code = code_of("docs/buckets.md", "bucket on this machine")
+  exec(code.replace("/tmp/bucket", str(tmp_path / "bucket")), {})
+  assert (tmp_path / "done").exists()

@@ -110,6 +110,25 @@ def lease_of_another_host():
   return write
 
 
+@pytest.fixture(scope="session")
+def code_of():
+  """Gives the Python below `<!-- test: NAME -->` of a page."""
+  root = pathlib.Path(__file__).parent.parent
+
+  def read(page, *names):
+    text = (root / page).read_text()
+    blocks = [
+      text.partition(f"<!-- test: {name} -->\n```python\n")[2].partition("```")[
+        0
+      ]
+      for name in names
+    ]
+    assert all(blocks)
+    return "\n".join(blocks)
+
+  return read
+
+
 def _load(path):
   """A module that is a program, too."""
   spec = importlib.util.spec_from_file_location(path.stem, path)

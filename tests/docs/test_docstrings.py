@@ -61,7 +61,7 @@ def package() -> dict[str, ast.Module]:
 def classes(modules: dict[str, ast.Module]) -> dict[str, list[ast.ClassDef]]:
   found: dict[str, list[ast.ClassDef]] = {}
   for module in modules.values():
-    for node in ast.walk(module):
+    for node in module.body:
       if isinstance(node, ast.ClassDef):
         found.setdefault(node.name, []).append(node)
   return found

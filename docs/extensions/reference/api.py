@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from docutils import nodes
 from sphinx.domains.python import PyXRefRole
+from sphinx.util.nodes import make_refnode
 
 import must_jax
 from reference import markdown
@@ -172,10 +173,19 @@ def setup(app: Any) -> None:
 
 
 def _leave(app: Any, env: Any, node: nodes.Element, content: nodes.Element):
-  """Shows names that the package has not, and type variables, as code."""
+  """Links names that are not whole; type variables and others are code."""
+  target = str(node.get("reftarget"))
   if node.get("reftype") == "name":
-    return content
-  module, _, last = str(node.get("reftarget")).rpartition(".")
+    objects = env.domains.python_domain.objects
+    found = [name for name in objects if name.endswith(f".{target}")]
+    if len(found) != 1 or not ("." in target or target[:1].isupper()):
+      return content
+    there = objects[found[0]]
+    from_doc = node.get("refdoc", env.docname)
+    return make_refnode(
+      app.builder, from_doc, there.docname, there.node_id, content, found[0]
+    )
+  module, _, last = target.rpartition(".")
   if module.startswith("must_jax") and module in sys.modules:
     is_variable = isinstance(getattr(sys.modules[module], last, 0), TypeVar)
     return content if is_variable else None

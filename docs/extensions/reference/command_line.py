@@ -89,15 +89,16 @@ def _kind(flag: flags.Flag) -> str:
 def _command(program: str, command: argparse.ArgumentParser, text: str) -> str:
   name = program.rpartition(" ")[2]
   level = "#" * (1 + len(program.split()))
-  parts = [f"{level} {program}", markdown.text(markdown.sentence(text))]
+  parts = [f"{level} {program}"]
   own = options(command)
   if program.startswith("must-jax import "):
     shared = _shared()
     if name in DATASETS:
-      return "\n\n".join([*parts, *_dataset(program, name, command)])
+      return "\n\n".join([*parts, *_dataset(program, text, command)])
     own = [a for a in own if _key(a) not in shared]
-  if command.description and command.description.strip("\n") != text:
-    parts.append(markdown.paragraphs(command.description))
+  parts.append(
+    markdown.paragraphs(command.description or markdown.sentence(text))
+  )
   groups = [a for a in command._actions if isinstance(a, _SUBPARSERS)]
   if groups:
     parts.append(_code(f"{program} COMMAND ..."))
@@ -142,12 +143,12 @@ def _key(action: argparse.Action) -> tuple[str, ...]:
 
 
 def _dataset(
-  program: str, name: str, command: argparse.ArgumentParser
+  program: str, text: str, command: argparse.ArgumentParser
 ) -> Iterator[str]:
   """A dataset that has a name: its importer, with options filled in."""
-  dataset = DATASETS[name]
+  dataset = DATASETS[program.rpartition(" ")[2]]
   importer = dataset.importer.__name__.rpartition(".")[2]
-  yield markdown.text(command.description or "")
+  yield markdown.text(f"{markdown.sentence(text)} {command.description}")
   splits = ",".join(dataset.splits)
   yield _code(
     f"{program} --split {{{splits}}} --out DIR {dataset.options}".rstrip()

@@ -76,8 +76,11 @@ def page() -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def _groups(config: ConfigDict, prefix: str, told: dict[str, Told]):
-  for key, value in config.items():
+def _groups(
+  config: ConfigDict, prefix: str, told: dict[str, Told]
+) -> Iterator[str]:
+  for key in _keys(prefix, told):
+    value = config[key]
     name = f"{prefix}{key}"
     if isinstance(value, ConfigDict) and value:
       level = "#" * (2 + name.count("."))
@@ -87,13 +90,22 @@ def _groups(config: ConfigDict, prefix: str, told: dict[str, Told]):
       yield from _groups(value, f"{name}.", told)
 
 
-def _options(config: ConfigDict, prefix: str, told: dict[str, Told]):
-  for key, value in config.items():
+def _options(
+  config: ConfigDict, prefix: str, told: dict[str, Told]
+) -> Iterator[str]:
+  for key in _keys(prefix, told):
+    value = config[key]
     name = f"{prefix}{key}"
     if not isinstance(value, ConfigDict):
       allowed = config_lib.RANGES.get(name)
       words = config_lib.CHOICES.get(name, ())
       yield _option(name, value, told[name], allowed, words)
+
+
+def _keys(prefix: str, told: dict[str, Told]) -> list[str]:
+  """The keys of a group, in the order in which they are written."""
+  below = [n.removeprefix(prefix) for n in told if n.startswith(prefix)]
+  return [key for key in below if "." not in key]
 
 
 def _datasets() -> Iterator[str]:
@@ -163,20 +175,20 @@ def _option(
   parts = [markdown.text(markdown.sentence(told.meaning))]
   line = [f"Takes {kind}{markdown.text(after)}."]
   if default is not None:
-    line.insert(0, f"Default: {markdown.code(literal(default))}.")
+    shown = markdown.code(literal(default)) if default != "" else "empty"
+    line.insert(0, f"Default: {shown}.")
   if told.origin:
     line.append(f"Origin: {markdown.text(told.origin)}.")
   parts.append(" ".join(line))
   # Options of different kinds of task may have one name.
-  shown = label or name
-  return markdown.block("confval", shown, "\n\n".join(parts))
+  return markdown.block("confval", label or name, "\n\n".join(parts))
 
 
 def literal(value: Any) -> str:
-  """A default as it is typed in a config."""
+  """A default as it is typed on the command line."""
   if isinstance(value, int) and abs(value) >= 10_000:
     return f"{value:_}"
-  return repr(value)
+  return value if isinstance(value, str) else repr(value)
 
 
 def takes(

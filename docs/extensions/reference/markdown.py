@@ -6,7 +6,8 @@ import re
 _MARKS = re.compile(r"([\\*_<>\[\]{}$|#~^])")
 # Written as code: what is quoted by `...`, options, and names of options.
 _CODE = re.compile(
-  r"(`[^`]+`|(?<![\w-])--[a-z][\w-]*(?:\.\w+)*|\bconfig\.[a-z_.]*[a-z_])"
+  r"(`[^`]+`|(?<![\w-])--[a-z][\w.-]*\w(?:=[\w./(*-]*\w)?"
+  r"|\bconfig\.[a-z_.]*[a-z_])"
 )
 
 
@@ -55,9 +56,3 @@ def paragraphs(plain: str, language: str = "sh") -> str:
     else:
       parts.append(text(part))
   return "\n\n".join(parts)
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-  """A table; cells are Markdown."""
-  lines = [heads, ["---"] * len(heads), *rows]
-  return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

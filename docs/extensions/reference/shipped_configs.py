@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from must_jax import config as config_lib
 from must_jax.preflight import configs_command
@@ -42,21 +44,14 @@ def _config(name: str) -> str:
   doc = inspect.getdoc(configs_command.load(name)) or ""
   title, _, rest = doc.partition("\n")
   before, _, after = rest.partition(_ARGUMENTS)
-  _, _, after = after.partition("\n\n")
-  told = meanings(name)
-  rows = [
-    [
-      markdown.code(argument),
-      markdown.code(_default(default)) if default != "" else "",
-      markdown.text(told.get(argument, "")),
-    ]
-    for argument, default in configs_command.arguments(
-      configs_command.load(name)
-    ).items()
+  after = after.partition("\n\n")[2]
+  parts = [
+    f"### {name}",
+    markdown.text(title),
+    markdown.paragraphs(_items(before)),
+    "\n".join(_arguments(name)),
+    markdown.paragraphs(_items(after)),
   ]
-  parts = [f"### {name}", markdown.text(title), markdown.paragraphs(before)]
-  parts.append(markdown.table(["Argument", "Default", "Meaning"], rows))
-  parts.append(markdown.paragraphs(_items(after)))
   return "\n\n".join(filter(None, parts))
 
 
@@ -65,31 +60,55 @@ def _items(text: str) -> str:
   return re.sub(r"\s(?=Result: )", "\n\n", text)
 
 
-def _default(value: object) -> object:
-  return "off" if value is False else value
+def _arguments(name: str) -> Iterator[str]:
+  """A list of the arguments; of another config's, those that differ."""
+  own, other = _defaults(name), base(name)
+  if other:
+    theirs = _defaults(other)
+    own = {k: v for k, v in own.items() if (k, v) not in theirs.items()}
+    shown = ", ".join(_setting(*item) for item in own.items())
+    differ = f" Other defaults: {shown}." if shown else ""
+    yield f"Arguments are those of [{other}](#{other}).{differ}"
+    return
+  yield "Arguments, with their defaults:\n"
+  told = meanings(name)
+  for meaning in dict.fromkeys(told[argument] for argument in own):
+    alike = [_setting(k, v) for k, v in own.items() if told[k] == meaning]
+    yield f"- {', '.join(alike)}: {markdown.text(meaning)}"
+
+
+def _defaults(name: str) -> Mapping[str, Any]:
+  return configs_command.arguments(configs_command.load(name))
+
+
+def _setting(argument: str, default: object) -> str:
+  """An argument as it is given, with its default."""
+  if default is False:
+    return markdown.code(argument)
+  return markdown.code(f"{argument}={default}")
+
+
+def base(name: str) -> str:
+  """The config whose arguments a config has, by its docstring; "" for none."""
+  doc = inspect.getdoc(configs_command.load(name)) or ""
+  found = re.search(r"[Aa]rguments\s+as\s+those\s+of\s+(\w+)\.py", doc)
+  return found[1] if found else ""
 
 
 def meanings(name: str) -> dict[str, str]:
-  """What a config's arguments mean, from its docstring.
-
-  One that has those of another config says "those of NAME.py".
-  """
+  """What a config's arguments mean, by its docstring."""
   doc = inspect.getdoc(configs_command.load(name)) or ""
-  other = re.search(r"those of\s+(\w+)\.py", doc)
-  found = meanings(other[1]) if other else {}
   block = doc.partition(_ARGUMENTS)[2].partition("\n\n")[0]
+  found: dict[str, str] = {}
   names: list[str] = []
-  ends = True  # whether the names of an argument are complete
-  for line in filter(None, block.splitlines()):
+  complete = True  # whether the names that share a meaning are
+  for line in block.splitlines():
     line = line.removeprefix("  ")
+    text = line
     if not line.startswith(" "):
-      names = names * (not ends)
       words, _, text = line.partition("  ")
-      names += words.split()
-      ends = bool(text.strip())
-    else:
-      text, ends = line, True
+      names = [*(() if complete else names), *words.split()]
+    complete = bool(text.strip())
     for argument in names:
-      before = found.get(argument, "") if line.startswith(" ") else ""
-      found[argument] = f"{before} {text.strip()}".strip()
+      found[argument] = f"{found.get(argument, '')} {text.strip()}".strip()
   return found

@@ -277,7 +277,7 @@ def base_config() -> ConfigDict:
       },
       # How parameters are updated.
       "optimizer": {
-        # "lars" is that of SimCLR, "rmsprop" that of EfficientNet.
+        # The optimiser; "lars" is SimCLR's, "rmsprop" is EfficientNet's.
         "name": "sgd",  # tfm
         # The peak of the learning rate.
         "lr": 0.32,  # tfm r50fpn_640_coco_scratch
@@ -318,8 +318,8 @@ def base_config() -> ConfigDict:
       },
       # How the tasks' losses combine; each method takes the options it has.
       "balancing": {
-        # "fixed": the tasks' weights; "paper": its rule for tasks that have
-        # none. The others learn weights, or change gradients.
+        # The method. "fixed": the tasks' weights; "paper": its rule for tasks
+        # that have none. The others learn weights, or change gradients.
         "method": "paper",  # paper 3.2
         # Learning rate of learned weights ("uncertainty", "gradnorm").
         "lr": 0.025,  # ref GradNorm
@@ -407,12 +407,12 @@ def task(
   """An entry of `config.tasks`.
 
   Args:
-    kind: key of `must_jax.tasks.TASKS`.
+    kind: what the task does, a key of `must_jax.tasks.TASKS`.
     labels: where the task's labels come from, by name of dataset:
       "supervised" for the dataset's own, the directory of a label set, or
       several of these, best first: each image has the first that it is in.
-    weight: of the task's loss; by default the paper's rule (3.2) where its
-      labels come from a teacher, else 1.
+    weight: factor of the task's loss; by default the paper's rule (3.2) where
+      its labels come from a teacher, else 1.
     classes: class names; by default those of the labels' sources.
     **options: options of the kind, see its file in `must_jax/tasks`.
 
@@ -451,8 +451,8 @@ def dataset(
   """An entry of `config.datasets`: one split of an imported image set.
 
   Args:
-    directory: of the image set.
-    split: of the image set.
+    directory: where the image set is, local or in a bucket.
+    split: name of the split, such as "train".
     share: how often its images are drawn in training, see `config.sampling`.
   """
   return ConfigDict({"dir": str(directory), "split": split, "share": share})

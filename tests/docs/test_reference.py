@@ -126,6 +126,21 @@ def test_what_an_option_takes(pages):
   assert "Default: `450_000`" in page and "Origin: paper: 90 epochs" in page
 
 
+def test_entries_of_datasets_and_tasks(pages):
+  page = pages["config.md"]
+  for name, words in {
+    "datasets.NAME.dir": "Where the image set is",
+    "datasets.NAME.split": "Name of the split",
+    "datasets.NAME.share": "How often its images are drawn",
+    "tasks.NAME.kind": "What the task does",
+    "tasks.NAME.labels": "Where the task's labels come from",
+    "tasks.NAME.weight": "Factor of the task's loss",
+    "tasks.NAME.classes": "Class names",
+  }.items():
+    assert f"```{{confval}} {name}\n{words}" in page
+  assert "Default: `1.0`. Takes a number, more than 0." in page
+
+
 def test_comments_are_read(reference):
   source = (
     "def f():\n  return C({\n    # Of a\n    # kind.\n    'a': 1,  # paper\n"

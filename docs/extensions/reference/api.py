@@ -195,7 +195,8 @@ def _leave(app: Any, env: Any, node: nodes.Element, content: nodes.Element):
 def _process_docstring(
   app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-  text = "\n".join(lines)
+  # Or the words before a colon would be a type.
+  text = re.sub(r"(?m)^((?:Returns|Yields):\n +)", r"\1: ", "\n".join(lines))
   lines[:] = _literal_blocks(text).splitlines() + [""]
 
 

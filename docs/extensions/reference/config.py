@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from must_jax import config as config_lib
-from must_jax.ranges import Interval
+from must_jax.ranges import POSITIVE, Interval
 from must_jax.tasks import TASKS, Task
 from reference import markdown
 
@@ -115,12 +115,10 @@ def _datasets() -> Iterator[str]:
     " an imported image set."
   )
   meanings = sections(inspect.getdoc(config_lib.dataset), "Args:")
-  entry = config_lib.dataset("", "")
-  for key, argument in zip(entry, meanings, strict=True):
-    name, needed = f"datasets.NAME.{key}", key != "share"
-    told = Told(meanings[argument])
-    value = None if needed else entry[key]
-    yield _option(name, value, told, kind="text" if needed else "")
+  yield _option("datasets.NAME.dir", None, Told(meanings["directory"]))
+  yield _option("datasets.NAME.split", None, Told(meanings["split"]))
+  share = config_lib.dataset("", "").share
+  yield _option("datasets.NAME.share", share, Told(meanings["share"]), POSITIVE)
 
 
 def _tasks() -> Iterator[str]:

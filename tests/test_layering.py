@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md: one way in, one name for one thing."""
+"""The modules of docs/architecture.md: one way in, one name for one thing."""
 
 import ast
 import collections

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-full test test-slow lint docs docs-links bench clean
+.PHONY: demo demo-full test test-slow lint docs docs-links notebooks bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/must-jax demo --workdir runs/demo
@@ -34,6 +34,10 @@ docs: $(INSTALLED)
 # Pages of others; needs the network, so CI does not run it.
 docs-links: $(INSTALLED)
 	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
+
+# The tutorials' outputs, which are committed: 30 minutes on two idle cores.
+notebooks: $(INSTALLED)
+	$(BIN)/python docs/tutorials/execute.py docs/tutorials/*.md
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

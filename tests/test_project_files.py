@@ -40,4 +40,5 @@ def test_links_of_pages_lead_somewhere():
   assert len(pages) > 10
   for page in pages:
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-      assert (page.parent / link).exists(), f"{page.name}: {link}"
+      if not link.startswith("reference/"):  # which `make docs` makes
+        assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -1,13 +1,14 @@
 """docs/reference/command-line.md, from the parsers of `must-jax`."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
 from must_jax import cli
 from must_jax import main as runs
-from must_jax.importers import arguments
+from must_jax.importers import IMPORTERS, arguments
 from must_jax.importers.datasets import DATASETS
 from reference import markdown
 
@@ -147,18 +148,21 @@ def _dataset(
 ) -> Iterator[str]:
   """A dataset that has a name: its importer, with options filled in."""
   dataset = DATASETS[program.rpartition(" ")[2]]
-  importer = dataset.importer.__name__.rpartition(".")[2]
   yield markdown.text(f"{markdown.sentence(text)} {command.description}")
   splits = ",".join(dataset.splits)
-  yield _code(
-    f"{program} --split {{{splits}}} --out DIR {dataset.options}".rstrip()
-  )
-  if any(word.startswith("--") for word in dataset.options.split()):
-    yield (
-      f"Options are those of the importer `{importer}` and of"
-      " [every import](#options-of-every-import); name, licence and splits are"
-      " filled in."
-    )
+  words = [program, f"--split {{{splits}}}", "--out DIR"]
+  yield _code(_wrap([*words, *re.split(r" (?=--)", dataset.options)]))
+  yield f"```{{program}} {program}\n```"
+  every = "[every import](#options-of-every-import)"
+  known = [n for n, m in IMPORTERS.items() if m is dataset.importer]
+  if known:
+    link = f"[{known[0]}](#must-jax-import-{known[0]})"
+    yield f"The options of {link} and of {every}; some are filled in."
+    return
+  shared = {name for names in _shared() for name in names}
+  own = [a for a in options(command) if not shared & {*a.option_strings}]
+  yield from _options(command, own)
+  yield f"And those of {every}; some are filled in."
 
 
 def _options(

@@ -31,7 +31,7 @@ def sentence(plain: str) -> str:
   words = " ".join(plain.split())
   if not words:
     return ""
-  is_word = words.partition(" ")[0].isalpha()
+  is_word = words.partition(" ")[0].rstrip(":,").isalpha()
   return (words[:1].upper() if is_word else words[:1]) + (
     words[1:] if words.endswith((".", "!", "?", ":")) else f"{words[1:]}."
   )

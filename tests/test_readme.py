@@ -72,7 +72,7 @@ def test_runs_load(page, monkeypatch):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands_of(p)])
 def test_commands_are_understood(page):
-  parser = cli._parser()
+  parser = cli.make_parser()
   for words in commands_of(page):
     if words[0] in (*main._TAKES, "--version"):
       continue

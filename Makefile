@@ -35,7 +35,7 @@ docs: $(INSTALLED)
 docs-links: $(INSTALLED)
 	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
 
-# The tutorials' outputs, which are committed: 30 minutes on two idle cores.
+# Runs the tutorials for their outputs, which are committed.
 notebooks: $(INSTALLED)
 	$(BIN)/python docs/tutorials/execute.py docs/tutorials/*.md
 

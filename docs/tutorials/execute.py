@@ -44,9 +44,23 @@ def execute(notebook: nbformat.NotebookNode, directory: str) -> None:
   ).execute()
   for cell in notebook.cells:
     if cell.cell_type == "code":
-      cell.outputs = [
-        output for output in cell.outputs if output.get("name") != "stderr"
-      ]
+      cell.outputs = _without_logs(cell.outputs)
+
+
+def _without_logs(
+  outputs: list[nbformat.NotebookNode],
+) -> list[nbformat.NotebookNode]:
+  """Outputs but those of stderr; text that these cut into pieces is one."""
+  kept: list[nbformat.NotebookNode] = []
+  for output in outputs:
+    if output.output_type != "stream":
+      kept.append(output)
+    elif output.name == "stdout":
+      if kept and kept[-1].output_type == "stream":
+        kept[-1].text += output.text
+      else:
+        kept.append(output)
+  return kept
 
 
 def main() -> None:

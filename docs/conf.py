@@ -30,6 +30,7 @@ html_title = f"must_jax {release}"
 html_static_path = ["images"]
 html_show_sphinx = False
 html_copy_source = False
+highlight_language = "none"  # where a block does not say
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "attrs_block"]
 myst_heading_anchors = 4

@@ -1,6 +1,7 @@
 """What people and tools look for beside the code."""
 
 import hashlib
+import importlib.metadata
 import pathlib
 import re
 
@@ -42,3 +43,11 @@ def test_links_of_pages_lead_somewhere():
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
       if not link.startswith("reference/"):  # which `make docs` makes
         assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_install_page_names_every_extra():
+  page = (ROOT / "docs" / "install.md").read_text()
+  extras = importlib.metadata.metadata("must_jax").get_all("Provides-Extra")
+  assert extras
+  for extra in extras:
+    assert f"`{extra}`" in page, extra

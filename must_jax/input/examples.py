@@ -156,18 +156,20 @@ def batch_graph(
   Returns:
     None where examples differ in their shapes.
   """
-  plan = graph.plan.get_concrete_function()
+  make_plan: Any = graph.plan  # a tf.function, as the other is
+  make: Any = graph.make
+  plan = make_plan.get_concrete_function()
   row = tf.nest.map_structure(
     lambda x: tf.TensorSpec(x.shape[1:], x.dtype), plan.structured_outputs
   )
-  example = graph.make.get_concrete_function(row).structured_outputs
+  example = make.get_concrete_function(row).structured_outputs
   if not example["image"].shape.is_fully_defined():
     return None
   example = tf.nest.map_structure(
     lambda x: tf.TensorSpec(x.shape, x.dtype), example
   )
 
-  @tf.function(input_signature=graph.plan.input_signature, autograph=False)
+  @tf.function(input_signature=make_plan.input_signature, autograph=False)
   def batch(*read: tf.Tensor) -> Example:
     return tf.map_fn(
       graph.make,

@@ -112,7 +112,8 @@ class Cells:
       valid: bool [mh, mw].
 
     Returns:
-      float [h, w, c], 0 where it is not valid; bool [h, w].
+      float [h, w, c], finite but of no meaning where it is not valid; bool
+      [h, w].
     """
     import tensorflow as tf
 
@@ -127,5 +128,4 @@ class Cells:
       return self.bilinear(values), self.inside
 
     # A teacher's maps are valid everywhere, which takes half the time.
-    means, known = tf.cond(tf.reduce_all(valid), dense, sparse)
-    return tf.where(known[..., None], means, 0), known
+    return tf.cond(tf.reduce_all(valid), dense, sparse)

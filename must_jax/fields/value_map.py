@@ -139,10 +139,12 @@ class ValueMap(maps.MapField):
       return {"values": tf.identity(values), "valid": valid}
 
   def move(self, arrays, placement, cells):
+    import tensorflow as tf
+
     values, valid = cells.mean_of_valid(
       arrays["values"][..., None], arrays["valid"]
     )
-    return {"values": values[..., 0], "valid": valid}
+    return {"values": tf.where(valid, values[..., 0], 0), "valid": valid}
 
   def batch_arrays(self, cells):
     return {

@@ -180,7 +180,10 @@ def eval_batches(
     _rows(batch_size, process_index, process_count),
     options,
   )
-  return loader.batches(0, -(-len(records) // batch_size))
+  num_batches = -(-len(records) // batch_size)
+  if shard is not None:  # one of many
+    return loader.few_batches(num_batches)
+  return loader.batches(0, num_batches)
 
 
 def photo_batch(

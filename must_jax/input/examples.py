@@ -141,6 +141,46 @@ def example_graph(
   return ExampleGraph(plan, make)
 
 
+@functools.lru_cache(16)
+def batch_graph(
+  graph: ExampleGraph, num_threads: int
+) -> Callable[..., Example] | None:
+  """What `ExampleGraph.plan` takes -> the examples of all rows, stacked.
+
+  The program stays, where each `tf.data` pipeline instantiates its own.
+
+  Args:
+    graph: that makes the examples.
+    num_threads: examples that are made at the same time.
+
+  Returns:
+    None where examples differ in their shapes.
+  """
+  make_plan: Any = graph.plan  # a tf.function, as the other is
+  make: Any = graph.make
+  plan = make_plan.get_concrete_function()
+  row = tf.nest.map_structure(
+    lambda x: tf.TensorSpec(x.shape[1:], x.dtype), plan.structured_outputs
+  )
+  example = make.get_concrete_function(row).structured_outputs
+  if not example["image"].shape.is_fully_defined():
+    return None
+  example = tf.nest.map_structure(
+    lambda x: tf.TensorSpec(x.shape, x.dtype), example
+  )
+
+  @tf.function(input_signature=make_plan.input_signature, autograph=False)
+  def batch(*read: tf.Tensor) -> Example:
+    return tf.map_fn(
+      graph.make,
+      graph.plan(*read),
+      fn_output_signature=example,
+      parallel_iterations=num_threads,
+    )
+
+  return batch
+
+
 def _label_record(
   read: TaskLabels, image: tf.Tensor, sidecar: tf.Tensor, origin: tf.Tensor
 ) -> tf.Tensor:

@@ -364,8 +364,16 @@ def transform_image(
   # Copying a constant is faster than tf.where and takes any colour.
   mean = tf.constant(np.full((*image_size, 3), MEAN_COLOR, np.uint8))
   height, width = tf.unstack(placement.content)
-  pixels = tf.concat([pixels, mean[:height, width:]], 1)
-  pixels = tf.concat([pixels, mean[height:]], 0)
+  pixels = tf.cond(
+    width < image_size[1],
+    lambda: tf.concat([pixels, mean[:height, width:]], 1),
+    lambda: pixels,
+  )
+  pixels = tf.cond(
+    height < image_size[0],
+    lambda: tf.concat([pixels, mean[height:]], 0),
+    lambda: pixels,
+  )
   return tf.ensure_shape(pixels, [*image_size, 3])
 
 

@@ -7,15 +7,17 @@ record, notes it and begins anew at the same step, which is possible as a batch
 follows from its step alone.
 """
 
+import collections
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from must_jax.input.examples import ExampleGraph
+from must_jax.input.examples import ExampleGraph, batch_graph
 from must_jax.input.quarantine import BadRecord, BadRecords
 from must_jax.input.union import Record, Union
 from must_jax.quiet_tensorflow import tf
@@ -115,17 +117,64 @@ class Loader:
         yield batch
         step += 1
 
+  def few_batches(self, end: int) -> Iterator[Batch]:
+    """The same batches from step 0, without the start of a `tf.data` pipeline.
+
+    That takes as long as some hundred small images, and shards may be small.
+
+    Raises:
+      ValueError: see `batches`.
+      TooManyBad: more records are unusable than allowed.
+    """
+    make_all = batch_graph(self._graph, self._num_threads)
+    if make_all is None:
+      yield from self.batches(0, end)
+      return
+
+    def make(step: int) -> Batch:
+      index = np.arange(step * self._rows.count, (step + 1) * self._rows.count)
+      made = make_all(*map(tf.constant, self._read(index)))
+      return tf.nest.map_structure(lambda x: x.numpy(), made)
+
+    ahead: collections.deque[futures.Future[Batch]] = collections.deque()
+    pool = futures.ThreadPoolExecutor(self._num_calls)
+    most = max(self._options.prefetch, self._num_calls)
+    try:
+      for step in range(end):
+        while len(ahead) <= min(most, end - 1 - step):
+          ahead.append(pool.submit(make, step + len(ahead)))
+        made = ahead.popleft()
+        while True:
+          try:
+            batch = made.result()
+            break
+          except (tf.errors.OpError, *records.BROKEN):
+            if not self._find_bad(step):
+              raise
+            made = pool.submit(make, step)
+          self._bad.check((step + 1) * self._rows.count)
+        self._bad.check((step + 1) * self._rows.count)
+        yield batch
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+  @property
+  def _num_threads(self) -> int:
+    return self._options.num_threads or _num_cores()
+
+  @property
+  def _num_calls(self) -> int:
+    # Several calls at a time, each of many requests, hide the latency of an
+    # object store; on a disk they would only wait for each other.
+    return 1 if self._union.is_local else 4
+
   def _dataset(self, first: int, end: int | None) -> tf.data.Dataset:
-    rows = self._rows
-    threads = self._options.num_threads or _num_cores()
+    rows, threads = self._rows, self._num_threads
     last = np.iinfo(np.int64).max if end is None else end * rows.count
     dataset = tf.data.Dataset.range(first * rows.count, last)
     dataset = dataset.batch(_READ_SIZE)
-    # Several calls at a time, each of many requests, hide the latency of an
-    # object store; on a disk they would only wait for each other.
-    calls = 1 if self._union.is_local else 4
     dataset = dataset.map(
-      self._read_graph, num_parallel_calls=calls, deterministic=True
+      self._read_graph, num_parallel_calls=self._num_calls, deterministic=True
     )
     dataset = dataset.map(self._graph.plan).prefetch(1).unbatch()
     dataset = dataset.map(

@@ -411,6 +411,22 @@ def test_undecodable_images_cost_themselves_only(images, tmp_path):
   assert set(keys(got)[:COUNT]) == {f"key{i}".encode() for i in range(COUNT)}
 
 
+def test_a_shard_is_made_as_the_whole_set_is(tmp_path):
+  lost = {3: jpeg(3)[:-30], 9: damaged_png()}
+  broken = write_images(
+    tmp_path, (example(i, lost.get(i)) for i in range(COUNT)), num_shards=1
+  )
+  noted = [], []
+  whole, shard = (
+    evaluate(broken, shard=shard, options=ReadOptions(on_bad=bad.append))
+    for shard, bad in zip((None, 0), noted, strict=True)
+  )
+  for a, b in zip(whole, shard, strict=True):
+    assert_equal(a, b)
+  for bad in noted:
+    assert sorted(record.key for record in bad) == [b"key3", b"key9"]
+
+
 def damaged_png():
   image = bytearray(tf.io.encode_png(np.zeros((*INPUT, 3), np.uint8)).numpy())
   image[-30] ^= 255

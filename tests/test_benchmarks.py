@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from benchmarks import __main__ as table
 from benchmarks import directions, label_ranking, pipeline, train_step
 from benchmarks.train_step import WHOLE, Row, Settings
 from must_jax.input.geometry import AugmentOptions
@@ -133,3 +134,35 @@ def test_a_direction_is_as_likely_as_the_normal_distribution_says():
     np.testing.assert_allclose(agrees.mean(1), expected, atol=0.02)
     assert clear[1].all()
     assert not clear[2].any()
+
+
+def test_the_page_shows_the_committed_figures():
+  committed = table.read_committed()
+  page = table.PAGE.read_text()
+  assert page.partition(table.HEADING)[2] == table.to_markdown(committed)
+  assert set(committed) <= set(table.MODULES)
+
+
+def test_figures_keep_four_digits():
+  found = [table.to_number(x) for x in (1234567.8, 148.26, 0.19049, 0.5, 0)]
+  assert found == ["1,235,000", "148.3", "0.1905", "0.5", "0"]
+
+
+def test_an_update_changes_what_was_measured_and_keeps_the_rest(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(table, "COMMITTED", tmp_path / "figures.json")
+  monkeypatch.setattr(table, "PAGE", tmp_path / "speed.md")
+  table.PAGE.write_text("# Speed\n\nWords.\n")
+  speeds = iter((2.0, 3.0, 5.0))
+  monkeypatch.setattr(
+    table, "measure", lambda name: [(f"of {name}", next(speeds), "s")]
+  )
+  for names in (["ops", "fleet"], ["ops"]):
+    table.main([*names, "--update"])
+  words, _, tables = table.PAGE.read_text().partition(table.HEADING)
+  assert words == "# Speed\n\nWords.\n"
+  assert "| of ops | 5 | s |" in tables
+  assert "| of fleet | 3 | s |" in tables
+  # The last run shows what was committed before it.
+  assert capsys.readouterr().out.splitlines()[-3].split()[-3:-1] == ["5", "2"]

@@ -32,7 +32,7 @@ def read_tables(path):
     )
 
 
-@pytest.mark.parametrize("name", ["mini"])
+@pytest.mark.parametrize("name", ["mini", "photographs"])
 def test_the_page_shows_the_numbers_that_lie_beside_it(name):
   page = (DOCS / "results.md").read_text().replace("**", "")
   for title, table in read_tables(DOCS / "results" / f"{name}.json"):

@@ -72,7 +72,7 @@ def test_pages_are_small():
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param("whole-method", marks=pytest.mark.slow),
+    "whole-method",
     "labels",
     "finetune-and-export",
   ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from must_jax.fields import KINDS, alarms, kept, left
+from must_jax.fields import KINDS, alarms, kept_of, left
 from must_jax.fields.statistics import accumulate
 from must_jax.types import IGNORE_LABEL
 
@@ -193,7 +193,7 @@ def test_few_are_noticed():
   def is_little(labels, stored, kept_of_them):
     scores = np.r_[np.full(kept_of_them, 0.9), np.full(stored, 0.1)]
     sums = sums_of(scores[:stored])
-    return kept(describe("Boxes"), sums | {"examples": labels}).is_little
+    return kept_of(describe("Boxes"), sums | {"examples": labels}).is_little
 
   assert is_little(1000, 2000, 99)
   assert not is_little(1000, 2000, 100)
@@ -203,7 +203,7 @@ def test_few_are_noticed():
 
 def test_lines_tell_each_class():
   sums = sums_of([0.9, 0.6, 0.2, 0.4], np.array([0, 0, 1, 0]))
-  found = kept(describe("Boxes"), sums)
+  found = kept_of(describe("Boxes"), sums)
   assert str(found) == (
     "4 boxes in 1 labels, of which 2 (50.0%) have a score of 0.5 or more and"
     " are read"
@@ -214,25 +214,25 @@ def test_lines_tell_each_class():
   )
   assert "1 of the 3 classes do not occur" in text
   assert "nothing is left of bee" in text
-  between = kept(describe("Boxes"), sums, 0.41)
+  between = kept_of(describe("Boxes"), sums, 0.41)
   assert "of which 2 to 3 (50.0% to 75.0%) have" in str(between)
-  assert "all of which are read" in str(kept(describe("Boxes"), sums, 0.0))
+  assert "all of which are read" in str(kept_of(describe("Boxes"), sums, 0.0))
 
 
 def test_sets_of_earlier_versions_tell_what_they_counted():
   sums = sums_of([0.95, 0.62, 0.2, 0.4], np.array([0, 0, 1, 0]))
   del sums["class_scores"]
   fields = {"o": describe("Boxes")}
-  found = kept(fields["o"], sums)
+  found = kept_of(fields["o"], sums)
   assert (found.bounds, found.by_class) == ((2, 2), None)
-  assert kept(fields["o"], sums, 0.25).bounds == (3, 4)
+  assert kept_of(fields["o"], sums, 0.25).bounds == (3, 4)
   assert "not known" in "\n".join(found.lines(CLASSES))
   assert left(fields, {"o": sums}) == {}
-  assert kept(fields["o"], sums, 0.99).bounds == (0, 1)
+  assert kept_of(fields["o"], sums, 0.99).bounds == (0, 1)
   assert alarms(fields, {"o": sums}, 0.99) == []
-  assert kept(fields["o"], sums, 0.0).by_class == {0: (3, 3), 1: (1, 1)}
+  assert kept_of(fields["o"], sums, 0.0).by_class == {0: (3, 3), 1: (1, 1)}
   accumulate(sums, sums_of([0.7]))  # a shard that this version has labelled
-  found = kept(fields["o"], sums)
+  found = kept_of(fields["o"], sums)
   assert (found.bounds, found.by_class) == ((3, 3), None)
 
 
@@ -243,4 +243,4 @@ def test_what_has_no_score_is_read():
     .sums({"boxes": np.array([[0, 0, 1, 1]]), "classes": np.array([0])})
   )
   accumulate(sums, sums_of([0.2, 0.7], np.array([0, 1])))
-  assert kept(describe("Boxes"), sums).by_class == {0: (1, 1), 1: (1, 1)}
+  assert kept_of(describe("Boxes"), sums).by_class == {0: (1, 1), 1: (1, 1)}

@@ -89,7 +89,6 @@ setup(
       "hypothesis>=6.100",
       "jinja2>=3.1,<4",
       "label-studio-sdk>=2,<3",
-      "matplotlib>=3.9,<4",
       "mlflow-skinny>=3,<4",
       "mypy>=1.15",
       "pycocotools>=2.0.8",  # an oracle for the metrics

@@ -96,7 +96,7 @@ class VectorMap(maps.MapField):
     valid = tf.reduce_all(codes > 0, -1)
     step = 2 / (maps.MAX_CODE - 1)
     vectors = step * tf.cast(codes, tf.float32) - (1 + step)
-    vectors /= _lengths(vectors)  # of codes, 0.99999 to 1.00001
+    vectors /= tf.maximum(_lengths(vectors), 1e-6)  # 0.99999 to 1.00001 of ours
     vectors = tf.cond(
       tf.reduce_all(valid),
       lambda: vectors,

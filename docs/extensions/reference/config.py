@@ -69,37 +69,30 @@ def page() -> str:
   told = comments(inspect.getsource(config_lib.base_config))
   config = config_lib.base_config()
   parts = [_HEAD.strip(), "## The run"]
-  parts += _options(config, "", told)
-  parts += _groups(config, "", told)
+  parts += _group(config, "", told)
   parts += _datasets()
   parts += _tasks()
   return "\n\n".join(parts) + "\n"
 
 
-def _groups(
+def _group(
   config: ConfigDict, prefix: str, told: dict[str, Told]
 ) -> Iterator[str]:
+  """The options of a group, then the groups in it."""
+  groups = []
   for key in _keys(prefix, told):
     value = config[key]
     name = f"{prefix}{key}"
-    if isinstance(value, ConfigDict) and value:
-      level = "#" * (2 + name.count("."))
-      yield f"{level} {name}"
-      yield markdown.text(told[name].meaning)
-      yield from _options(value, f"{name}.", told)
-      yield from _groups(value, f"{name}.", told)
-
-
-def _options(
-  config: ConfigDict, prefix: str, told: dict[str, Told]
-) -> Iterator[str]:
-  for key in _keys(prefix, told):
-    value = config[key]
-    name = f"{prefix}{key}"
-    if not isinstance(value, ConfigDict):
-      allowed = config_lib.RANGES.get(name)
-      words = config_lib.CHOICES.get(name, ())
-      yield _option(name, value, told[name], allowed, words)
+    if isinstance(value, ConfigDict):
+      groups += [(name, value)] if value else []
+      continue
+    allowed = config_lib.RANGES.get(name)
+    words = config_lib.CHOICES.get(name, ())
+    yield _option(name, value, told[name], allowed, words)
+  for name, value in groups:
+    yield f"{'#' * (2 + name.count('.'))} {name}"
+    yield markdown.text(told[name].meaning)
+    yield from _group(value, f"{name}.", told)
 
 
 def _keys(prefix: str, told: dict[str, Told]) -> list[str]:

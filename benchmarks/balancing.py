@@ -89,7 +89,7 @@ def seconds_per_step(methods: list[str]) -> dict[str, float]:
       start = time.perf_counter()
       for _ in range(_STEPS_A_ROUND):
         states[method], metrics = programs[method].train_step(
-          states[method], batch
+          states[method], batch, programs[method].key
         )
       jax.block_until_ready(metrics)
       if turn:

@@ -37,6 +37,7 @@ from must_jax.storage.tfrecord import RecordWriter
 
 NUM_IMAGES = 384
 BATCH_SIZE = 64
+MAP_STRIDE = 4  # pixels of the image for a value of a map, as teachers label
 ROUNDS = 5
 CLASSES = [f"class {k}" for k in range(20)]
 SPECS: dict[str, dict[str, Any]] = {
@@ -67,12 +68,14 @@ def photo(rng: np.random.Generator, height: int, width: int) -> bytes:
   return buffer.getvalue()
 
 
-def labels(rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Any]:
-  """One of each kind; maps in the quarter of the size, as a teacher's."""
-  height, width = size[0] // 4, size[1] // 4
+def labels(
+  rng: np.random.Generator, size: tuple[int, int], stride: int = MAP_STRIDE
+) -> dict[str, Any]:
+  """One of each kind; maps with a value for so many pixels a side."""
+  height, width = size[0] // stride, size[1] // stride
   corner = rng.uniform(0, 0.6, (7, 2))
-  y, x = np.mgrid[:height, :width]
-  mask = (y // 24 + x // 24 + rng.integers(20)) % 20
+  y, x = np.mgrid[:height, :width] * (stride / MAP_STRIDE)
+  mask = ((y // 24 + x // 24).astype(int) + rng.integers(20)) % 20
   normals = np.stack([np.sin(x / 30), np.cos(y / 30), np.full(y.shape, -2)], -1)
   normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
   return {
@@ -83,20 +86,23 @@ def labels(rng: np.random.Generator, size: tuple[int, int]) -> dict[str, Any]:
       "scores": rng.uniform(0.5, 1, 7),
     },
     "mask": {"classes": mask, "confidence": np.full(mask.shape, 0.9)},
-    "depth": {"values": 1 + y / height + 0.1 * np.sin(x / 9)},
+    "depth": {"values": 1 + y / y.max() + 0.1 * np.sin(x / 9)},
     "normals": {"vectors": normals},
   }
 
 
 def write_set(
-  directory: pathlib.Path, size: tuple[int, int], names: tuple[str, ...]
+  directory: pathlib.Path,
+  size: tuple[int, int],
+  names: tuple[str, ...],
+  stride: int = MAP_STRIDE,
 ) -> ImageSet:
-  """Photographs with labels in these fields."""
+  """Photographs with labels in these fields; see `labels`."""
   rng = np.random.default_rng(0)
 
   def examples() -> Iterator[dict[str, Any]]:
     for i in range(NUM_IMAGES):
-      found = labels(rng, size)
+      found = labels(rng, size, stride)
       yield {
         "key": f"photo-{i:05d}",
         "image": photo(rng, *size),
@@ -264,6 +270,8 @@ def multi_task(temp: pathlib.Path) -> list[Figure]:
   directory = temp / "multi"
   set_ = write_set(directory, (480, 640), tuple(FIELDS))
   images = encoded(set_)
+  whole = temp / "multi-whole"
+  write_set(whole, (480, 640), tuple(FIELDS), stride=1)
   sidecars = {name: temp / f"labels-{name}" for name in FIELDS}
   for name, path in sidecars.items():
     write_sidecars(path, set_, name)
@@ -281,6 +289,9 @@ def multi_task(temp: pathlib.Path) -> list[Figure]:
       },
       "with all five kinds": lambda: train(
         directory, 640, tuple(FIELDS), **jitter
+      ),
+      "with all five kinds, maps of full size": lambda: train(
+        whole, 640, tuple(FIELDS), **jitter
       ),
       "with four label sets": lambda: train(
         directory, 640, sidecars=four, **jitter

@@ -258,7 +258,6 @@ def make_step(
       balancer,
       guard,
       state_sharding=mesh_lib.state_sharding(shapes, mesh),
-      seed=0,
       mesh=mesh,
     )
 
@@ -539,17 +538,18 @@ def profile(
   batch = jax.device_put(random_batch(settings, tasks), jax.devices()[0])
   step, cpu_step, state, optimizer = make_step(model, tasks, settings)
   chain = make_pieces(model, tasks, state, optimizer, batch)
-  compiled = step.lower(state, batch).compile()
+  key = jax.random.key_data(jax.random.key(0))
+  compiled = step.lower(state, batch, key).compile()
   # The step takes the buffers of its state, which the pieces read.
   current = jax.tree.map(jnp.copy, state)
 
   def whole() -> PyTree:
     nonlocal current
-    current, metrics = compiled(current, batch)
+    current, metrics = compiled(current, batch, key)
     return metrics
 
   forward = chain.forward
-  flops = functools.partial(_flops, cpu_step, state, batch)
+  flops = functools.partial(_flops, cpu_step, state, batch, key)
   both = {WHOLE: Program(whole, flops), **forward, **chain.both}
   found = measure(
     {f"{name}, forward": forward[name].call for name in chain.both}

@@ -96,6 +96,7 @@ class Field(abc.ABC):
     element: what is counted in a label, in the plural.
     has_objects: whether a label is a list of objects, as COCO's annotations.
     has_regions: whether it says where its classes are, see `regions`.
+    is_map: whether it has values for pixels.
     can_be_mended: whether people draw such labels in tools of annotation; then
       it has `mend` and `is_same`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
@@ -115,6 +116,7 @@ class Field(abc.ABC):
   has_background: ClassVar[bool] = False
   has_objects: ClassVar[bool] = False
   has_regions: ClassVar[bool] = False
+  is_map: ClassVar[bool] = False
   can_be_mended: ClassVar[bool] = False
   element: ClassVar[str] = "labels"
   read_seconds: ClassVar[float] = 0.0
@@ -370,6 +372,16 @@ class Field(abc.ABC):
     """
     del size
     return dict(arrays)
+
+  def reduced(self, arrays: Arrays, size: tuple[int, int]) -> Arrays:
+    """A map of at most a size; what is not larger, or no map, stays as it is.
+
+    Args:
+      arrays: as `encode` takes them.
+      size: height and width.
+    """
+    del size
+    return arrays
 
   # As a result. All take one label as `at_size` gives it.
 

@@ -25,6 +25,7 @@ class MapField(Field):
 
   map_array: ClassVar[str]
   element = "pixels"
+  is_map = True
 
   def check_extent(self, arrays: Arrays, size: tuple[int, int]) -> None:
     height, width = np.shape(arrays[self.map_array])[:2]
@@ -70,12 +71,6 @@ class MapField(Field):
     return [self.at_size(arrays, (height, width)) for arrays in (first, second)]
 
   def reduced(self, arrays: Arrays, size: tuple[int, int]) -> Arrays:
-    """A map of at most a size; what is not larger stays as it is.
-
-    Args:
-      arrays: as `encode` takes them.
-      size: height and width.
-    """
     cells = np.shape(arrays[self.map_array])[:2]
     is_larger = cells[0] * cells[1] > size[0] * size[1]
     return self.at_size(arrays, size) if is_larger else arrays

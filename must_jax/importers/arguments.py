@@ -91,6 +91,15 @@ def add_output_arguments(
     " they do not are rejected",
   )
   add(
+    "--map-stride",
+    type=int,
+    default=1,
+    metavar="PIXELS",
+    help="store one value of maps of classes, depth or normals for so many"
+    " pixels of the image a side: smaller, and faster to read. For training;"
+    " results are measured on maps of full size. Default %(default)s",
+  )
+  add(
     "--workers",
     type=int,
     default=min(os.cpu_count() or 1, 16),

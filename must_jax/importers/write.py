@@ -26,6 +26,7 @@ from tqdm import tqdm
 from must_jax import fields
 from must_jax.fields import statistics
 from must_jax.importers import names, parts
+from must_jax.importers.coarse_maps import with_coarse_maps
 from must_jax.importers.items import Plan
 from must_jax.importers.parts import ImportCommit, ImportJob, ImportPart
 from must_jax.storage import image_files, set_writer
@@ -122,7 +123,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
       args.labels_of_turned,
     )
   )
-  return dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
+  plan = dataclasses.replace(plan, fields=names.clean_classes(plan.fields))
+  return with_coarse_maps(plan, args.map_stride)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -131,7 +133,7 @@ def check_options(args: argparse.Namespace) -> None:
   Raises:
     ValueError: one is out of range, or needs another.
   """
-  for option in ("shards", "records_per_shard", "workers"):
+  for option in ("shards", "records_per_shard", "workers", "map_stride"):
     if getattr(args, option) is not None and getattr(args, option) < 1:
       raise ValueError(
         f"--{option.replace('_', '-')} is {getattr(args, option)}; expected 1"

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -124,7 +125,6 @@ class Program:
       self.balancer,
       self.guard,
       state_sharding=jax.tree.map(lambda x: x.sharding, self.abstract_state),
-      seed=self.config.seed,
       mesh=self.mesh,
       accumulate=self.config.train.accumulate,
       ema_decay=self.config.optimizer.ema_decay,
@@ -143,9 +143,16 @@ class Program:
       sharding=mesh_lib.batch_sharding(self.mesh),
     )
 
+  @functools.cached_property
+  def key(self) -> np.ndarray:
+    """Of the steps' chance, by the config's seed; see `make_train_step`."""
+    return np.asarray(jax.random.key_data(jax.random.key(self.config.seed)))
+
   def lower(self) -> jax.stages.Lowered:
     """The training step, for batches of the config's size."""
-    return self.train_step.lower(self.abstract_state, self.abstract_batch)
+    return self.train_step.lower(
+      self.abstract_state, self.abstract_batch, self.key
+    )
 
   def _init(self, rng: jax.Array) -> TrainState:
     return init_state(

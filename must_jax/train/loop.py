@@ -126,7 +126,7 @@ def train(config: ConfigDict, workdir: PathLike) -> dict[str, float]:
       keys, batch = next(data)
       watchdog.moved(step, "compiles" if step == first_step else "computes")
       with profiler.step(step):
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, program.key)
       if step == 0:
         jax.block_until_ready(metrics)  # or whatever is wrong is said now
         claim.write()

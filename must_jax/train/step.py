@@ -26,12 +26,17 @@ def make_train_step(
   guard: Guard,
   *,
   state_sharding: TrainState,
-  seed: int,
   mesh: Mesh,
   accumulate: int = 1,
   ema_decay: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-  """`step(state, batch) -> (state, metrics)`, compiled; `state` is donated.
+) -> Callable[
+  [TrainState, Batch, jax.Array], tuple[TrainState, dict[str, Array]]
+]:
+  """`step(state, batch, key) -> (state, metrics)`, compiled.
+
+  `state` is donated. `key` is the data of a random key, uint32 [2], of dropout
+  and of the sampling of anchors and ROIs; runs that differ in it alone share a
+  program, which the compilation cache keeps.
 
   Losses are sums over the global batch, divided by the global count of valid
   elements, so the result does not depend on the number of devices.
@@ -43,7 +48,6 @@ def make_train_step(
     balancer: from `must_jax.weighting`.
     guard: which steps count.
     state_sharding: from `mesh.state_sharding`.
-    seed: of dropout and of the sampling of anchors and ROIs.
     mesh: devices.
     accumulate: see `make_gradients`.
     ema_decay: of the averaged parameters; 0 if the state has none.
@@ -51,7 +55,7 @@ def make_train_step(
   gradients = make_gradients(model, tasks, balancer, mesh, accumulate)
 
   def step(
-    state: TrainState, batch: Batch
+    state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, dict[str, Array]]:
     weights = balancer.weigh(state.balance)
     result = gradients(
@@ -59,7 +63,7 @@ def make_train_step(
       state.batch_stats,
       batch,
       weights,
-      jax.random.fold_in(jax.random.key(seed), state.step),
+      jax.random.fold_in(jax.random.wrap_key_data(key), state.step),
     )
     grads = jax.lax.with_sharding_constraint(
       result.grads, state_sharding.params
@@ -109,7 +113,11 @@ def make_train_step(
 
   return jax.jit(
     step,
-    in_shardings=(state_sharding, mesh_lib.batch_sharding(mesh)),
+    in_shardings=(
+      state_sharding,
+      mesh_lib.batch_sharding(mesh),
+      mesh_lib.replicated(mesh),
+    ),
     out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
     donate_argnums=0,
   )

@@ -43,7 +43,7 @@ if options["predict"]:
     state.variables, batch["image"], batch["content_size"]
   )
 else:
-  step = program.train_step.lower(state, batch)
+  step = program.train_step.lower(state, batch, program.key)
 whole = [x.shape for x in jax.tree.leaves(state.params)]
 parts = [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state.params)]
 maps = jax.eval_shape(

@@ -91,7 +91,7 @@ for data, fsdp in options["meshes"]:
   state, losses = program.create_state(), []
   for step in range(options["steps"]):
     batch = mesh_lib.to_device(make_batch(program, step), program.mesh)
-    state, metrics = program.train_step(state, batch)
+    state, metrics = program.train_step(state, batch, program.key)
     losses.append(float(metrics["loss"]))
   results[f"{data}x{fsdp}"] = {
     "losses": losses,

@@ -14,6 +14,8 @@ import must_jax
 from must_jax.config import dataset, task
 from must_jax.input import sources
 from must_jax.train import checkpoint, loop
+from must_jax.train import mesh as mesh_lib
+from must_jax.train.build import build
 from must_jax.train.evaluate import evaluate_checkpoint
 
 ALL = ("classification", "detection", "segmentation", "depth", "normals")
@@ -315,6 +317,25 @@ def test_contrastive_training_needs_no_labels(make_config, tmp_path):
     init_parts=("backbone",),
   )
   loop.train(start, tmp_path / "next")
+
+
+def test_seeds_share_a_program_and_differ_in_what_they_sample(make_config):
+  one, other = (
+    build(sources.resolve(make_config("detection", seed=seed)))
+    for seed in (0, 1)
+  )
+  # So the compilation cache knows the second run's program.
+  assert one.lower().as_text() == other.lower().as_text()
+
+  batch = next(sources.train_batches(one.config, 0, None))
+  del batch["key"]
+  batch = mesh_lib.to_device(batch, one.mesh)
+
+  def loss(key):
+    _, metrics = one.train_step(one.create_state(), batch, key)
+    return float(metrics["loss"])
+
+  assert loss(one.key) == loss(one.key) != loss(other.key)
 
 
 def test_tasks_of_different_views_do_not_mix(make_config):

@@ -116,7 +116,7 @@ def by_hand(config, positions):
     if position in positions:
       del batch["key"]
       batch = mesh_lib.to_device(batch, program.mesh)
-      state, _ = program.train_step(state, batch)
+      state, _ = program.train_step(state, batch, program.key)
       states.append(jax.device_get(state))
   return states
 
@@ -151,7 +151,7 @@ def test_a_skipped_step_changes_nothing_but_counters(config):
     if bad:
       spoil(batch)
     batch = mesh_lib.to_device(batch, program.mesh)
-    state, metrics = program.train_step(state, batch)
+    state, metrics = program.train_step(state, batch, program.key)
     same = {
       part
       for part in ("params", "batch_stats", "opt_state", "balance", "ema")

@@ -145,7 +145,7 @@ class Program:
 
   @functools.cached_property
   def key(self) -> np.ndarray:
-    """Of the steps' chance, by the config's seed; see `make_train_step`."""
+    """Data of the steps' random key, uint32 [2]; see `make_train_step`."""
     return np.asarray(jax.random.key_data(jax.random.key(self.config.seed)))
 
   def lower(self) -> jax.stages.Lowered:

@@ -252,6 +252,9 @@ def _failure(stage: Stage, error: BaseException) -> str:
 def _pool(
   workdir: Path, jobs: int
 ) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+  # Large pages for buffers that XLA takes and gives back at each step, on Linux
+  # (docs/speed.md). The C library reads this when a process starts.
+  os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
   context = multiprocessing.get_context("spawn")
   turns = context.Queue()
   for turn in range(jobs):

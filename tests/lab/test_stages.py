@@ -42,6 +42,10 @@ def wait(directory):
   time.sleep(600)
 
 
+def tunables(directory):
+  return os.environ.get("GLIBC_TUNABLES")
+
+
 def add(directory, *parents):
   values = [
     json.loads((pathlib.Path(p) / "stage.json").read_text())["result"]
@@ -75,6 +79,17 @@ def test_stage_without_a_result_is_done_as_well(tmp_path):
     directory = stages.add("nothing", nothing)
     stages.run()
   assert (directory / "runs").read_text() == "x"
+
+
+@pytest.mark.parametrize("own", ["", "glibc.malloc.check=1"])
+def test_workers_have_large_pages(tmp_path, monkeypatch, own):
+  monkeypatch.setenv("GLIBC_TUNABLES", own)  # which is put back
+  if not own:
+    monkeypatch.delenv("GLIBC_TUNABLES")
+  stages = Stages(tmp_path, jobs=1)
+  directory = stages.add("it", tunables)
+  stages.run()
+  assert stages[directory].result == (own or "glibc.malloc.hugetlb=1")
 
 
 def test_changed_arguments_are_another_stage(tmp_path):

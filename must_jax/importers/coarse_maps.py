@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.fields import Description, make_field
-from must_jax.importers.items import Imported, Labels, Plan
+from must_jax.importers.items import Imported, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,7 @@ class ReadCoarseMaps:
       try:
         yield self._coarse(image)
       except ValueError as error:
-        reasons = [*image.labels.rejected, str(error)]
-        yield Imported(image.key, None, Labels({}, reasons))
+        yield image.left_out(str(error))
 
   def _coarse(self, image: Imported) -> Imported:
     from must_jax.storage import records

@@ -86,6 +86,11 @@ class Imported:
   picture: Picture | None
   labels: Labels
 
+  def left_out(self, reason: str) -> "Imported":
+    """The image, rejected for this reason beside those that it has."""
+    reasons = [*self.labels.rejected, reason]
+    return Imported(self.key, None, Labels({}, reasons))
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadFiles:

@@ -30,7 +30,7 @@ import numpy as np
 
 import must_jax
 from must_jax.fields import Description, make_field, statistics
-from must_jax.importers.items import HasKey, Imported, Labels, Plan
+from must_jax.importers.items import HasKey, Imported, Plan
 from must_jax.storage import tfrecord
 from must_jax.storage.commits import Commit, CommitDirectory
 from must_jax.storage.path import Path, fingerprints, publish, read_files
@@ -290,8 +290,7 @@ def _encoded(
       if len(record) > tfrecord.MAX_RECORD_BYTES:
         raise ValueError(f"its record has {len(record)} bytes")
     except ValueError as error:
-      reasons = [*image.labels.rejected, str(error)]
-      return Imported(image.key, None, Labels({}, reasons)), None, {}
+      return image.left_out(str(error)), None, {}
     sums = {
       name: make_field(job.fields[name]).sums(
         {k: np.asarray(array) for k, array in arrays.items()}

@@ -225,9 +225,7 @@ class ClassMap(maps.MapField):
   def to_page(self, arrays, size):
     """Red is the class, green the code of its confidence."""
     scored = "confidence" in arrays
-    pixels = _page_pixels(arrays)
-    counts = np.bincount(pixels[..., 0].ravel() * 256 + pixels[..., 1].ravel())
-    counts = np.pad(counts, (0, 65536 - len(counts))).reshape(256, 256)
+    counts = _count(arrays)
     found = np.flatnonzero(counts[: self.num_classes].any(1))
     scores = field.numbers(np.arange(256, dtype=np.float32) / np.float32(255))
     elements = {"classes": found.tolist()}
@@ -239,7 +237,7 @@ class ClassMap(maps.MapField):
     return field.PageLabel(
       elements,
       {"height": pixels.shape[0], "width": pixels.shape[1]},
-      maps.encode_png(pixels.astype(np.uint8)),
+      maps.encode_png(pixels),
       {
         int(k): {scores[i]: int(counts[k, i]) for i in counts[k].nonzero()[0]}
         for k in found
@@ -272,17 +270,18 @@ class ClassMap(maps.MapField):
     return {"classes": classes.astype(np.int32)}
 
   def sums(self, arrays):
-    classes = np.asarray(arrays["classes"])
-    known = classes != IGNORE_LABEL
-    scores = None
-    if "confidence" in arrays:  # as it will be read
-      codes = _codes(np.asarray(arrays["confidence"])[known])
-      scores = codes.astype(np.float32) / np.float32(255)
+    counts = _count(arrays)
+    known = counts[:IGNORE_LABEL].ravel()
+    places = np.flatnonzero(known > 0)
+    classes, codes = np.divmod(places, 256)
+    # Scores are as they will be read.
+    scores = codes.astype(np.float32) / np.float32(255)
     return make_sums(
-      classes=classes[known],
-      scores=scores,
-      constant=known.any() and np.ptp(classes[known]) == 0,
-      unknown=int((~known).sum()),
+      classes=classes,
+      scores=scores if "confidence" in arrays else None,
+      counts=known[places],
+      constant=len(np.unique(classes)) == 1,
+      unknown=int(counts[IGNORE_LABEL].sum()),
     )
 
   def alarm(self, sums, classes):
@@ -327,10 +326,20 @@ def _codes(confidence: np.ndarray) -> np.ndarray:
   return np.rint(255 * confidence).astype(np.uint8)
 
 
-def _page_pixels(arrays: field.Arrays) -> np.ndarray:
-  """Class, code of the confidence, and 0 of each pixel, int [h, w, 3]."""
-  classes = np.asarray(arrays["classes"], int)
-  codes = np.full(classes.shape, 255)
+def _codes_of(arrays: field.Arrays) -> np.ndarray:
+  """Of the confidences, uint8 [h, w]; where nothing is said all is sure."""
   if "confidence" in arrays:
-    codes[:] = _codes(np.asarray(arrays["confidence"]))
-  return np.stack([classes, codes, np.zeros_like(codes)], -1)
+    return _codes(np.asarray(arrays["confidence"]))
+  return np.full(np.shape(arrays["classes"]), 255, np.uint8)
+
+
+def _count(arrays: field.Arrays) -> np.ndarray:
+  """How many pixels have each class and code of confidence, int [256, 256]."""
+  places = 256 * np.asarray(arrays["classes"], int) + _codes_of(arrays)
+  return np.bincount(places.ravel(), minlength=256 * 256).reshape(256, 256)
+
+
+def _page_pixels(arrays: field.Arrays) -> np.ndarray:
+  """Class, code of the confidence, and 0 of each pixel, uint8 [h, w, 3]."""
+  classes = np.asarray(arrays["classes"], np.uint8)
+  return np.stack([classes, _codes_of(arrays), np.zeros_like(classes)], -1)

@@ -1,6 +1,8 @@
 """What maps share: they are stored as PNGs of integer codes."""
 
 import abc
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 _MANY = 10  # maps, by which can be told whether most are constant
 MAX_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_UP = 2  # number of the filter that subtracts the row above
+_PNG_COLORS = {1: 0, 3: 2, 4: 6}  # type by number of channels
 
 
 class MapField(Field):
@@ -189,12 +195,37 @@ def constant_alarm(sums: Mapping[str, Any]) -> str:
 
 
 def encode_png(codes: np.ndarray) -> bytes:
-  """PNG of codes uint8 or uint16, [h, w] or [h, w, channels]."""
-  import tensorflow as tf
+  """PNG of codes uint8 or uint16, [h, w] or [h, w, 1, 3 or 4].
 
-  if codes.ndim == 2:
-    codes = codes[..., None]
-  return tf.io.encode_png(codes).numpy()
+  Written here because of how maps are: neighbouring codes are alike, and of
+  values hardly any string of bytes comes twice. So each row is stored as its
+  difference to the one above, and only runs are sought in it. libpng tries all
+  filters and seeks all repetitions: of values its files are 5% smaller, for
+  ten times the time (docs/speed.md).
+  """
+  height, width = codes.shape[:2]
+  big_endian = codes.astype(codes.dtype.newbyteorder(">"), order="C")
+  rows = big_endian.view(np.uint8).reshape(height, -1)
+  filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+  filtered[:, 0] = _PNG_UP
+  filtered[0, 1:] = rows[0]
+  np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+  deflate = zlib.compressobj(strategy=zlib.Z_RLE)
+  color = _PNG_COLORS[1 if codes.ndim == 2 else codes.shape[2]]
+  depth = 8 * codes.dtype.itemsize
+  header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+  return _PNG_MAGIC + b"".join(
+    struct.pack(">I", len(data)) + name + data + _checksum(name + data)
+    for name, data in (
+      (b"IHDR", header),
+      (b"IDAT", deflate.compress(filtered) + deflate.flush()),
+      (b"IEND", b""),
+    )
+  )
+
+
+def _checksum(data: bytes) -> bytes:
+  return struct.pack(">I", zlib.crc32(data))
 
 
 def decode_codes(
@@ -249,7 +280,7 @@ def png_size(png: "tf.Tensor") -> "tf.Tensor":
   """Height and width from the header, int32 [2]."""
   import tensorflow as tf
 
-  magic = tf.strings.substr(png, 0, 8) == b"\x89PNG\r\n\x1a\n"
+  magic = tf.strings.substr(png, 0, 8) == _PNG_MAGIC
   with require(magic, "PNG"):
     header = tf.strings.substr(png, 16, 8)
   return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]

@@ -32,6 +32,7 @@ def make_sums(
   *,
   classes: np.ndarray | None = None,
   scores: np.ndarray | None = None,
+  counts: np.ndarray | None = None,
   elements: int = 0,
   constant: bool = False,
   **more: Any,
@@ -39,25 +40,34 @@ def make_sums(
   """The sums of one label.
 
   Args:
-    classes: ids of its elements, [n] or [h, w], if they have classes.
-    scores: of its elements, of that shape, if they have scores.
+    classes: ids of its elements, int [n], if they have classes.
+    scores: of its elements, [n], if they have scores, too.
+    counts: how many elements of that class and score there are, int [n]; by
+      default one.
     elements: their number, where they have no classes.
     constant: whether the label says the same everywhere.
     **more: what a kind adds.
   """
   sums: dict[str, Any] = {"classes": {}}
   if classes is not None:
-    ids, counts = np.unique(np.asarray(classes), return_counts=True)
-    elements = int(counts.sum())
-    # JSON has text keys only.
-    sums["classes"] = {str(k): int(n) for k, n in zip(ids, counts, strict=True)}
-  if scores is not None:
-    if classes is not None:
-      sums["class_scores"] = _histograms(np.asarray(classes), scores)
-    scores = np.asarray(scores, np.float64).ravel()
-    bins = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
-    sums["scores"] = np.bincount(bins, minlength=_BINS).tolist()
-    sums["score_sum"] = int(np.rint(scores * 255).sum())
+    if counts is None:
+      counts = np.ones(len(classes), int)
+    ids, places = np.unique(classes, return_inverse=True)
+    by_class = _count(places, counts, len(ids))
+    elements = int(by_class.sum())
+    names = [str(k) for k in ids]  # JSON has text keys only
+    sums["classes"] = dict(zip(names, by_class.tolist(), strict=True))
+    if scores is not None:
+      edges = _edges(_CLASS_BINS)
+      bins = np.searchsorted(edges, np.asarray(scores, np.float32), "right")
+      size = len(ids) * _CLASS_BINS
+      histograms = _count(places * _CLASS_BINS + bins, counts, size)
+      histograms = histograms.reshape(-1, _CLASS_BINS).tolist()
+      sums["class_scores"] = dict(zip(names, histograms, strict=True))
+      scores = np.asarray(scores, np.float64)
+      bins = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
+      sums["scores"] = _count(bins, counts, _BINS).tolist()
+      sums["score_sum"] = int(np.rint(scores * 255).astype(int) @ counts)
   return {
     "examples": 1,
     "elements": elements,
@@ -68,27 +78,26 @@ def make_sums(
   }
 
 
+def _count(bins: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
+  """How many there are in each bin, int [size]."""
+  # Weighed in float64, which is exact up to 2**53.
+  return np.bincount(bins, counts, size).astype(int)
+
+
 def _edges(num_bins: int) -> np.ndarray:
   """Scores at which bins begin, but for the first."""
   return (np.arange(1, num_bins) / num_bins).astype(np.float32)
 
 
-def _histograms(classes: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-  """Histograms of scores by class."""
-  edges = _edges(_CLASS_BINS)
-  bins = np.searchsorted(edges, scores.ravel().astype(np.float32), "right")
-  ids, places = np.unique(classes.ravel(), return_inverse=True)
-  counts = np.bincount(
-    places * _CLASS_BINS + bins, minlength=len(ids) * _CLASS_BINS
-  ).reshape(-1, _CLASS_BINS)
-  return {str(k): n.tolist() for k, n in zip(ids, counts, strict=True)}
-
-
 def count_octaves(values: np.ndarray) -> dict[str, int]:
   """{floor(8 log2): how many} of values [n] above 0; bins are 9% wide."""
+  if not len(values):
+    return {}
   places = np.log2(np.asarray(values, np.float64)) * PER_OCTAVE
-  found, counts = np.unique(np.floor(places).astype(int), return_counts=True)
-  return {str(k): int(n) for k, n in zip(found, counts, strict=True)}
+  places = np.floor(places).astype(int)
+  lowest = int(places.min())
+  counts = np.bincount(places - lowest)
+  return {str(lowest + k): int(counts[k]) for k in counts.nonzero()[0]}
 
 
 def count_below(histogram: Sequence[int], score: float) -> tuple[int, int]:

@@ -218,7 +218,7 @@ def encode_png(codes: np.ndarray) -> bytes:
     struct.pack(">I", len(data)) + name + data + _checksum(name + data)
     for name, data in (
       (b"IHDR", header),
-      (b"IDAT", deflate.compress(filtered) + deflate.flush()),
+      (b"IDAT", deflate.compress(filtered.data) + deflate.flush()),
       (b"IEND", b""),
     )
   )

@@ -62,8 +62,8 @@ def make_sums(
       bins = np.searchsorted(edges, np.asarray(scores, np.float32), "right")
       size = len(ids) * _CLASS_BINS
       histograms = _count(places * _CLASS_BINS + bins, counts, size)
-      histograms = histograms.reshape(-1, _CLASS_BINS).tolist()
-      sums["class_scores"] = dict(zip(names, histograms, strict=True))
+      lists = histograms.reshape(-1, _CLASS_BINS).tolist()
+      sums["class_scores"] = dict(zip(names, lists, strict=True))
       scores = np.asarray(scores, np.float64)
       bins = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
       sums["scores"] = _count(bins, counts, _BINS).tolist()

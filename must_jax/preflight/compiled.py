@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from must_jax.input import preprocess
 from must_jax.ops import convolution
+from must_jax.preflight import step_parts
 from must_jax.tasks import Task
 from must_jax.train import mesh as mesh_lib
 from must_jax.train.build import build, build_model, build_tasks
@@ -40,6 +41,7 @@ class LoweredStep:
     loops: how often the loop over parts of the batch runs.
     state: bytes of what a checkpoint holds.
     parameters: number of the model's.
+    modules: of the model, that have some of them.
     sent: bytes that a chip sends, see `sent_bytes`; none in labelling.
     outputs: shapes of the predictions of one task; {} in training.
   """
@@ -49,6 +51,7 @@ class LoweredStep:
   loops: int
   state: int
   parameters: int
+  modules: tuple[str, ...]
   sent: float
   outputs: PyTree
 
@@ -67,6 +70,7 @@ class StepCost:
       where they stay on the chip.
     sent: bytes that it sends, of the step before it was compiled.
     seconds: that compiling took.
+    work: of the step by parts of the model, if that was asked for.
   """
 
   hbm: float
@@ -76,6 +80,7 @@ class StepCost:
   xla_bytes: float = 0.0
   sent: float = 0.0
   seconds: float = 0.0
+  work: tuple[step_parts.Work, ...] = ()
 
 
 def lower_training(
@@ -95,6 +100,7 @@ def lower_training(
     loops=loops,
     state=tree_bytes(state),
     parameters=_size(state.params),
+    modules=tuple(state.params),
     sent=sent_bytes(
       state.params, config.freeze, loops, jnp.dtype(config.model.dtype).itemsize
     ),
@@ -165,6 +171,7 @@ def lower_labelling(
     loops=1,
     state=tree_bytes(variables),
     parameters=_size(variables["params"]),
+    modules=tuple(variables["params"]),
     sent=0.0,
     outputs=jax.eval_shape(predict, *arguments)[task.name],
   )
@@ -222,13 +229,14 @@ def flops_per_image(lowered: LoweredStep) -> float:
 
 
 def compile_step(
-  lowered: LoweredStep, effort: float = LEAST_EFFORT
+  lowered: LoweredStep, effort: float = LEAST_EFFORT, with_work: bool = False
 ) -> StepCost:
   """Compiles a step; takes minutes.
 
   Args:
     lowered: for devices of a description.
     effort: of XLA.
+    with_work: whether to split its work by parts of the model.
   """
   start = time.monotonic()
   options: Any = {"exec_time_optimization_effort": effort}
@@ -253,6 +261,9 @@ def compile_step(
     xla_bytes=lowered.loops * costs["bytes accessed"],
     sent=lowered.sent,
     seconds=time.monotonic() - start,
+    work=step_parts.split_work(compiled.as_text() or "", lowered.modules)
+    if with_work
+    else (),
   )
 
 

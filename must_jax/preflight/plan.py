@@ -321,7 +321,7 @@ def _compile(
   args: argparse.Namespace, lowered: compiled.LoweredStep, tpu: Slice
 ) -> compiled.StepCost:
   effort = 0.0 if args.full_effort else compiled.LEAST_EFFORT
-  step = compiled.compile_step(lowered, effort)
+  step = compiled.compile_step(lowered, effort, args.parts)
   return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
 
 

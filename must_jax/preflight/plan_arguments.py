@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="also find the largest batch that fits; many compilations",
   )
   parser.add_argument(
+    "--parts",
+    action="store_true",
+    help="also show which parts of the model the step's work is for",
+  )
+  parser.add_argument(
     "--full-effort",
     action="store_true",
     help="compile as a run does, which takes ten times as long",

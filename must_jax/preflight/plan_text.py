@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from must_jax.preflight import step_parts
 from must_jax.preflight.estimate import HOPED_MFU
 
 _LOW, _HIGH = (f"{100 * mfu:.0f} %" for mfu in HOPED_MFU)
@@ -72,7 +73,11 @@ def text(plan: Mapping[str, Any]) -> str:
       )
     )
   width = max(len(name) for name, _ in rows)
-  return "\n".join(f"{name:{width}}  {value}".rstrip() for name, value in rows)
+  lines = [f"{name:{width}}  {value}".rstrip() for name, value in rows]
+  if step is not None and step["work"]:
+    lines += ["", "The compiler's estimate of the step's work, by part:"]
+    lines += step_parts.table([step_parts.Work(**w) for w in step["work"]])
+  return "\n".join(lines)
 
 
 def num_bytes(value: float) -> str:

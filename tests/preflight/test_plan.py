@@ -84,7 +84,7 @@ def test_the_largest_batch_is_looked_for_in_images_of_a_chip_at_a_time(
       lowered.append(lower_training(config, devices))
     return dataclasses.replace(lowered[0], batch_size=config.data.batch_size)
 
-  def compile_step(lowered, effort):
+  def compile_step(lowered, effort, with_work):
     assert effort == compiled.LEAST_EFFORT
     return compiled.StepCost(hbm=1.0, fits=lowered.batch_size <= 2 * 3)
 
@@ -222,7 +222,7 @@ def test_a_tiny_config_compiles_for_a_tpu(tmp_path, stage):
       "--teacher-config=configs/teacher_depth.py:smoke",
     ],
   }[stage]
-  found = plan(tmp_path, *argv, "--topology=v5e-4")
+  found = plan(tmp_path, *argv, "--topology=v5e-4", "--parts")
   step = found["step"]
   assert step["fits"]
   assert 0 < step["hbm"] < found["hbm"]
@@ -235,3 +235,11 @@ def test_a_tiny_config_compiles_for_a_tpu(tmp_path, stage):
   # A network as small as this is padded to the size of the hardware's units.
   written = found["flops_per_image"] * found["images_per_chip"]
   assert step["flops"] > 0.5 * written
+  # Nearly all products are the model's.
+  products = [w for w in step["work"] if w["kind"] == "products"]
+  rest = [
+    w["cycles"]
+    for w in products
+    if not w["part"].startswith(("backbone", "fpn", "neck", "head"))
+  ]
+  assert sum(rest) < 0.05 * sum(w["cycles"] for w in products)

@@ -86,7 +86,7 @@ def describe_machine() -> str:
 
 
 def describe_commit() -> str:
-  """Of the checkout; "+" where it differs."""
+  """Of the checkout; "+" where it differs, but for what `--update` writes."""
   root = pathlib.Path(__file__).parent
 
   def git(*words: str) -> str:
@@ -94,7 +94,10 @@ def describe_commit() -> str:
       ["git", *words], cwd=root, capture_output=True, text=True, check=True
     ).stdout.strip()
 
-  changed = git("status", "--porcelain", "--untracked-files=no")
+  written = (
+    f":!/{path.relative_to(root.parent)}" for path in (COMMITTED, PAGE)
+  )
+  changed = git("status", "--porcelain", "-uno", "--", ":/", *written)
   return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

@@ -30,7 +30,7 @@ class ClassVector(field.Field):
   has_classes = True
   can_be_mended = True
   element = "classes"
-  store_cost = (3.6e-7, 6.0)
+  store_cost = (4.0e-7, 6.0)
   page_form = "chips"
   predicted: ClassVar = {"probs": "probability of each class, 0 to 1"}
 

@@ -100,9 +100,10 @@ class Field(abc.ABC):
     can_be_mended: whether people draw such labels in tools of annotation; then
       it has `mend` and `is_same`.
     read_seconds: core-seconds that a label of 640 x 640 pixels adds to the
-      making of an example (docs/results.md, "Data and operations").
-    store_cost: core-seconds and bytes to store a pseudo label, for each of
-      `num_elements` (docs/scale.md, "Labels").
+      making of an example (docs/speed.md, "Input: read, decode, augment,
+      batch").
+    store_cost: core-seconds and bytes to store a pseudo label, statistics
+      included, for each of `num_elements` (docs/scale.md, "Labels").
     predicted: {name: meaning} of the arrays that tasks predict, with units.
     page_form: how the page of labels draws it, a function of its script.
     tolerances: how large `differences` may be where the same weights predict

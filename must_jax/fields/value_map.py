@@ -51,8 +51,8 @@ class ValueMap(maps.MapField):
     "unit": "bytes",
   }
   map_array = "values"
-  read_seconds = 1 / 282 - 1 / 339
-  store_cost = (2.4e-7, 1.44)
+  read_seconds = 1 / 305 - 1 / 370
+  store_cost = (4.0e-8, 1.33)
   page_form = "values"
   predicted: ClassVar = {
     "values": "a number for each pixel: metres, or inverse depth without a"

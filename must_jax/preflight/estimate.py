@@ -12,10 +12,10 @@ HOPED_MFU = (0.17, 0.35)
 # Bytes of a photo: ImageNet's training set, 147.9 GB of 1,281,167 images.
 IMAGE_BYTES = 115_000
 
-# Of a core of an AMD EPYC, seconds (docs/results.md, "Data and operations").
-# Read, decode and augment: 934 images a second of 500 x 375 to 224 x 224, and
-# 339 of 640 x 480 to 640 x 640, both with classes.
-_SMALL, _LARGE = (224**2, 1 / 934), (640**2, 1 / 339)
+# Of a core of an AMD EPYC, seconds (docs/speed.md, "Input: ..."). Read, decode
+# and augment: 957 images a second of 500 x 375 to 224 x 224, and 370 of
+# 640 x 480 to 640 x 640, both with classes.
+_SMALL, _LARGE = (224**2, 1 / 957), (640**2, 1 / 370)
 
 
 def bounds(

@@ -320,7 +320,9 @@ def _finish(
 def _compile(
   args: argparse.Namespace, lowered: compiled.LoweredStep, tpu: Slice
 ) -> compiled.StepCost:
-  effort = 0.0 if args.full_effort else compiled.LEAST_EFFORT
+  # Shares of the work are others with the least effort.
+  with_effort = args.full_effort or args.parts
+  effort = 0.0 if with_effort else compiled.LEAST_EFFORT
   step = compiled.compile_step(lowered, effort, args.parts)
   return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
 

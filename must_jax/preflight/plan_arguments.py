@@ -42,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--parts",
     action="store_true",
-    help="also show which parts of the model the step's work is for",
+    help="also show which parts of the model the step's work is for; with"
+    " --full-effort",
   )
   parser.add_argument(
     "--full-effort",
     action="store_true",
-    help="compile as a run does, which takes ten times as long",
+    help="compile as a run does, which takes several times as long",
   )
   parser.add_argument("--json", type=Path, help="file to write the figures to")

@@ -114,7 +114,7 @@ def test_labelling_is_planned_from_a_config_or_a_published_kind(
   )
   assert (found["chips"], found["images_per_chip"]) == (8, 2)
   # 16 x 16 cells, a quarter of them padding.
-  assert found["label_bytes"] == {"depth": pytest.approx(1.44 * 192)}
+  assert found["label_bytes"] == {"depth": pytest.approx(1.33 * 192)}
   published = plan(
     tmp_path,
     "--config=configs/label_midas.py:batch_size=8",
@@ -122,7 +122,7 @@ def test_labelling_is_planned_from_a_config_or_a_published_kind(
     "--topology=v4-16",
   )
   # A photo of 4:3 fills 192 x 256; every second pixel a side is stored.
-  assert published["label_bytes"] == {"depth": pytest.approx(1.44 * 96 * 128)}
+  assert published["label_bytes"] == {"depth": pytest.approx(1.33 * 96 * 128)}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ PLAN = {
     "xla_bytes": 40e9,
     "sent": 291e6,
     "seconds": 100.0,
+    "work": (),
   },
   "bounds": {"operations": 0.008, "memory": 0.011, "links": 0.003},
   "largest_per_chip": None,
@@ -91,3 +92,14 @@ def test_an_epoch_of_unknown_size_asks_for_it():
 )
 def test_bytes_are_in_units_of_1000(value, expected):
   assert plan_text.num_bytes(value) == expected
+
+
+def test_text_shows_the_parts_of_a_step_if_they_are_known():
+  work = {"part": "backbone", "kind": "products", "cycles": 9}
+  work |= {"num_bytes": 5, "unknown_bytes": 0}
+  plan = PLAN | {"step": PLAN["step"] | {"work": [work]}}
+  lines = plan_text.text(plan).split("\n")
+  assert " ".join(lines[-2].split()) == (
+    "backbone 100.0% 100.0% 0.0% 0.0% 100.0% 0.0%"
+  )
+  assert "by part" not in plan_text.text(PLAN)

@@ -1,10 +1,11 @@
-"""Convolutions of batches of images that are fast on a CPU, too.
+"""Convolutions of batches of images, in the form that a platform is fast at.
 
 XLA's convolutions on a CPU are slow where a group has one channel (depthwise),
 where a kernel is one pixel, and where the map is smaller than the kernel; so
 are gradients of kernels with many channels. There, and only in programs for a
 CPU, the same sums are written with operations that it is fast at. `python -m
-benchmarks.convolutions` measures each form beside XLA's.
+benchmarks.convolutions` measures each form beside XLA's. In programs for a TPU
+it is the stem, whose three channels leave most of the matrix unit idle.
 
 A convolution relates three arrays, and each of its two gradients is a sum of
 products of the same kind: of any two, the one primitive here computes the
@@ -18,6 +19,7 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +38,8 @@ _ARGUMENTS = {
 }
 # Rows of the output that are added up before a matrix product adds the rest.
 _MOST_ROWS = 16
+# Of an image: a matrix unit of 128 columns would multiply zeros.
+_FEW_CHANNELS = 4
 
 _plain = contextvars.ContextVar("plain", default=False)
 
@@ -401,6 +405,73 @@ def _products_kernel(
   return kernel.reshape(*geometry.kernel_size, *kernel.shape[1:])
 
 
+# --- Few channels and a stride: blocks of pixels as channels (space to depth).
+
+
+def _block_output(
+  x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> jax.Array:
+  """A convolution of stride 1, whose pixels are blocks of the input's.
+
+  After Ying et al. 2018, "Image classification at supercomputer scale".
+  """
+  strides, windows = geometry.strides, _over_blocks(geometry)
+  ends = [
+    (0, window.kernel - size)
+    for window, size in zip(windows, geometry.kernel_size, strict=True)
+  ]
+  kernel = jnp.pad(kernel, (*ends, (0, 0), (0, 0)))
+  return jax.lax.conv_general_dilated(
+    _to_blocks(_pad(x, windows), strides),
+    _to_blocks(kernel.transpose(3, 0, 1, 2), strides).transpose(1, 2, 3, 0),
+    (1, 1),
+    "VALID",
+    dimension_numbers=_DIMENSIONS,
+    precision=geometry.precision,
+  )
+
+
+def _block_kernel(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+  """One product of all pixels of the kernel with the output."""
+  strides, windows = geometry.strides, _over_blocks(geometry)
+  x = _to_blocks(_pad(x, windows), strides)
+  counts = [w.kernel // w.stride for w in windows]  # of the kernel's blocks
+  height, width = geometry.output_size
+  patches = jnp.concatenate(
+    [
+      x[:, row : row + height, column : column + width]
+      for row, column in itertools.product(*map(range, counts))
+    ],
+    -1,
+  )
+  kernel = jnp.einsum("bhwp,bhwd->dp", patches, g, precision=geometry.precision)
+  kernel = kernel.reshape(
+    -1, *counts, *strides, x.shape[3] // math.prod(strides)
+  )
+  kernel = kernel.transpose(1, 3, 2, 4, 5, 0)
+  kernel = kernel.reshape(*(w.kernel for w in windows), *kernel.shape[4:])
+  return kernel[: geometry.kernel_size[0], : geometry.kernel_size[1]]
+
+
+def _over_blocks(geometry: Geometry) -> list[_Window]:
+  """As `_over_input`, of a kernel that is whole blocks."""
+  return [
+    w._replace(kernel=-(-w.kernel // w.stride) * w.stride)
+    for w in _over_input(geometry)
+  ]
+
+
+def _to_blocks(x: jax.Array, block: Sequence[int]) -> jax.Array:
+  """[B, H, W, C] as [B, H / rows, W / columns, rows * columns * C]."""
+  rows, columns = block
+  batch, height, width, channels = x.shape
+  x = x.reshape(
+    batch, height // rows, rows, width // columns, columns, channels
+  )
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(*x.shape[:3], rows * columns * channels)
+
+
 # --- Which form, and the primitive.
 
 Form = Callable[[jax.Array, jax.Array, Geometry], jax.Array]
@@ -444,31 +515,54 @@ def cpu_form(
   return None
 
 
-def _form(
-  first: Any, second: Any, wanted: str, geometry: Geometry
+def tpu_form(
+  wanted: str, geometry: Geometry, channels: int, features: int
 ) -> Form | None:
-  """`cpu_form` for the wanted array of the other two."""
+  """The form that a TPU is fastest at; None for XLA's. See `cpu_form`."""
+  del features
+  is_stem = channels <= _FEW_CHANNELS and all(
+    1 < s < k
+    for s, k in zip(geometry.strides, geometry.kernel_size, strict=True)
+  )
+  if not is_stem or geometry.groups > 1 or geometry.dilation != (1, 1):
+    return None
+  return {OUTPUT: _block_output, INPUT: None, KERNEL: _block_kernel}[wanted]
+
+
+_FORMS = {"cpu": cpu_form, "tpu": tpu_form}
+
+
+def _form(
+  first: Any, second: Any, wanted: str, geometry: Geometry, platform: str
+) -> Form | None:
+  """The platform's form for the wanted array of the other two."""
   if wanted == INPUT:
     channels, features = second.shape[2] * geometry.groups, first.shape[3]
   else:
     channels, features = first.shape[3], second.shape[3]
-  return cpu_form(wanted, geometry, channels, features)
+  return _FORMS[platform](wanted, geometry, channels, features)
 
 
 def _convolve(
   first: jax.Array, second: jax.Array, wanted: str, geometry: Geometry
 ) -> jax.Array:
   """The wanted array of the other two, as the platform computes it."""
-  form = _form(first, second, wanted, geometry)
-  primitive = _convolution_p if form is None else _by_platform_p
+  forms = [_form(first, second, wanted, geometry, name) for name in _FORMS]
+  primitive = _by_platform_p if any(forms) else _convolution_p
   return primitive.bind(first, second, wanted=wanted, geometry=geometry)
 
 
-def _on_cpu(
-  first: jax.Array, second: jax.Array, *, wanted: str, geometry: Geometry
+def _on(
+  platform: str,
+  first: jax.Array,
+  second: jax.Array,
+  *,
+  wanted: str,
+  geometry: Geometry,
 ) -> jax.Array:
-  form = _form(first, second, wanted, geometry)
-  assert form is not None
+  form = _form(first, second, wanted, geometry, platform)
+  if form is None:
+    return _xla(first, second, wanted, geometry)
   return form(first, second, geometry)
 
 
@@ -541,6 +635,9 @@ def _make_primitive(name: str) -> Primitive:
 # that matters.
 _convolution_p = _make_primitive("convolution")
 _by_platform_p = _make_primitive("convolution_by_platform")
-mlir.register_lowering(
-  _by_platform_p, mlir.lower_fun(_on_cpu, multiple_results=False), "cpu"
-)
+for _name in _FORMS:
+  mlir.register_lowering(
+    _by_platform_p,
+    mlir.lower_fun(functools.partial(_on, _name), multiple_results=False),
+    _name,
+  )

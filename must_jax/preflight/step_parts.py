@@ -32,7 +32,13 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|_computation=)([^},]*)")
 _CONDITION = re.compile(r"condition=%?([\w.-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _METHOD = re.compile(r"Model\.(\w+)")
+# Arrays are fetched ahead while others are worked on, and count where they are
+# used.
+_FETCH = re.compile(
+  r"(?:copy|slice|dynamic-slice)-(?:start|done)|ConcatBitcast"
+)
 _LEAST_SHARE = 0.01  # of the cycles, for a row of its own
 
 _IS_PRODUCT = {"convolution", "dot"}
@@ -96,6 +102,12 @@ class _Instruction:
   result: str  # its type
   opcode: str
   rest: str  # operands and attributes
+
+  @property
+  def target(self) -> str:
+    """Of a custom call; else empty."""
+    found = _TARGET.search(self.rest)
+    return found[1] if found else ""
 
 
 def split_work(text: str, modules: Collection[str]) -> tuple[Work, ...]:
@@ -206,7 +218,9 @@ def _add(
     elif it.opcode == "conditional":
       branches = _BRANCHES.findall(it.rest)[-1].split(",")
       _add(found, computations, branches[-1].strip(" %"), times)
-    elif it.opcode not in _IS_FREE:
+    elif it.opcode not in _IS_FREE and not _FETCH.search(
+      f"{it.opcode} {it.target}"
+    ):
       kind = _kind(it, computations)
       cycles = _CYCLES.search(it.rest)
       operands = re.findall(r"%([\w.-]+)", it.rest.partition(")")[0])

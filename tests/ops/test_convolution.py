@@ -116,6 +116,52 @@ def text(function, x, kernel, platform):
   return re.sub(r"@\w+", "@", lowered.as_text())
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+  size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+  kernel=st.tuples(st.integers(4, 7), st.integers(4, 7)),
+  strides=st.tuples(st.integers(2, 3), st.integers(2, 3)),
+  padding=st.tuples(pads, pads),
+)
+@example((12, 13), (7, 7), (2, 2), ((3, 3), (3, 3)))  # ResNet's
+@example((11, 12), (3, 3), (2, 2), ((0, 1), (0, 1)))  # EfficientNet's
+@example((9, 9), (5, 5), (2, 2), ((-1, 3), (-1, 3)))
+def test_stem_of_a_tpu_equals_xla(size, kernel, strides, padding):
+  _, xla = pair(window_strides=strides, padding=padding)
+  x, w = normal(0, (2, *size, 3)), normal(1, (*kernel, 3, 5))
+  try:
+    shape = jax.eval_shape(xla, x, w).shape
+  except (TypeError, ValueError):  # more is cut off than is there
+    assume(False)
+  assume(np.prod(shape))
+  geometry = convolution.Geometry(
+    size, kernel, strides, padding, (1, 1), 1, None
+  )
+
+  def form(wanted):
+    found = convolution.tpu_form(wanted, geometry, 3, 5)
+    assert found is not None
+    return found
+
+  y, pull = jax.vjp(xla, x, w)
+  assert_close(form("output")(x, w, geometry), y)
+  g = normal(2, y.shape)
+  assert_close(form("kernel")(x, g, geometry), pull(g)[1])
+
+
+def test_only_the_stem_is_another_program_for_a_tpu():
+  ours, xla = pair(window_strides=(2, 2), padding=((3, 3), (3, 3)))
+  x, w = normal(0, (2, 32, 32, 3)), normal(1, (7, 7, 3, 4))
+  program = text(ours, x, w, "tpu")
+  # Both that are computed with a kernel of 4 x 4; one gives the input's.
+  assert program.count("tensor<4x4x12x4xf32>") > 1
+  assert "tensor<4x4x12x4xf32>" not in text(xla, x, w, "tpu")
+  for platform in ("cpu", "cuda"):
+    assert text(ours, x, w, platform) == text(xla, x, w, platform)
+  with convolution.plain():
+    assert text(ours, x, w, "tpu") == text(xla, x, w, "tpu")
+
+
 @forms
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_programs_for_other_devices_are_those_of_xla(name, platform):

@@ -53,6 +53,9 @@ ENTRY %main (a: bf16[4,8], b: bf16[8,2], p: pred[7]) -> f32[4,2] {{
   %pad = pred[9]{{0}} fusion(%p), kind=kLoop, calls=%fused_pad, {name("transpose(jvp(M.trunk))/backbone/conv1/pad")}, {cycles(40)}
   %small = f32[2]{{0}} add(%x, %x), {name("jvp(M.trunk)/backbone/norm1/add")}, {cycles(1)}
   %up = f32[2]{{0}} reverse(%small), {name("transpose(jvp(MyModel.neck))/jit(_resize)/rev")}, {cycles(100)}
+  %ahead = (f32[4,2]{{1,0}}, f32[4,2]{{1,0:S(1)}}, u32[]) copy-start(%x)
+  %there = f32[4,2]{{1,0:S(1)}} copy-done(%ahead)
+  %both = f32[8,2]{{1,0:S(1)}} custom-call(%there, %there), custom_call_target="ConcatBitcast"
   %s = (f32[10]{{0}}, s32[10]{{0}}) sort(%x, %x), dimensions={{0}}, to_apply=%less, {name("jvp()/sort")}
   %loop = (s32[], f32[10]{{0}}) while(%s), condition=%condition, body=%body, {name("jvp(M.head)/head_boxes/head_boxes.nms/while")}
   %sum = f32[4,2]{{1,0}} all-reduce(%x), channel_id=1, to_apply=%less, {name("transpose(jvp(M.trunk))/backbone/conv1/dot")}

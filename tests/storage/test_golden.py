@@ -35,18 +35,21 @@ def _script():
 golden = _script()
 
 
-@pytest.fixture
-def sets(tmp_path):
-  shutil.unpack_archive(golden.GOLDEN / f"{golden.NAME}.zip", tmp_path)
+@pytest.fixture(params=golden.NAMES)
+def sets(request, tmp_path):
+  shutil.unpack_archive(golden.GOLDEN / f"{request.param}.zip", tmp_path)
   return tmp_path
+
+
+latest = pytest.mark.parametrize("sets", [golden.NAMES[-1]], indirect=True)
 
 
 def contents(directory):
   return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
 
 
-@pytest.mark.parametrize("labels", ["supervised", "labels"])
-def test_batches_are_what_they_were(sets, labels):
+def assert_read(sets, labels, expected):
+  """The batch of a label set, or of the image set's own, is as expected."""
   origin = SUPERVISED if labels == "supervised" else str(sets / labels)
   source = Source(str(sets / "images"), "train", dict.fromkeys(READ, origin))
   batch = next(
@@ -62,18 +65,24 @@ def test_batches_are_what_they_were(sets, labels):
   # Neither was this; old sets know all of their classes.
   known = [found.pop(name) for name in [*found] if name.endswith("/known")]
   assert len(known) == 2 and all(array.all() for array in known)
-  with np.load(golden.GOLDEN / f"{golden.NAME}.npz") as file:
-    expected = {
-      name.removeprefix(labels): file[name]
+  with np.load(golden.GOLDEN / "sets_v1.npz") as file:
+    arrays = {
+      name.removeprefix(expected): file[name]
       for name in file.files
-      if name.startswith(f"{labels}/")
+      if name.startswith(f"{expected}/")
     }
-  assert set(found) == set(expected)
-  for name, array in expected.items():
+  assert set(found) == set(arrays)
+  for name, array in arrays.items():
     assert found[name].dtype == array.dtype
     np.testing.assert_allclose(found[name], array, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("labels", ["supervised", "labels"])
+def test_batches_are_what_they_were(sets, labels):
+  assert_read(sets, labels, labels)
+
+
+@latest
 def test_an_image_set_has_the_same_bytes(sets, tmp_path):
   write_image_set(
     tmp_path / "again",
@@ -88,16 +97,28 @@ def test_an_image_set_has_the_same_bytes(sets, tmp_path):
 
 
 def test_a_labelling_job_goes_on(sets):
-  """Shards of before stay; what is new has the records it would have had."""
+  """Shards of before stay; what is new has the labels it would have had."""
   unfinished = sets / "unfinished"
   before = contents(unfinished)
   worker.label_images(
     golden.Teacher(), sets / "images", "train", unfinished, batch_size=4
   )
   after = contents(unfinished)
-  new, old = LabelSet.open(unfinished), LabelSet.open(sets / "labels")
+  assert_read(sets, "unfinished", "labels")
+  assert not [p for report in verify(unfinished) for p in report.problems]
+  assert {name: after[name] for name in before} == before
+
+
+@latest
+def test_a_labelling_job_that_goes_on_has_the_same_bytes(sets):
+  worker.label_images(
+    golden.Teacher(),
+    sets / "images",
+    "train",
+    sets / "unfinished",
+    batch_size=4,
+  )
+  new, old = (LabelSet.open(sets / name) for name in ("unfinished", "labels"))
   assert [new.read(i) for i in range(new.num_records)] == [
     old.read(i) for i in range(old.num_records)
   ]
-  assert not [p for report in verify(unfinished) for p in report.problems]
-  assert {name: after[name] for name in before} == before

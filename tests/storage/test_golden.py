@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -42,6 +43,10 @@ def sets(request, tmp_path):
 
 
 latest = pytest.mark.parametrize("sets", [golden.NAMES[-1]], indirect=True)
+same_zlib = pytest.mark.skipif(
+  "ng" in zlib.ZLIB_RUNTIME_VERSION,
+  reason="zlib-ng may make other bytes of the same codes than zlib",
+)
 
 
 def contents(directory):
@@ -83,6 +88,7 @@ def test_batches_are_what_they_were(sets, labels):
 
 
 @latest
+@same_zlib
 def test_an_image_set_has_the_same_bytes(sets, tmp_path):
   write_image_set(
     tmp_path / "again",
@@ -110,6 +116,7 @@ def test_a_labelling_job_goes_on(sets):
 
 
 @latest
+@same_zlib
 def test_a_labelling_job_that_goes_on_has_the_same_bytes(sets):
   worker.label_images(
     golden.Teacher(),

@@ -200,8 +200,8 @@ def encode_png(codes: np.ndarray) -> bytes:
   Written here because of how maps are: neighbouring codes are alike, and of
   values hardly any string of bytes comes twice. So each row is stored as its
   difference to the one above, and only runs are sought in it. libpng tries all
-  filters and seeks all repetitions: of values its files are 5% smaller, for
-  ten times the time (docs/speed.md).
+  filters and seeks all repetitions: its files are a few percent smaller, for
+  three to ten times the time (docs/speed.md).
   """
   height, width = codes.shape[:2]
   big_endian = codes.astype(codes.dtype.newbyteorder(">"), order="C")

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--parts",
     action="store_true",
-    help="also show which parts of the model the step's work is for; with"
-    " --full-effort",
+    help="also show which parts of the model the step's work is for;"
+    " implies --full-effort",
   )
   parser.add_argument(
     "--full-effort",

@@ -75,7 +75,7 @@ class ClassMap(maps.MapField):
     arrays = {"classes": maps.decode_codes(features["png"])}
     if features["confidence"]:
       codes = maps.decode_codes(features["confidence"])
-      arrays["confidence"] = codes.astype(np.float32) / np.float32(255)
+      arrays["confidence"] = _scores(codes)
     return arrays
 
   def mend(self, given, stored, size):
@@ -214,20 +214,20 @@ class ClassMap(maps.MapField):
       found["classes"] != IGNORE_LABEL
     )
     is_right = (found["classes"] == truth["classes"]).astype(int)
-    confidence = found.get("confidence", np.ones(known.shape))
-    places = is_right, found["classes"], _codes(confidence)
+    places = is_right, found["classes"], _codes_of(found)
     np.add.at(counts, tuple(x[known] for x in places), 1)
     classes, codes = np.nonzero(counts.any(0))
     wrong, right = counts[:, classes, codes]
-    scores = codes.astype(np.float32) / np.float32(255)
-    return field.Outcomes(classes, scores, right, wrong, self.amounts(truth))
+    return field.Outcomes(
+      classes, _scores(codes), right, wrong, self.amounts(truth)
+    )
 
   def to_page(self, arrays, size):
     """Red is the class, green the code of its confidence."""
     scored = "confidence" in arrays
     counts = _count(arrays)
     found = np.flatnonzero(counts[: self.num_classes].any(1))
-    scores = field.numbers(np.arange(256, dtype=np.float32) / np.float32(255))
+    scores = field.numbers(_scores(np.arange(256)))
     elements = {"classes": found.tolist()}
     if scored:
       elements["scores"] = [
@@ -274,11 +274,9 @@ class ClassMap(maps.MapField):
     known = counts[:IGNORE_LABEL].ravel()
     places = np.flatnonzero(known > 0)
     classes, codes = np.divmod(places, 256)
-    # Scores are as they will be read.
-    scores = codes.astype(np.float32) / np.float32(255)
     return make_sums(
       classes=classes,
-      scores=scores if "confidence" in arrays else None,
+      scores=_scores(codes) if "confidence" in arrays else None,
       counts=known[places],
       constant=len(np.unique(classes)) == 1,
       unknown=int(counts[IGNORE_LABEL].sum()),
@@ -324,6 +322,11 @@ class ClassMap(maps.MapField):
 
 def _codes(confidence: np.ndarray) -> np.ndarray:
   return np.rint(255 * confidence).astype(np.uint8)
+
+
+def _scores(codes: np.ndarray) -> np.ndarray:
+  """The confidences as they are read, float32."""
+  return codes.astype(np.float32) / np.float32(255)
 
 
 def _codes_of(arrays: field.Arrays) -> np.ndarray:

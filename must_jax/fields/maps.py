@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MANY = 10  # maps, by which can be told whether most are constant
 MAX_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_UP = 2  # number of the filter that subtracts the row above
 _PNG_COLORS = {1: 0, 3: 2, 4: 6}  # type by number of channels
 
@@ -214,7 +214,7 @@ def encode_png(codes: np.ndarray) -> bytes:
   color = _PNG_COLORS[1 if codes.ndim == 2 else codes.shape[2]]
   depth = 8 * codes.dtype.itemsize
   header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-  return _PNG_MAGIC + b"".join(
+  return PNG_MAGIC + b"".join(
     struct.pack(">I", len(data)) + name + data + _checksum(name + data)
     for name, data in (
       (b"IHDR", header),
@@ -280,7 +280,7 @@ def png_size(png: "tf.Tensor") -> "tf.Tensor":
   """Height and width from the header, int32 [2]."""
   import tensorflow as tf
 
-  magic = tf.strings.substr(png, 0, 8) == _PNG_MAGIC
+  magic = tf.strings.substr(png, 0, 8) == PNG_MAGIC
   with require(magic, "PNG"):
     header = tf.strings.substr(png, 16, 8)
   return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]

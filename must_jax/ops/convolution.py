@@ -19,7 +19,6 @@ import contextlib
 import contextvars
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -415,50 +414,52 @@ def _block_output(
 
   After Ying et al. 2018, "Image classification at supercomputer scale".
   """
-  strides, windows = geometry.strides, _over_blocks(geometry)
+  x, blocks = _in_blocks(x, geometry)
   ends = [
-    (0, window.kernel - size)
-    for window, size in zip(windows, geometry.kernel_size, strict=True)
+    (0, count * stride - size)
+    for count, stride, size in zip(
+      blocks.kernel_size, geometry.strides, geometry.kernel_size, strict=True
+    )
   ]
-  kernel = jnp.pad(kernel, (*ends, (0, 0), (0, 0)))
-  return jax.lax.conv_general_dilated(
-    _to_blocks(_pad(x, windows), strides),
-    _to_blocks(kernel.transpose(3, 0, 1, 2), strides).transpose(1, 2, 3, 0),
-    (1, 1),
-    "VALID",
-    dimension_numbers=_DIMENSIONS,
-    precision=geometry.precision,
-  )
+  kernel = jnp.pad(kernel, (*ends, (0, 0), (0, 0))).transpose(3, 0, 1, 2)
+  kernel = _to_blocks(kernel, geometry.strides).transpose(1, 2, 3, 0)
+  return _xla(x, kernel, OUTPUT, blocks)
 
 
 def _block_kernel(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
   """One product of all pixels of the kernel with the output."""
-  strides, windows = geometry.strides, _over_blocks(geometry)
-  x = _to_blocks(_pad(x, windows), strides)
-  counts = [w.kernel // w.stride for w in windows]  # of the kernel's blocks
-  height, width = geometry.output_size
-  patches = jnp.concatenate(
-    [
-      x[:, row : row + height, column : column + width]
-      for row, column in itertools.product(*map(range, counts))
-    ],
-    -1,
-  )
+  channels, strides = x.shape[3], geometry.strides
+  x, blocks = _in_blocks(x, geometry)
+  patches = jnp.concatenate(_input_slices(x, blocks), -1)
   kernel = jnp.einsum("bhwp,bhwd->dp", patches, g, precision=geometry.precision)
-  kernel = kernel.reshape(
-    -1, *counts, *strides, x.shape[3] // math.prod(strides)
-  )
+  kernel = kernel.reshape(-1, *blocks.kernel_size, *strides, channels)
   kernel = kernel.transpose(1, 3, 2, 4, 5, 0)
-  kernel = kernel.reshape(*(w.kernel for w in windows), *kernel.shape[4:])
+  rows, columns = (
+    count * stride
+    for count, stride in zip(blocks.kernel_size, strides, strict=True)
+  )
+  kernel = kernel.reshape(rows, columns, channels, -1)
   return kernel[: geometry.kernel_size[0], : geometry.kernel_size[1]]
 
 
-def _over_blocks(geometry: Geometry) -> list[_Window]:
-  """As `_over_input`, of a kernel that is whole blocks."""
-  return [
-    w._replace(kernel=-(-w.kernel // w.stride) * w.stride)
-    for w in _over_input(geometry)
+def _in_blocks(x: jax.Array, geometry: Geometry) -> tuple[jax.Array, Geometry]:
+  """The padded input in blocks of as many pixels as a stride has."""
+  windows = _over_input(geometry)
+  counts = [-(-w.kernel // w.stride) for w in windows]  # of the kernel's blocks
+  whole = [
+    w._replace(kernel=count * w.stride)
+    for w, count in zip(windows, counts, strict=True)
   ]
+  x = _to_blocks(_pad(x, whole), geometry.strides)
+  return x, Geometry(
+    x.shape[1:3],
+    tuple(counts),
+    (1, 1),
+    ((0, 0), (0, 0)),
+    (1, 1),
+    1,
+    geometry.precision,
+  )
 
 
 def _to_blocks(x: jax.Array, block: Sequence[int]) -> jax.Array:

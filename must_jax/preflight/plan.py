@@ -47,6 +47,12 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
   # Chips are a description; JAX must not look for real ones.
   jax.config.update("jax_platforms", "cpu")
   tpu = Slice.parse(args.topology)
+  if args.parts and not has_compiler():
+    raise ValueError(
+      "--parts shows what the compiler for TPUs says, and libtpu is not"
+      " installed. Install it (pip install 'must_jax[tpu]'), or leave the"
+      " option out."
+    )
   prefix = "--teacher-config."
   for_teacher = [
     "--config." + item.removeprefix(prefix)
@@ -169,11 +175,10 @@ def _plan_training(
   simple = compiled.lower_one_image(config)
   flops = compiled.flops_per_image(simple)
 
-  def compile_batch(num_images: int) -> compiled.StepCost:
+  def lower_batch(num_images: int) -> compiled.LoweredStep:
     sized = config.copy_and_resolve_references()
     sized.data.batch_size = num_images
-    lowered = compiled.lower_training(sized, tpu.devices())
-    return _compile(args, lowered, tpu)
+    return compiled.lower_training(sized, tpu.devices())
 
   height, width = config.data.image_size
   labels: dict[str, float] = {}
@@ -200,7 +205,7 @@ def _plan_training(
     "core_seconds": estimate.input_seconds((height, width), fields)
     + (views - 1) * estimate.input_seconds((height, width), ()),
   }
-  return _finish(args, plan, tpu, tpu.num_chips, compile_batch)
+  return _finish(args, plan, tpu, tpu.num_chips, lower_batch)
 
 
 def _plan_labelling(
@@ -222,12 +227,11 @@ def _plan_labelling(
     simple = compiled.lower_labelling(teacher, task, 1, cpu, stride)
   flops = compiled.flops_per_image(simple)
 
-  def compile_batch(num_images: int) -> compiled.StepCost:
+  def lower_batch(num_images: int) -> compiled.LoweredStep:
     # Each worker has the chips of one host, and a batch of its own.
-    lowered = compiled.lower_labelling(
+    return compiled.lower_labelling(
       teacher, task, num_images, tpu.host.devices(), stride
     )
-    return _compile(args, lowered, tpu.host)
 
   size = compiled.input_size(teacher)
   cells = max(math.prod(x.shape[1:3]) for x in simple.outputs.values())
@@ -249,7 +253,7 @@ def _plan_labelling(
     "core_seconds": estimate.input_seconds(size, ())
     + sum(seconds for seconds, _ in stored),
   }
-  return _finish(args, plan, tpu, tpu.host.num_chips, compile_batch)
+  return _finish(args, plan, tpu, tpu.host.num_chips, lower_batch)
 
 
 def _finish(
@@ -257,7 +261,7 @@ def _finish(
   plan: dict[str, Any],
   tpu: Slice,
   chips: int,
-  compile_batch: Callable[[int], compiled.StepCost],
+  lower_batch: Callable[[int], compiled.LoweredStep],
 ) -> dict[str, Any]:
   """Adds what depends on the hardware.
 
@@ -266,7 +270,7 @@ def _finish(
     plan: what does not.
     tpu: the slice.
     chips: that share a batch.
-    compile_batch: batch size -> cost of the step.
+    lower_batch: batch size -> the step.
   """
   chip, batch_size = tpu.chip, plan["batch_size"]
   per_chip = batch_size / chips
@@ -281,8 +285,10 @@ def _finish(
     "bounds": {"operations": plan["flops_per_image"] * per_chip / chip.flops},
     "largest_per_chip": None,
   }
+  # Shares of the work are others with the least effort.
+  full_effort = args.full_effort or args.parts
   if has_compiler():
-    step = compile_batch(batch_size)
+    step = _compile(lower_batch(batch_size), tpu, full_effort, args.parts)
     plan["step"] = dataclasses.asdict(step)
     if step.flops:
       plan["bounds"] = estimate.bounds(
@@ -292,7 +298,7 @@ def _finish(
       # Images of a chip at a time.
       many = chips * plan["accumulate"]
       plan["largest_per_chip"] = estimate.largest(
-        lambda size: compile_batch(size * many).fits,
+        lambda size: _compile(lower_batch(size * many), tpu, full_effort).fits,
         max(1, batch_size // many),
       )
   bound = max(plan["bounds"].values())
@@ -318,12 +324,13 @@ def _finish(
 
 
 def _compile(
-  args: argparse.Namespace, lowered: compiled.LoweredStep, tpu: Slice
+  lowered: compiled.LoweredStep,
+  tpu: Slice,
+  full_effort: bool,
+  with_work: bool = False,
 ) -> compiled.StepCost:
-  # Shares of the work are others with the least effort.
-  with_effort = args.full_effort or args.parts
-  effort = 0.0 if with_effort else compiled.LEAST_EFFORT
-  step = compiled.compile_step(lowered, effort, args.parts)
+  effort = 0.0 if full_effort else compiled.LEAST_EFFORT
+  step = compiled.compile_step(lowered, effort, with_work)
   return dataclasses.replace(step, fits=step.fits and step.hbm <= tpu.chip.hbm)
 
 

@@ -9,17 +9,16 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-# Cycles, bytes, and bytes without cycles, by an operation's name and kind.
-_Found: TypeAlias = dict[tuple[str, str], np.ndarray]
+# Cycles, bytes, and bytes without cycles, by part and kind.
+_Values: TypeAlias = dict[tuple[str, str], np.ndarray]
 
 # Kinds of work.
 PRODUCTS, ARITHMETIC, MOVES, SENT = "products", "arithmetic", "moves", "sent"
-KINDS = (PRODUCTS, ARITHMETIC, MOVES, SENT)
 LOSSES, UPDATE = "losses", "update and the rest"
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -32,12 +31,11 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|_computation=)([^},]*)")
 _CONDITION = re.compile(r"condition=%?([\w.-]+)")
-_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _METHOD = re.compile(r"Model\.(\w+)")
 # Arrays are fetched ahead while others are worked on, and count where they are
 # used.
 _FETCH = re.compile(
-  r"(?:copy|slice|dynamic-slice)-(?:start|done)|ConcatBitcast"
+  r"^(?:copy|slice|dynamic-slice)-(?:start|done) |\"ConcatBitcast\""
 )
 _LEAST_SHARE = 0.01  # of the cycles, for a row of its own
 
@@ -83,7 +81,7 @@ class Work:
 
   Attributes:
     part: of the model, or what else they are for.
-    kind: one of `KINDS`.
+    kind: `PRODUCTS`, `ARITHMETIC`, `MOVES` or `SENT`.
     cycles: that the compiler expects.
     num_bytes: of their operands and results.
     unknown_bytes: of those operations of which it expects nothing: sorts, and
@@ -103,12 +101,6 @@ class _Instruction:
   opcode: str
   rest: str  # operands and attributes
 
-  @property
-  def target(self) -> str:
-    """Of a custom call; else empty."""
-    found = _TARGET.search(self.rest)
-    return found[1] if found else ""
-
 
 def split_work(text: str, modules: Collection[str]) -> tuple[Work, ...]:
   """The work of a compiled step by part and kind.
@@ -126,16 +118,14 @@ def split_work(text: str, modules: Collection[str]) -> tuple[Work, ...]:
     modules: of the model, as its parameters have them.
   """
   computations, entry = _read(text.splitlines())
-  found: _Found = collections.defaultdict(lambda: np.zeros(3, int))
-  _add(found, computations, entry, 1)
-  by_module: _Found = collections.defaultdict(lambda: np.zeros(3, int))
+  by_part: _Values = collections.defaultdict(lambda: np.zeros(3, int))
   cycles: Counter[str] = collections.Counter()
-  for (path, kind), values in found.items():
+  for path, kind, values in _operations(computations, entry):
     part = _part(path, modules)
-    by_module[part, kind] += values
+    by_part[part, kind] += values
     cycles[part] += int(values[0])
-  merged: _Found = collections.defaultdict(lambda: np.zeros(3, int))
-  for (part, kind), values in by_module.items():
+  merged: _Values = collections.defaultdict(lambda: np.zeros(3, int))
+  for (part, kind), values in by_part.items():
     is_small = cycles[part] < _LEAST_SHARE * cycles.total()
     merged[part.partition(":")[0] if is_small else part, kind] += values
   return tuple(
@@ -198,55 +188,54 @@ def _read(
   return found, entry
 
 
-def _add(
-  found: _Found,
+def _operations(
   computations: Mapping[str, Mapping[str, _Instruction]],
   name: str,
-  times: int,
-) -> None:
-  """Adds what a computation takes that runs so many times."""
+  times: int = 1,
+) -> Iterator[tuple[str, str, np.ndarray]]:
+  """Name, kind and work of what a computation does that runs so many times."""
   here = computations[name]
   for it in here.values():
+    called = _CALLED.search(it.rest)
     if it.opcode == "while":
       condition = _CONDITION.search(it.rest)
-      called = _CALLED.search(it.rest)
       assert condition is not None and called is not None, it.rest
       loops = _trips(computations[condition[1]])
-      _add(found, computations, called[1], times * loops)
-    elif it.opcode == "call" and (called := _CALLED.search(it.rest)):
-      _add(found, computations, called[1], times)
+      yield from _operations(computations, called[1], times * loops)
+    elif it.opcode == "call" and called:
+      yield from _operations(computations, called[1], times)
     elif it.opcode == "conditional":
       branches = _BRANCHES.findall(it.rest)[-1].split(",")
-      _add(found, computations, branches[-1].strip(" %"), times)
+      yield from _operations(computations, branches[-1].strip(" %"), times)
     elif it.opcode not in _IS_FREE and not _FETCH.search(
-      f"{it.opcode} {it.target}"
+      f"{it.opcode} {it.rest}"
     ):
-      kind = _kind(it, computations)
-      cycles = _CYCLES.search(it.rest)
+      path, cycles = _PATH.search(it.rest), _CYCLES.search(it.rest)
       operands = re.findall(r"%([\w.-]+)", it.rest.partition(")")[0])
       arrays = [it.result, *(here[x].result for x in operands if x in here)]
       num_bytes = sum(map(_num_bytes, arrays))
-      path = _PATH.search(it.rest)
-      found[path[1] if path else "", kind] += times * np.array(
-        (int(cycles[1]), num_bytes, 0) if cycles else (0, num_bytes, num_bytes)
+      yield (
+        path[1] if path else "",
+        _kind(it, computations),
+        times
+        * np.array(
+          (int(cycles[1]), num_bytes, 0)
+          if cycles
+          else (0, num_bytes, num_bytes)
+        ),
       )
 
 
 def _trips(condition: Mapping[str, _Instruction]) -> int:
   """How often a loop runs that counts up to a constant; else 1."""
-  limits = [
-    int(it.rest.partition(")")[0])
-    for it in condition.values()
-    if it.opcode == "constant" and it.result.startswith("s32[]")
-  ]
-  is_count = any(
-    it.opcode == "compare" and "direction=LT" in it.rest
-    for it in condition.values()
+  those = condition.values()
+  limits = [it.rest for it in those if it.opcode == "constant"]
+  is_count = any("direction=LT" in it.rest for it in those) and all(
+    it.opcode in _IS_FREE | {"compare"} for it in those
   )
-  others = any(
-    it.opcode in ("and", "or", "fusion") for it in condition.values()
+  return (
+    int(limits[0].partition(")")[0]) if is_count and len(limits) == 1 else 1
   )
-  return limits[0] if is_count and len(limits) == 1 and not others else 1
 
 
 def _kind(

@@ -29,7 +29,7 @@ from google.protobuf.message import DecodeError
 
 from must_jax.fields import Description, Field, make_field
 from must_jax.fields.field import Tensors, require
-from must_jax.fields.maps import png_size
+from must_jax.fields.maps import PNG_MAGIC, png_size
 from must_jax.quiet_tensorflow import tf
 from must_jax.types import MAX_PIXELS, MEAN_COLOR
 
@@ -60,7 +60,7 @@ def read_image_size(image: bytes) -> tuple[int, int]:
   if not image:
     raise ValueError("the file is empty")
   try:
-    if image[:8] == b"\x89PNG\r\n\x1a\n":
+    if image[:8] == PNG_MAGIC:
       width, height = struct.unpack_from(">II", image, 16)
     elif image[:2] == b"\xff\xd8":
       height, width = _jpeg_size(image)

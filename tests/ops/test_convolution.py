@@ -153,8 +153,10 @@ def test_only_the_stem_is_another_program_for_a_tpu():
   ours, xla = pair(window_strides=(2, 2), padding=((3, 3), (3, 3)))
   x, w = normal(0, (2, 32, 32, 3)), normal(1, (7, 7, 3, 4))
   program = text(ours, x, w, "tpu")
-  # Both that are computed with a kernel of 4 x 4; one gives the input's.
   assert program.count("tensor<4x4x12x4xf32>") > 1
+  # That of the kernel's gradient is a product.
+  assert program.count("stablehlo.convolution") == 2
+  assert text(xla, x, w, "tpu").count("stablehlo.convolution") == 3
   assert "tensor<4x4x12x4xf32>" not in text(xla, x, w, "tpu")
   for platform in ("cpu", "cuda"):
     assert text(ours, x, w, platform) == text(xla, x, w, platform)

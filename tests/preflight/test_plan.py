@@ -205,6 +205,11 @@ def test_a_teacher_that_is_not_at_hand_asks_for_its_config(tmp_path):
     plan(tmp_path, *argv)
 
 
+def test_parts_need_the_compiler(tmp_path, without_compiler):
+  with pytest.raises(ValueError, match=r"--parts .* libtpu is not installed"):
+    plan(tmp_path, f"--config={STUDENT}", "--topology=v5e-4", "--parts")
+
+
 @pytest.mark.slow
 # What was compiled for a TPU that is not there is cached, but cannot be loaded.
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")

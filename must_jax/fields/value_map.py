@@ -120,14 +120,20 @@ class ValueMap(maps.MapField):
     field.require(finite, f"{name}/scale")
     valid = codes > 0
     bend = features["bend"]
-    values = tf.cond(
-      bend > 0,
-      # Faster by a table than by pixel.
+    in_steps = scale * tf.cast(codes, tf.float32) + shift
+
+    def bent(steps: tf.Tensor) -> tf.Tensor:
+      return bend * tf.sinh(steps)  # slow, so of pixels or codes, the fewer
+
+    values = tf.case(
+      [
+        (bend <= 0, lambda: in_steps),
+        (tf.size(codes) <= maps.MAX_CODE, lambda: bent(in_steps)),
+      ],
       lambda: tf.gather(
-        bend * tf.sinh(scale * tf.range(maps.MAX_CODE + 1.0) + shift),
+        bent(scale * tf.range(maps.MAX_CODE + 1.0) + shift),
         tf.cast(codes, tf.int32),
       ),
-      lambda: scale * tf.cast(codes, tf.float32) + shift,
     )
     if self.unit == "inverse":
       is_metres = features["unit"] == "metres"

@@ -21,9 +21,9 @@ class ExampleGraph(NamedTuple):
   Attributes:
     plan: from positions (int64 [n]), image records (string [n]), sidecars and
       origins ([n, tasks], string and int64; see `union.Record`) to all that is
-      said about the examples before decoding, [n, ...]. Many small operations,
-      which take little time for many records at once. An image record may have
-      no more than a key.
+      known of the examples before decoding, [n, ...]; what the examples have of
+      it is its "example". Many small operations, which take little time for
+      many records at once. An image record may have no more than a key.
     make: from one row of a plan to the example.
   """
 
@@ -76,8 +76,21 @@ def example_graph(
       else geometry.choose_placement(head["size"], image_size, augment, random)
       for random in randoms
     ]
-    return head | {
-      "position": positions,
+    placement = placements[0]
+    return {
+      "example": {
+        "valid": tf.strings.length(head["image"]) > 0,
+        "content_size": tf.cast(placement.content, tf.float32),
+        "original_size": tf.cast(placement.window[:, 2:], tf.float32),
+        "placement": {
+          "size": placement.size,
+          "window": tf.cast(placement.window, tf.float32),
+          "canvas": placement.canvas,
+        },
+        "position": tf.cast(positions, tf.int32),
+        "key": head["key"],
+      },
+      "image": head["image"],
       "image_record": images,
       "sidecars": sidecars,
       # TensorFlow crashes where it unbatches numbers of no width.
@@ -89,7 +102,9 @@ def example_graph(
     plan: Plan, placement: Placement, random: tf.Tensor
   ) -> tf.Tensor:
     if image_size is None:
-      return records.decode_image(plan["image"], plan["size"], placement.window)
+      return records.decode_image(
+        plan["image"], placement.size, placement.window
+      )
     return geometry.decode_image(
       plan["image"], placement, image_size, augment, random
     )
@@ -110,7 +125,7 @@ def example_graph(
       parsed = records.parse_labels(
         _label_record(read, plan["image_record"], sidecar, origin),
         fields,
-        plan["key"],
+        plan["example"]["key"],
         {name: tf.gather(t, origin) for name, t in read.class_tables},
       )
       found = geometry.place_labels(
@@ -123,18 +138,8 @@ def example_graph(
       for name, known in read.known:
         found[name]["known"] = tf.gather(known, origin)
       placed[read.task] = found
-    return {
+    return plan["example"] | {
       "image": pixels[0] if views == 1 else tf.stack(pixels),
-      "valid": tf.strings.length(plan["image"]) > 0,
-      "content_size": tf.cast(placement.content, tf.float32),
-      "original_size": tf.cast(placement.window[2:], tf.float32),
-      "placement": {
-        "size": placement.size,
-        "window": tf.cast(placement.window, tf.float32),
-        "canvas": placement.canvas,
-      },
-      "position": tf.cast(plan["position"], tf.int32),
-      "key": plan["key"],
       "labels": placed,
     }
 
@@ -165,18 +170,26 @@ def batch_graph(
   example = make.get_concrete_function(row).structured_outputs
   if not example["image"].shape.is_fully_defined():
     return None
-  example = tf.nest.map_structure(
-    lambda x: tf.TensorSpec(x.shape, x.dtype), example
+  known = plan.structured_outputs["example"]
+  rest_spec = tf.nest.map_structure(
+    lambda x: tf.TensorSpec(x.shape, x.dtype),
+    {name: made for name, made in example.items() if name not in known},
   )
+
+  def make_rest(row: Plan) -> Example:
+    made = graph.make(row)
+    return {name: made[name] for name in rest_spec}
 
   @tf.function(input_signature=make_plan.input_signature, autograph=False)
   def batch(*read: tf.Tensor) -> Example:
-    return tf.map_fn(
-      graph.make,
-      graph.plan(*read),
-      fn_output_signature=example,
+    plan = graph.plan(*read)
+    rest = tf.map_fn(
+      make_rest,
+      plan,
+      fn_output_signature=rest_spec,
       parallel_iterations=num_threads,
     )
+    return plan["example"] | rest
 
   return batch
 

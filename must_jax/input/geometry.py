@@ -347,15 +347,23 @@ def transform_image(
   Returns:
     uint8 [H, W, 3]
   """
-  # TensorFlow resizes floats twice as fast as bytes.
-  pixels = tf.cast(pixels, tf.float32)
-  pixels = _resize(pixels, placement.content, options.antialias_below)
-  pixels = color.distort(pixels, options.color, random[_COLOR])
-  # Rounds and casts in one operation, which is twice as fast.
-  pixels = tf.raw_ops.QuantizeV2(
-    input=pixels, min_range=0.0, max_range=255.0, T=tf.quint8
-  ).output
-  pixels = tf.bitcast(pixels, tf.uint8)
+
+  def resized() -> tf.Tensor:
+    # TensorFlow resizes floats twice as fast as bytes.
+    floats = tf.cast(pixels, tf.float32)
+    floats = _resize(floats, placement.content, options.antialias_below)
+    floats = color.distort(floats, options.color, random[_COLOR])
+    # Rounds and casts in one operation, which is twice as fast.
+    quantized = tf.raw_ops.QuantizeV2(
+      input=floats, min_range=0.0, max_range=255.0, T=tf.quint8
+    )
+    return tf.bitcast(quantized.output, tf.uint8)
+
+  if options.color == ColorOptions():
+    fits = tf.reduce_all(tf.shape(pixels)[:2] == placement.content)
+    pixels = tf.cond(fits, lambda: pixels, resized)
+  else:
+    pixels = resized()
   pixels = tf.cond(
     placement.flip, lambda: tf.reverse(pixels, [1]), lambda: pixels
   )

@@ -320,7 +320,7 @@ def _picture(array: np.ndarray) -> str:
     )
   # Photographs are smaller as JPEG, class maps as PNG.
   png, jpeg = io.BytesIO(), io.BytesIO()
-  image.save(png, "png", optimize=True)
+  image.save(png, "png")
   image.save(jpeg, "jpeg", quality=90, subsampling=0)
   if len(png.getvalue()) <= len(jpeg.getvalue()):
     return _data_url("image/png", png)

@@ -193,12 +193,20 @@ class Stages(Mapping[Path, Stage]):
   def run(self) -> None:
     """Runs all unfinished stages.
 
+    Those that the longest chains of others wait for go first, so that there is
+    work for all processes until the end.
+
     Raises:
       StageError: one failed. Those that run beside it are ended by SIGTERM, at
         which training saves itself; the next run goes on with them.
       KeyboardInterrupt: Ctrl-C, which ends them likewise.
     """
-    waiting = {d: s for d, s in self.items() if not s.is_done}
+    following = self._chains()
+    waiting = {
+      d: self[d]
+      for d in sorted(self, key=following.__getitem__, reverse=True)
+      if not self[d].is_done
+    }
     total, done = len(self), len(self) - len(waiting)
     if done:
       print(f"{done} of {total} stages are there from an earlier run.")
@@ -235,6 +243,14 @@ class Stages(Mapping[Path, Stage]):
             f"[{done:>{len(str(total))}}/{total}] {stage.name:<32}"
             f" {stage.seconds:7.1f} s"
           )
+
+  def _chains(self) -> dict[Path, int]:
+    """How many stages of the longest chain wait for each."""
+    following = dict.fromkeys(self, 0)
+    for directory in reversed(self._stages):  # the last ones are known
+      for path in self[directory].after:
+        following[path] = max(following[path], following[directory] + 1)
+    return following
 
 
 def _digest(text: str, size: int) -> str:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.models.conv import Conv
+from must_jax.ops.pooling import max_pool
 
 # Kernel initialiser of the TPU code (variance_scaling with its defaults).
 conv_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -168,7 +169,7 @@ class ResNet(nn.Module):
     width = self.width or 64
     x = conv(width, (7, 7), strides=2, padding=3, name="conv1")(image)
     x = nn.relu(norm(name="norm1")(x))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     features = {}
     for level, num_blocks in enumerate(blocks, start=2):
       make_block = nn.remat(Block) if level in self.remat else Block

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from must_jax.models.conv import Conv
 from must_jax.models.resnet import conv_init
 from must_jax.ops.convolution import conv_general_dilated
+from must_jax.ops.pooling import max_pool
 from must_jax.ops.resize import resize_bilinear
 
 _STRIDE = 16  # of the tokens
@@ -248,7 +249,7 @@ class DptEncoder(nn.Module):
     x = image
     if self.conv_blocks:
       x = nn.relu(_std_conv_norm(self.dtype, x, 64, 7, 2, "1"))
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+      x = max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
       # The third stage is at level 4, which the transformer replaces.
       for level, num_blocks in enumerate(self.conv_blocks, start=2):
         conv_block = nn.remat(StdBlock) if level in self.remat else StdBlock

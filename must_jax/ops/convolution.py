@@ -153,13 +153,20 @@ def _xla(
   first: jax.Array, second: jax.Array, wanted: str, geometry: Geometry
 ) -> jax.Array:
   """XLA's convolution, or the gradient that JAX makes of it."""
+  padding = geometry.padding
+  # XLA's padding is wrong on a CPU where one side of it is negative.
+  ends = [(min(before, 0), min(after, 0), 0) for before, after in padding]
+  is_cut = any(map(any, ends))
 
   def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if is_cut:
+      zero = jnp.zeros((), x.dtype)
+      x = jax.lax.pad(x, zero, [(0, 0, 0), *ends, (0, 0, 0)])
     return jax.lax.conv_general_dilated(
       x,
       kernel,
       geometry.strides,
-      geometry.padding,
+      [(max(before, 0), max(after, 0)) for before, after in padding],
       rhs_dilation=geometry.dilation,
       dimension_numbers=_DIMENSIONS,
       feature_group_count=geometry.groups,

@@ -142,13 +142,15 @@ def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
     OSError: one cannot be read.
   """
   found = [b""] * len(ranges)
+  files: dict[str, list[int]] = {}
+  for i, (path, _, _) in enumerate(ranges):
+    files.setdefault(os.fspath(path), []).append(i)
   remote: dict[str, list[int]] = {}
-  for i, part in enumerate(ranges):
-    if is_local(part[0]):
-      found[i] = _read_local(*part)
+  for file, members in files.items():
+    if is_local(file):
+      _read_local(file, ranges, members, found)
     else:
-      scheme = os.fspath(part[0]).partition("://")[0]
-      remote.setdefault(scheme, []).append(i)
+      remote.setdefault(file.partition("://")[0], []).extend(members)
   for members in remote.values():
     merged = _merge(ranges, members)
     blocks = _store(ranges[members[0]][0]).cat_ranges(
@@ -165,11 +167,15 @@ def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
   return found
 
 
-def _read_local(path: PathLike, begin: int, end: int) -> bytes:
+def _read_local(
+  file: str, ranges: Sequence[Range], members: Sequence[int], found: list[bytes]
+) -> None:
   # Opening anew each time keeps no limit on files and no lock.
-  descriptor = os.open(path, os.O_RDONLY)
+  descriptor = os.open(file, os.O_RDONLY)
   try:
-    return os.pread(descriptor, end - begin, begin)
+    for i in members:
+      _, begin, end = ranges[i]
+      found[i] = os.pread(descriptor, end - begin, begin)
   finally:
     os.close(descriptor)
 

@@ -162,7 +162,7 @@ class Frame:
   """
 
   def __init__(self, reader: ShardReader, index: int):
-    self.range = (reader.path, *reader.locate(index))
+    self.range = reader.range_of(index)
     self._reader, self._index = reader, index
 
   def parse(self, data: bytes) -> bytes:

@@ -9,6 +9,7 @@ are there whole or not at all.
 """
 
 import hashlib
+import os
 import re
 import struct
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 from must_jax.storage.path import (
   Path,
   PathLike,
+  Range,
   publish,
   read_files,
   read_range,
@@ -167,7 +169,7 @@ class ShardReader:
 
   def __init__(self, path: PathLike, offsets: bytes | None = None):
     self.path = Path(path)
-    self._name = str(self.path)
+    self._name = os.fspath(self.path)  # which takes as long as to open it
     (data,) = [offsets] if offsets else read_files([offsets_path(path)])
     if data is None:
       raise ValueError(
@@ -206,6 +208,10 @@ class ShardReader:
       )
     return begin, end
 
+  def range_of(self, index: int) -> Range:
+    """The same for `path.read_ranges`."""
+    return self._name, *self.locate(index)
+
   def parse(self, index: int, frame: bytes) -> bytes:
     """The record in the frame at `index`.
 
@@ -232,7 +238,7 @@ class ShardReader:
       CorruptRecord: lengths or checksums do not agree.
       IndexError: the shard has no such record.
     """
-    return self.parse(index, read_range(self.path, *self.locate(index)))
+    return self.parse(index, read_range(*self.range_of(index)))
 
   def __iter__(self) -> Iterator[bytes]:
     return map(self.read, range(len(self)))

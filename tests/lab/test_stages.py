@@ -73,6 +73,25 @@ def test_stages_run_once_and_in_order(tmp_path):
   assert again[total].seconds >= 0
 
 
+def test_what_the_longest_chains_wait_for_goes_first(tmp_path, capsys):
+  stages = Stages(tmp_path, jobs=1)
+  stages.add("alone", count, 0)
+  short = stages.add("short", count, 1)
+  stages.add("last of short", count, 2, after=(short,))
+  long = stages.add("long", count, 3)
+  middle = stages.add("middle", count, 4, after=(long,))
+  # Although more wait for it, they need not wait for each other.
+  for i in range(3):
+    stages.add(f"beside {i}", count, 5 + i, after=(short,))
+  stages.add("last of long", count, 8, after=(middle, short))
+  stages.run()
+  lines = capsys.readouterr().out.splitlines()
+  names = [line.split("]")[1].rsplit(maxsplit=2)[0].strip() for line in lines]
+  assert names[:3] == ["long", "short", "middle"]
+  assert names[-1] == "last of long"
+  assert len(names) == len(stages)
+
+
 def test_stage_without_a_result_is_done_as_well(tmp_path):
   for _ in range(2):
     stages = Stages(tmp_path, 1)

@@ -199,6 +199,16 @@ def test_a_room_beside_a_sky_keeps_its_depth(sky, part):
   np.testing.assert_allclose(given[is_sky], sky, rtol=1e-3)
 
 
+def test_maps_of_any_size_read_the_same_values():
+  rng = np.random.default_rng(0)
+  small = np.exp(9 * rng.random((200, 300))).astype(np.float32)
+  assert "bend" in ValueMap().encode({"values": small})
+  given = round_trip("depth", {"values": small})["values"]
+  # More pixels than there are codes, of the same range.
+  large = round_trip("depth", {"values": np.tile(small, (2, 1))})["values"]
+  np.testing.assert_array_equal(large, np.tile(given, (2, 1)))
+
+
 def test_even_steps_are_stored_as_they_always_were():
   values = np.array([[1.0, 3.5], [256.0, 0.0]])
   field = ValueMap()

@@ -1,22 +1,23 @@
-"""Times our convolutions on a CPU beside XLA's.
+"""Times our convolutions and max pooling on a CPU beside XLA's.
 
     JAX_PLATFORMS=cpu python -m benchmarks.convolutions
 
 Layers of an EfficientNet-Lite0 at 224 pixels (8 images) and of the small
-student at 64 (16 images): output and both gradients, each program alone. Both
-sides take turns; the shortest of the rounds counts. On other devices both are
-the same program.
+student at 64 (16 images): output and both gradients, each program alone. Then
+the gradient of a ResNet's max pooling. Both sides take turns; the shortest of
+the rounds counts. On other devices both are the same program.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from must_jax.ops import convolution
+from must_jax.ops import convolution, pooling
 
 ROUNDS = 3
 LEAST_SECONDS = 0.05  # of a measurement; short programs run more than once
@@ -54,6 +55,10 @@ LAYERS = (
   Layer(16, 16, 16, 32, 1, 2),
   Layer(16, 2, 128, 128, 3, 1),
 )
+
+
+# Maps that are pooled: images, pixels a side, channels.
+POOLED = ((16, 32, 16), (8, 112, 64), (2, 320, 64))
 
 
 def compile_parts(layer: Layer, seed: int = 0) -> dict[str, Callable[[], Any]]:
@@ -101,6 +106,41 @@ def seconds(program: Callable[[], Any], calls: int) -> float:
   return (time.perf_counter() - start) / calls
 
 
+def compile_pooling(pool: Callable[..., Any], shape: tuple[int, ...]) -> Any:
+  """A program of the gradient of a ResNet's max pooling of x [B, H, W, C]."""
+  images, side, channels = shape
+  x, g = (
+    jnp.asarray(np.random.default_rng(seed).normal(size=size), jnp.float32)
+    for seed, size in enumerate(
+      ((images, side, side, channels), (images, side // 2, side // 2, channels))
+    )
+  )
+
+  def gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    pads = ((1, 1), (1, 1))
+    _, pull = jax.vjp(lambda x: pool(x, (3, 3), (2, 2), pads), x)
+    return pull(g)[0]
+
+  compiled = jax.jit(gradient).lower(x, g).compile()
+  return lambda: compiled(x, g)
+
+
+def compare(name: str, ours: Any, theirs: Any) -> tuple[str, float, str]:
+  """The figure of two programs that take turns."""
+  pair = (ours, theirs)
+  calls = []
+  for program in pair:
+    jax.block_until_ready(program())
+    calls.append(1 + int(LEAST_SECONDS / seconds(program, 1)))
+  found = [
+    [seconds(p, n) for p, n in zip(pair, calls, strict=True)]
+    for _ in range(ROUNDS)
+  ]
+  mine, its = (min(times) * 1e3 for times in zip(*found, strict=True))
+  note = f"x, {its:.2f} ms to {mine:.2f} ms"
+  return f"{name} over XLA's", its / mine, note
+
+
 def run() -> list[tuple[str, float, str]]:
   """(name, value, unit or note) of each layer and part."""
   figures = []
@@ -108,19 +148,13 @@ def run() -> list[tuple[str, float, str]]:
     ours = compile_parts(layer)
     with convolution.plain():
       theirs = compile_parts(layer)
-    for part in ours:
-      pair = (ours[part], theirs[part])
-      calls = []
-      for program in pair:
-        jax.block_until_ready(program())
-        calls.append(1 + int(LEAST_SECONDS / seconds(program, 1)))
-      found = [
-        [seconds(p, n) for p, n in zip(pair, calls, strict=True)]
-        for _ in range(ROUNDS)
-      ]
-      mine, its = (min(times) * 1e3 for times in zip(*found, strict=True))
-      note = f"x, {its:.2f} ms to {mine:.2f} ms"
-      figures.append((f"{layer}, {part} over XLA's", its / mine, note))
+    figures += [
+      compare(f"{layer}, {part}", ours[part], theirs[part]) for part in ours
+    ]
+  for shape in POOLED:
+    name = "max pooling 3x3/2, {2}, {0} maps of {1}, gradient".format(*shape)
+    pair = (compile_pooling(p, shape) for p in (pooling.max_pool, nn.max_pool))
+    figures.append(compare(name, *pair))
   return figures
 
 

@@ -501,6 +501,8 @@ def measure(
   """
 
   def seconds(program: Callable[[], PyTree], calls: int) -> float:
+    # In training a step follows its like: what it needs of memory is there.
+    jax.block_until_ready(program())
     start = time.perf_counter()
     for _ in range(calls):
       result = program()

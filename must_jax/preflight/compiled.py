@@ -70,7 +70,8 @@ class StepCost:
       where they stay on the chip.
     sent: bytes that it sends, of the step before it was compiled.
     seconds: that compiling took.
-    work: of the step by parts of the model, if that was asked for.
+    work: of the step by parts of the model, of which there are none where it
+      does not fit; None if that was not asked for.
   """
 
   hbm: float
@@ -80,7 +81,7 @@ class StepCost:
   xla_bytes: float = 0.0
   sent: float = 0.0
   seconds: float = 0.0
-  work: tuple[step_parts.Work, ...] = ()
+  work: tuple[step_parts.Work, ...] | None = None
 
 
 def lower_training(
@@ -247,6 +248,7 @@ def compile_step(
       hbm=_missing_memory(str(error)),
       fits=False,
       seconds=time.monotonic() - start,
+      work=() if with_work else None,
     )
   memory: Any = compiled.memory_analysis()
   costs: Any = compiled.cost_analysis()
@@ -263,7 +265,7 @@ def compile_step(
     seconds=time.monotonic() - start,
     work=step_parts.split_work(compiled.as_text() or "", lowered.modules)
     if with_work
-    else (),
+    else None,
   )
 
 

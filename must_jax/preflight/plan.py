@@ -47,12 +47,13 @@ def run(args: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
   # Chips are a description; JAX must not look for real ones.
   jax.config.update("jax_platforms", "cpu")
   tpu = Slice.parse(args.topology)
-  if args.parts and not has_compiler():
-    raise ValueError(
-      "--parts shows what the compiler for TPUs says, and libtpu is not"
-      " installed. Install it (pip install 'must_jax[tpu]'), or leave the"
-      " option out."
-    )
+  for name in ("parts", "largest_batch", "full_effort"):
+    if getattr(args, name) and not has_compiler():
+      raise ValueError(
+        f"--{name.replace('_', '-')} asks the compiler for TPUs, and libtpu is"
+        " not installed. Install it (pip install 'must_jax[tpu]'), or leave the"
+        " option out."
+      )
   prefix = "--teacher-config."
   for_teacher = [
     "--config." + item.removeprefix(prefix)

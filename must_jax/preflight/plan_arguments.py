@@ -48,6 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--full-effort",
     action="store_true",
-    help="compile as a run does, which takes several times as long",
+    help="compile as a run does, which takes about ten times as long",
   )
   parser.add_argument("--json", type=Path, help="file to write the figures to")

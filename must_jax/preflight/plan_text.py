@@ -74,9 +74,12 @@ def text(plan: Mapping[str, Any]) -> str:
     )
   width = max(len(name) for name, _ in rows)
   lines = [f"{name:{width}}  {value}".rstrip() for name, value in rows]
-  if step is not None and step["work"]:
+  work = None if step is None else step["work"]
+  if work:
     lines += ["", "The compiler's estimate of the step's work, by part:"]
-    lines += step_parts.table([step_parts.Work(**w) for w in step["work"]])
+    lines += step_parts.table([step_parts.Work(**w) for w in work])
+  elif work is not None:
+    lines += ["", "The compiler says nothing of a step that does not fit."]
   return "\n".join(lines)
 
 

@@ -205,9 +205,12 @@ def test_a_teacher_that_is_not_at_hand_asks_for_its_config(tmp_path):
     plan(tmp_path, *argv)
 
 
-def test_parts_need_the_compiler(tmp_path, without_compiler):
-  with pytest.raises(ValueError, match=r"--parts .* libtpu is not installed"):
-    plan(tmp_path, f"--config={STUDENT}", "--topology=v5e-4", "--parts")
+@pytest.mark.parametrize(
+  "option", ["--parts", "--largest-batch", "--full-effort"]
+)
+def test_what_asks_the_compiler_needs_it(tmp_path, without_compiler, option):
+  with pytest.raises(ValueError, match=f"{option} .* libtpu is not installed"):
+    plan(tmp_path, f"--config={STUDENT}", "--topology=v5e-4", option)
 
 
 @pytest.mark.slow

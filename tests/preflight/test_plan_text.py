@@ -26,7 +26,7 @@ PLAN = {
     "xla_bytes": 40e9,
     "sent": 291e6,
     "seconds": 100.0,
-    "work": (),
+    "work": None,
   },
   "bounds": {"operations": 0.008, "memory": 0.011, "links": 0.003},
   "largest_per_chip": None,
@@ -103,3 +103,5 @@ def test_text_shows_the_parts_of_a_step_if_they_are_known():
     "backbone 100.0% 100.0% 0.0% 0.0% 100.0% 0.0%"
   )
   assert "by part" not in plan_text.text(PLAN)
+  plan["step"]["work"] = []
+  assert plan_text.text(plan).endswith("of a step that does not fit.")

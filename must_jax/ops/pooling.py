@@ -175,8 +175,7 @@ def _first_maxima(
     is_more = pixels > best
     best = jnp.where(is_more, pixels, best)
     places = jnp.where(is_more, number, places)
-  # Once, not again wherever they are read.
-  return jax.lax.optimization_barrier(places)
+  return places
 
 
 def _batch(

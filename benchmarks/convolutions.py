@@ -55,8 +55,6 @@ LAYERS = (
   Layer(16, 16, 16, 32, 1, 2),
   Layer(16, 2, 128, 128, 3, 1),
 )
-
-
 # Maps that are pooled: images, pixels a side, channels.
 POOLED = ((16, 32, 16), (8, 112, 64), (2, 320, 64))
 

@@ -120,19 +120,21 @@ class ValueMap(maps.MapField):
     field.require(finite, f"{name}/scale")
     valid = codes > 0
     bend = features["bend"]
-    in_steps = scale * tf.cast(codes, tf.float32) + shift
 
-    def bent(steps: tf.Tensor) -> tf.Tensor:
-      return bend * tf.sinh(steps)  # slow, so of pixels or codes, the fewer
+    def even(codes: tf.Tensor) -> tf.Tensor:
+      return scale * tf.cast(codes, tf.float32) + shift
+
+    def bent(codes: tf.Tensor) -> tf.Tensor:
+      return bend * tf.sinh(even(codes))
 
     values = tf.case(
       [
-        (bend <= 0, lambda: in_steps),
-        (tf.size(codes) <= maps.MAX_CODE, lambda: bent(in_steps)),
+        (bend <= 0, lambda: even(codes)),
+        (tf.size(codes) <= maps.MAX_CODE, lambda: bent(codes)),
       ],
+      # The hyperbolic sine is slow: of large maps, that of each code.
       lambda: tf.gather(
-        bent(scale * tf.range(maps.MAX_CODE + 1.0) + shift),
-        tf.cast(codes, tf.int32),
+        bent(tf.range(maps.MAX_CODE + 1)), tf.cast(codes, tf.int32)
       ),
     )
     if self.unit == "inverse":

@@ -256,31 +256,46 @@ def _over_output(geometry: Geometry) -> tuple[_Window, ...]:
   )
 
 
-def _pad(x: jax.Array, windows: Sequence[_Window]) -> jax.Array:
+def _pad(
+  x: jax.Array, windows: Sequence[_Window], fill: float = 0
+) -> jax.Array:
   pads = [
     window.pad(n) for window, n in zip(windows, x.shape[1:3], strict=True)
   ]
-  zero = jnp.zeros((), x.dtype)
-  return jax.lax.pad(x, zero, ((0, 0, 0), *pads, (0, 0, 0)))
+  value = jnp.full((), fill, x.dtype)
+  return jax.lax.pad(x, value, ((0, 0, 0), *pads, (0, 0, 0)))
 
 
-def _input_slices(x: jax.Array, geometry: Geometry) -> list[jax.Array]:
-  """What each pixel of the kernel is multiplied by, [B, h, w, C] each."""
+def input_slices(
+  x: jax.Array, geometry: Geometry, fill: float = 0
+) -> list[jax.Array]:
+  """What each pixel of the kernel meets of x [B, H, W, C], [B, h, w, C] each.
+
+  Args:
+    x: the input.
+    geometry: of the kernel.
+    fill: of the padding.
+  """
   windows = _over_input(geometry)
-  x = _pad(x, windows)
+  x = _pad(x, windows, fill)
   return [
     x[:, rows, columns]
     for rows, columns in itertools.product(*(w.slices() for w in windows))
   ]
 
 
-def _output_slices(g: jax.Array, geometry: Geometry) -> list[jax.Array]:
+def output_slices(
+  g: jax.Array, geometry: Geometry, fill: float = 0
+) -> list[jax.Array]:
   """What each pixel of the kernel adds to, [B, H, W, D] each.
 
-  That are pixels of the output, and zeros where there is none.
+  Args:
+    g: the output, [B, h, w, D].
+    geometry: of the kernel.
+    fill: where no pixel of the output is.
   """
   windows = _over_output(geometry)
-  g = _pad(g, windows)
+  g = _pad(g, windows, fill)
   return [
     g[:, rows, columns]
     for rows, columns in itertools.product(*(w.slices()[::-1] for w in windows))
@@ -293,13 +308,13 @@ def _output_slices(g: jax.Array, geometry: Geometry) -> list[jax.Array]:
 def _depthwise_output(
   x: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
-  return _scaled_sum(_input_slices(x, geometry), kernel)
+  return _scaled_sum(input_slices(x, geometry), kernel)
 
 
 def _depthwise_input(
   g: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
-  return _scaled_sum(_output_slices(g, geometry), kernel)
+  return _scaled_sum(output_slices(g, geometry), kernel)
 
 
 def _scaled_sum(slices: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -359,7 +374,7 @@ def _sum_dtype(x: jax.Array) -> Any:
 def _pixel_output(
   x: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
-  (x,) = _input_slices(x, geometry)
+  (x,) = input_slices(x, geometry)
   return jnp.einsum(
     "bhwc,cd->bhwd", x, kernel[0, 0], precision=geometry.precision
   )
@@ -369,7 +384,7 @@ def _pixel_input(
   g: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
   x = jnp.einsum("bhwd,cd->bhwc", g, kernel[0, 0], precision=geometry.precision)
-  return _output_slices(x, geometry)[0]
+  return output_slices(x, geometry)[0]
 
 
 # --- Kernels of several pixels, as matrix products.
@@ -379,7 +394,7 @@ def _patch_output(
   x: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
   """One product with all pixels of the kernel."""
-  patches = jnp.concatenate(_input_slices(x, geometry), -1)
+  patches = jnp.concatenate(input_slices(x, geometry), -1)
   return jnp.einsum(
     "bhwp,pd->bhwd",
     patches,
@@ -391,7 +406,7 @@ def _patch_output(
 def _patch_input(
   g: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
-  patches = jnp.concatenate(_output_slices(g, geometry), -1)
+  patches = jnp.concatenate(output_slices(g, geometry), -1)
   matrix = kernel.swapaxes(2, 3).reshape(-1, kernel.shape[2])
   return jnp.einsum(
     "bhwp,pc->bhwc", patches, matrix, precision=geometry.precision
@@ -405,7 +420,7 @@ def _products_kernel(
   kernel = jnp.stack(
     [
       jnp.einsum("bhwc,bhwd->cd", x, g, precision=geometry.precision)
-      for x in _input_slices(x, geometry)
+      for x in input_slices(x, geometry)
     ]
   )
   return kernel.reshape(*geometry.kernel_size, *kernel.shape[1:])
@@ -437,7 +452,7 @@ def _block_kernel(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
   """One product of all pixels of the kernel with the output."""
   channels, strides = x.shape[3], geometry.strides
   x, blocks = _in_blocks(x, geometry)
-  patches = jnp.concatenate(_input_slices(x, blocks), -1)
+  patches = jnp.concatenate(input_slices(x, blocks), -1)
   kernel = jnp.einsum("bhwp,bhwd->dp", patches, g, precision=geometry.precision)
   kernel = kernel.reshape(-1, *blocks.kernel_size, *strides, channels)
   kernel = kernel.transpose(1, 3, 2, 4, 5, 0)

@@ -225,7 +225,8 @@ class ClassMap(maps.MapField):
   def to_page(self, arrays, size):
     """Red is the class, green the code of its confidence."""
     scored = "confidence" in arrays
-    counts = _count(arrays)
+    counts = np.bincount(_places(arrays), minlength=256 * 256)
+    counts = counts.reshape(256, 256)
     found = np.flatnonzero(counts[: self.num_classes].any(1))
     scores = field.numbers(_scores(np.arange(256)))
     elements = {"classes": found.tolist()}
@@ -270,16 +271,16 @@ class ClassMap(maps.MapField):
     return {"classes": classes.astype(np.int32)}
 
   def sums(self, arrays):
-    counts = _count(arrays)
-    known = counts[:IGNORE_LABEL].ravel()
-    places = np.flatnonzero(known > 0)
+    counts = np.bincount(_places(arrays))  # as short as its classes allow
+    known, unknown = np.split(counts, [IGNORE_LABEL * 256])
+    places = np.flatnonzero(known)
     classes, codes = np.divmod(places, 256)
     return make_sums(
       classes=classes,
       scores=_scores(codes) if "confidence" in arrays else None,
       counts=known[places],
-      constant=len(np.unique(classes)) == 1,
-      unknown=int(counts[IGNORE_LABEL].sum()),
+      constant=bool(classes.size) and classes[0] == classes[-1],
+      unknown=int(unknown.sum()),
     )
 
   def alarm(self, sums, classes):
@@ -336,10 +337,9 @@ def _codes_of(arrays: field.Arrays) -> np.ndarray:
   return np.full(np.shape(arrays["classes"]), 255, np.uint8)
 
 
-def _count(arrays: field.Arrays) -> np.ndarray:
-  """How many pixels have each class and code of confidence, int [256, 256]."""
-  places = 256 * np.asarray(arrays["classes"], int) + _codes_of(arrays)
-  return np.bincount(places.ravel(), minlength=256 * 256).reshape(256, 256)
+def _places(arrays: field.Arrays) -> np.ndarray:
+  """256 times the class plus the code of confidence of each pixel, int [n]."""
+  return (256 * np.asarray(arrays["classes"], int) + _codes_of(arrays)).ravel()
 
 
 def _page_pixels(arrays: field.Arrays) -> np.ndarray:

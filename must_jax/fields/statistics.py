@@ -50,9 +50,11 @@ def make_sums(
   """
   sums: dict[str, Any] = {"classes": {}}
   if classes is not None:
+    classes = np.asarray(classes, int)
     if counts is None:
       counts = np.ones(len(classes), int)
-    ids, places = np.unique(classes, return_inverse=True)
+    ids = np.flatnonzero(np.bincount(classes))
+    places = np.searchsorted(ids, classes)
     by_class = _count(places, counts, len(ids))
     elements = int(by_class.sum())
     names = [str(k) for k in ids]  # JSON has text keys only

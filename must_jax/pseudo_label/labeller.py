@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Self, TypeAlias
@@ -19,6 +20,8 @@ from must_jax.types import Labels
 Batch: TypeAlias = dict[str, Any]
 Predictions: TypeAlias = dict[str, Any]  # each indexed by row of the batch
 ToLabels: TypeAlias = Callable[[Predictions, Batch, int], Labels]
+
+_ROWS_AT_ONCE = 4  # by a thread, so that handing them over costs little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +74,15 @@ class Labeller:
     place = 0
     for batch, predictions in self._predictions(index):
       rows = np.flatnonzero(batch["valid"])
-      encode = functools.partial(self._encode, batch, predictions)
+      encode = functools.partial(self._encode_rows, batch, predictions)
+      parts = np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE))
+      encoded = itertools.chain.from_iterable(self._encoders.map(encode, parts))
       examples = []
-      for row, example in zip(
-        rows, self._encoders.map(encode, rows), strict=True
-      ):
-        given = int(batch["position"][row])
+      for given, example in zip(batch["position"][rows], encoded, strict=True):
         assert place <= given < shard.num_records, (shard.file, place, given)
         examples += [self._undecodable(index, i) for i in range(place, given)]
         examples.append(example)
-        place = given + 1
+        place = int(given) + 1
       yield examples
     yield [self._undecodable(index, i) for i in range(place, shard.num_records)]
 
@@ -94,6 +96,11 @@ class Labeller:
       running = following
     if running is not None:
       yield running[0], running[1].result()
+
+  def _encode_rows(
+    self, batch: Batch, predictions: Predictions, rows: np.ndarray
+  ) -> list[Example]:
+    return [self._encode(batch, predictions, row) for row in rows.tolist()]
 
   def _encode(
     self, batch: Batch, predictions: Predictions, row: int

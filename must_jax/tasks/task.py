@@ -246,6 +246,8 @@ def crop_to_content(
   for axis in (0, 1):
     cells = array.shape[axis]
     extent = float(content_size[axis]) * cells / image_size[axis]
+    if extent == cells:
+      continue  # the content fills the input
     size = max(1, round(extent))
     centres = (np.arange(size) + 0.5) * extent / size - 0.5
     if nearest:

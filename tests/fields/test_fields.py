@@ -120,6 +120,17 @@ STATISTICS = [
     {"vectors": np.ones((1, 2, 3)), "valid": np.zeros((1, 2), bool)},
     {"elements": 0, "empty": 1, "constant": 0},
   ),
+  # As a teacher of one's own may give nothing.
+  (
+    "Boxes",
+    {"boxes": [], "classes": [], "scores": []},
+    {"elements": 0, "empty": 1, "classes": {}, "scores": [0] * 10},
+  ),
+  (
+    "ClassMap",
+    {"classes": np.full((2, 2), 255)},
+    {"elements": 0, "empty": 1, "constant": 0, "unknown": 4, "classes": {}},
+  ),
 ]
 
 

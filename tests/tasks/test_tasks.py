@@ -176,6 +176,17 @@ def test_crop_to_content_spans_the_content_exactly():
   assert near[:, 0].tolist() == list(range(8))
 
 
+@pytest.mark.parametrize("nearest", [True, False])
+def test_crop_to_content_leaves_a_map_of_content_alone_as_it_is(nearest):
+  array = np.random.default_rng(0).random((16, 16, 3)).astype(np.float32)
+  whole = crop_to_content(array, np.array(SIZE), SIZE, nearest=nearest)
+  np.testing.assert_array_equal(whole, array)
+  rows = crop_to_content(
+    array, np.array([SIZE[0] / 2, SIZE[1]]), SIZE, nearest=nearest
+  )
+  np.testing.assert_array_equal(rows, array[:8])
+
+
 def test_options_are_checked():
   with pytest.raises(ValueError, match=r"no option \['colour'\]; it has"):
     make_task("depth", "it", (), {"colour": 1})

@@ -259,6 +259,7 @@ def make_step(
       guard,
       state_sharding=mesh_lib.state_sharding(shapes, mesh),
       mesh=mesh,
+      num_images=settings.batch,
     )
 
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])

@@ -47,7 +47,15 @@ LAYERS = (
 CORE = LAYERS[: LAYERS.index("config")]
 CORE_FILES = tuple(
   f"train/{name}.py"
-  for name in ("mesh", "optimizer", "guard", "state", "gradients", "step")
+  for name in (
+    "mesh",
+    "compile_options",
+    "optimizer",
+    "guard",
+    "state",
+    "gradients",
+    "step",
+  )
 )
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "must_jax"}
 

@@ -163,9 +163,7 @@ def lower_labelling(
     ),
     jax.ShapeDtypeStruct((batch_size, 2), jnp.float32, sharding=rows),
   )
-  predict = jax.jit(
-    make_predict_step(model, {task.name: task}, mesh, map_stride)
-  )
+  predict = make_predict_step(model, {task.name: task}, mesh, map_stride)
   return LoweredStep(
     step=predict.lower(*arguments),
     batch_size=batch_size,

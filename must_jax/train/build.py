@@ -126,6 +126,7 @@ class Program:
       self.guard,
       state_sharding=jax.tree.map(lambda x: x.sharding, self.abstract_state),
       mesh=self.mesh,
+      num_images=self.config.data.batch_size * self._views,
       accumulate=self.config.train.accumulate,
       ema_decay=self.config.optimizer.ema_decay,
     )
@@ -139,7 +140,7 @@ class Program:
       data.batch_size,
       tuple(data.image_size),
       data.label_stride,
-      views=max(task.views for task in self.tasks.values()),
+      views=self._views,
       sharding=mesh_lib.batch_sharding(self.mesh),
     )
 
@@ -153,6 +154,10 @@ class Program:
     return self.train_step.lower(
       self.abstract_state, self.abstract_batch, self.key
     )
+
+  @property
+  def _views(self) -> int:
+    return max(task.views for task in self.tasks.values())
 
   def _init(self, rng: jax.Array) -> TrainState:
     return init_state(

@@ -1,7 +1,8 @@
 """The compiled steps: one of training, one of prediction."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -11,11 +12,14 @@ from jax.sharding import Mesh
 
 from must_jax.tasks.task import Task
 from must_jax.train import mesh as mesh_lib
+from must_jax.train.compile_options import compile_options
 from must_jax.train.gradients import Batch, make_gradients
 from must_jax.train.guard import Guard
 from must_jax.train.state import TrainState
 from must_jax.types import Array, PyTree
 from must_jax.weighting.balancer import Balancer
+
+Predictions: TypeAlias = dict[str, dict[str, Array]]  # by task
 
 
 def make_train_step(
@@ -27,6 +31,7 @@ def make_train_step(
   *,
   state_sharding: TrainState,
   mesh: Mesh,
+  num_images: int,
   accumulate: int = 1,
   ema_decay: float = 0.0,
 ) -> Callable[
@@ -49,6 +54,7 @@ def make_train_step(
     guard: which steps count.
     state_sharding: from `mesh.state_sharding`.
     mesh: devices.
+    num_images: in a batch, all views of its examples; what to compile for.
     accumulate: see `make_gradients`.
     ema_decay: of the averaged parameters; 0 if the state has none.
   """
@@ -120,7 +126,55 @@ def make_train_step(
     ),
     out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
     donate_argnums=0,
+    compiler_options=compile_options(mesh, num_images // accumulate),
   )
+
+
+class PredictStep:
+  """Predicts batches; compiled when it is called first."""
+
+  def __init__(self, predict: Callable[..., Predictions], mesh: Mesh):
+    """See `make_predict_step`.
+
+    Args:
+      predict: of variables, images and the size of their content or None.
+      mesh: devices.
+    """
+    self._predict, self._mesh = predict, mesh
+    self._compiled = functools.cache(self._jit)
+
+  def __call__(
+    self, variables: PyTree, images: Array, content_size: Array | None = None
+  ) -> Predictions:
+    """Predicts a batch.
+
+    Args:
+      variables: of the model.
+      images: [B, H, W, 3].
+      content_size: [B, 2], pixels to which boxes are kept; by default the whole
+        image.
+
+    Returns:
+      {task: predictions}, each [B, ...].
+    """
+    step = self._compiled(images.shape[0])
+    return step(variables, images, content_size)
+
+  def lower(
+    self, variables: PyTree, images: PyTree, content_size: PyTree = None
+  ) -> jax.stages.Lowered:
+    """The same before it is compiled; `jax.ShapeDtypeStruct`s will do."""
+    step = self._compiled(images.shape[0])
+    return step.lower(variables, images, content_size)
+
+  def _jit(self, num_images: int) -> Any:
+    sharding = mesh_lib.batch_sharding(self._mesh)
+    return jax.jit(
+      self._predict,
+      in_shardings=(None, sharding, sharding),
+      out_shardings=sharding,
+      compiler_options=compile_options(self._mesh, num_images),
+    )
 
 
 def make_predict_step(
@@ -128,11 +182,8 @@ def make_predict_step(
   tasks: dict[str, Task],
   mesh: Mesh,
   map_stride: int = 0,
-) -> Callable[..., dict[str, dict[str, Array]]]:
-  """`predict(variables, images, content_size=None)`, compiled.
-
-  It returns {task: predictions}. Boxes are kept to `content_size` [B, 2], or
-  else to the whole image.
+) -> PredictStep:
+  """The step that predicts.
 
   Args:
     model: `MustModel`.
@@ -161,16 +212,4 @@ def make_predict_step(
       for name, task in tasks.items()
     }
 
-  sharding = mesh_lib.batch_sharding(mesh)
-  compiled = jax.jit(
-    predict,
-    in_shardings=(None, sharding, sharding),
-    out_shardings=sharding,
-  )
-
-  def call(
-    variables: PyTree, images: Array, content_size: Array | None = None
-  ) -> dict[str, dict[str, Array]]:
-    return compiled(variables, images, content_size)
-
-  return call
+  return PredictStep(predict, mesh)

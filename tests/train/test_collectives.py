@@ -39,7 +39,7 @@ batch = abstract_batch(
 )
 if options["predict"]:
   step = make_predict_step(program.model, program.tasks, program.mesh, 1)
-  step = jax.jit(step).lower(
+  step = step.lower(
     state.variables, batch["image"], batch["content_size"]
   )
 else:

@@ -164,15 +164,16 @@ def lower_labelling(
     jax.ShapeDtypeStruct((batch_size, 2), jnp.float32, sharding=rows),
   )
   predict = make_predict_step(model, {task.name: task}, mesh, map_stride)
+  step = predict.lower(*arguments)
   return LoweredStep(
-    step=predict.lower(*arguments),
+    step=step,
     batch_size=batch_size,
     loops=1,
     state=tree_bytes(variables),
     parameters=_size(variables["params"]),
     modules=tuple(variables["params"]),
     sent=0.0,
-    outputs=jax.eval_shape(predict, *arguments)[task.name],
+    outputs=step.out_info[task.name],
   )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from must_jax.config import base_config, small, task
 from must_jax.preflight.chips import Slice
+from must_jax.preflight.compiled import lower_labelling
 from must_jax.preflight.step_parts import split_work
 from must_jax.train import compile_options as compile_options_lib
 from must_jax.train import mesh as mesh_lib
@@ -83,7 +84,11 @@ def test_steps_ask_for_their_images_and_compile_with_the_answer(monkeypatch):
   predict = make_predict_step(program.model, program.tasks, program.mesh)
   with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
     predict.lower(program.abstract_state.variables, images).compile()
-  assert asked == [4, 8]
+  (kind,) = program.tasks.values()
+  planned = lower_labelling(config, kind, config.data.batch_size)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+    planned.step.compile()
+  assert asked == [4, 8, 8]
 
 
 @pytest.mark.slow

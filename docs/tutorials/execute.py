@@ -38,6 +38,9 @@ def execute(notebook: nbformat.NotebookNode, directory: str) -> None:
   nbclient.NotebookClient(
     notebook,
     timeout=None,
+    # Else what a busy machine shows late is left out.
+    iopub_timeout=600,
+    raise_on_iopub_timeout=True,
     kernel_name="python3",
     record_timing=False,
     resources={"metadata": {"path": directory}},

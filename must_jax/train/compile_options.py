@@ -10,8 +10,8 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 # Small batches let TPU compilers cut maps into strips that take the place of
 # images, pad the strips for each 3 x 3 convolution and join them again. That
-# pays for one image on a chip; for two to seven the whole maps are expected to
-# take half of the cycles (docs/scale.md).
+# pays for one image on a chip. With two, whole maps are expected to take .7 to
+# .9 of the cycles, with four half of them (docs/scale.md).
 _WHOLE_MAPS = {
   "xla_tpu_run_space_to_batch": False,
   "xla_tpu_run_space_to_batch_on_new_platforms": False,

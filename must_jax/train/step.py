@@ -163,7 +163,7 @@ class PredictStep:
   def lower(
     self, variables: PyTree, images: PyTree, content_size: PyTree = None
   ) -> jax.stages.Lowered:
-    """The same before it is compiled; `jax.ShapeDtypeStruct`s will do."""
+    """The same before it is compiled; shapes will do for arrays."""
     step = self._compiled(images.shape[0])
     return step.lower(variables, images, content_size)
 

@@ -483,24 +483,18 @@ def _in_blocks(
     The input, the geometry of blocks, and where the kernel begins in its first
     block, by rows and columns.
   """
-  sizes = [
-    -(-n // stride)
-    for n, stride in zip(x.shape[1:3], geometry.strides, strict=True)
-  ]
-  ends = [
-    (0, size * stride - n)
-    for size, stride, n in zip(
-      sizes, geometry.strides, x.shape[1:3], strict=True
-    )
-  ]
-  x = _to_blocks(jnp.pad(x, ((0, 0), *ends, (0, 0))), geometry.strides)
-  begin, counts, padding = [], [], []
-  for size, window in zip(sizes, _over_input(geometry), strict=True):
+  sizes, begin, counts, padding, ends = [], [], [], [], []
+  for n, window in zip(x.shape[1:3], _over_input(geometry), strict=True):
+    size = -(-n // window.stride)
     before = -(-window.before // window.stride)
-    begin.append(before * window.stride - window.before)
-    counts.append(-(-(begin[-1] + window.kernel) // window.stride))
-    after = window.places - 1 + counts[-1] - before - size
-    padding.append((before, after))
+    first = before * window.stride - window.before
+    count = -(-(first + window.kernel) // window.stride)
+    sizes.append(size)
+    begin.append(first)
+    counts.append(count)
+    padding.append((before, window.places - 1 + count - before - size))
+    ends.append((0, size * window.stride - n))
+  x = _to_blocks(jnp.pad(x, ((0, 0), *ends, (0, 0))), geometry.strides)
   blocks = Geometry(
     tuple(sizes),
     tuple(counts),
